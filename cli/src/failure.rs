@@ -143,6 +143,7 @@ fn java(code: ErrorCode) -> Option<(&'static str, &'static str)> {
         ErrorCode::NoReassignmentInProgress => {
             ("NoReassignmentInProgressException", "No partition reassignment is in progress.")
         }
+        ErrorCode::RequestTimedOut => ("TimeoutException", "The request timed out."),
         ErrorCode::NonEmptyGroup => ("GroupNotEmptyException", "The group is not empty."),
         ErrorCode::GroupIdNotFound => ("GroupIdNotFoundException", "The group id does not exist."),
         ErrorCode::GroupSubscribedToTopic => (

@@ -1,13 +1,16 @@
 //! `kafka-metadata-quorum`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
-use letterbox_client::{QuorumReplica, QuorumStatus, encode_uuid};
+use letterbox_client::{Error, QuorumReplica, QuorumStatus, decode_uuid, encode_uuid};
 use letterbox_env::Env;
+use uuid::Uuid;
 
-use crate::args::{Command, Grammar, Spec, Takes};
+use crate::args::{Command, Grammar, Parsed, Spec, Takes};
 use crate::connect;
-use crate::failure::Failure;
+use crate::failure::{Failure, java_cause};
+use crate::files::read_properties;
 use crate::json;
 
 const SPECS: [Spec; 1] = [("bootstrap-controller", Takes::Refused, "")];
@@ -25,9 +28,35 @@ const COMMANDS: &[Command] = &[
             ),
         ],
     ),
-    ("add-controller", "", &[]),
-    ("remove-controller", "", &[]),
+    (
+        "add-controller",
+        "Add a controller to the KRaft controller cluster",
+        &[(
+            "dry-run",
+            Takes::Nothing,
+            "True if we should print what would be done, but not do it.",
+        )],
+    ),
+    (
+        "remove-controller",
+        "Remove a controller from the KRaft controller cluster",
+        &[
+            ("controller-id", Takes::Value("ID"), "The id of the controller to remove."),
+            (
+                "controller-directory-id",
+                Takes::Value("DIRECTORY"),
+                "The directory ID of the controller to remove.",
+            ),
+            (
+                "dry-run",
+                Takes::Nothing,
+                "True if we should print what would be done, but not do it.",
+            ),
+        ],
+    ),
 ];
+const SHORTS: &[(&str, &str)] =
+    &[("h", "help"), ("i", "controller-id"), ("d", "controller-directory-id")];
 
 /// Runs the tool.
 pub(crate) async fn run(
@@ -39,8 +68,182 @@ pub(crate) async fn run(
     let parsed = Grammar::new("This tool describes kraft metadata quorum status.", &SPECS)
         .argparse(&[])
         .commands(COMMANDS)
+        .shorts(SHORTS)
         .parse(args)?;
-    let refuse = |line: &str| Err(Failure::Stderr(line.to_owned()));
+    match parsed.command() {
+        "add-controller" => add(env, &parsed, out, err).await,
+        "remove-controller" => remove(env, &parsed, out, err).await,
+        _ => describe(env, &parsed, out, err).await,
+    }
+}
+
+fn refuse<T>(line: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Stderr(line.into()))
+}
+
+/// As Java's tool tells what an admin call has failed with.
+fn failed(error: Error) -> Failure {
+    match &error {
+        Error::Broker(refusal) => Failure::Stderr(java_cause(refusal)),
+        _ => error.into(),
+    }
+}
+
+async fn add(
+    env: &Env,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let Some(file) = parsed.first(&["command-config"]) else {
+        return refuse(
+            "You must supply the configuration file of the controller you are adding when using \
+             add-controller.",
+        );
+    };
+    let client = connect::admin(env, parsed, None, err).await?;
+    let properties: Settings = read_properties(env, file)?.into_iter().collect();
+    let id = controller_id(&properties)?;
+    let directory = metadata_directory(&properties)?;
+    let directory_id = directory_id(env, directory)?;
+    let endpoints = controller_endpoints(&properties)?;
+    let is_dry = parsed.has("dry-run");
+    if !is_dry {
+        client.add_raft_voter(id, directory_id, &endpoints).await.map_err(failed)?;
+    }
+    let endpoints: Vec<String> = endpoints.iter().map(endpoint).collect();
+    writeln!(
+        out,
+        "{} controller {id} with directory id {} and endpoints: {}",
+        if is_dry { "DRY RUN of adding" } else { "Added" },
+        encode_uuid(directory_id),
+        endpoints.join(", ")
+    )?;
+    Ok(0)
+}
+
+async fn remove(
+    env: &Env,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
+    let required = |name: &'static str, short: &str| match parsed.first(&[name]) {
+        Some(value) => Ok(value),
+        None => Err(parsed.wrong(format!("argument --{name}/-{short} is required"))),
+    };
+    let (id, directory) =
+        (required("controller-id", "i")?, required("controller-directory-id", "d")?);
+    let Ok(id) = id.parse::<i32>() else {
+        let line =
+            format!("argument --controller-id/-i: could not convert '{id}' to integer (32 bit)");
+        return Err(parsed.wrong(line));
+    };
+    let client = connect::admin(env, parsed, None, err).await?;
+    if id < 0 {
+        return refuse(format!("Invalid negative --controller-id: {id}"));
+    }
+    let Some(directory_id) = decode_uuid(directory) else {
+        return refuse(format!(
+            "Failed to parse --controller-directory-id: {directory:?} is no directory id"
+        ));
+    };
+    let is_dry = parsed.has("dry-run");
+    if !is_dry {
+        client.remove_raft_voter(id, directory_id).await.map_err(failed)?;
+    }
+    // With two spaces, as Kafka prints it.
+    let what = if is_dry { "DRY RUN of removing " } else { "Removed " };
+    writeln!(out, "{what} KRaft controller {id} with directory id {}", encode_uuid(directory_id))?;
+    Ok(0)
+}
+
+type Settings = BTreeMap<String, String>;
+
+fn controller_id(properties: &Settings) -> Result<i32, Failure> {
+    const VALID: &str = "configuration file. Is this a valid controller configuration file?";
+    let Some(id) = properties.get("node.id") else {
+        return refuse(format!("node.id not found in {VALID}"));
+    };
+    match id.trim().parse::<i32>() {
+        Err(_) => refuse(format!("For input string: \"{}\"", id.trim())),
+        Ok(id) if id < 0 => refuse(format!("node.id was negative in {VALID}")),
+        Ok(_) if !properties.get("process.roles").is_some_and(|it| it.contains("controller")) => {
+            refuse(format!("process.roles did not contain 'controller' in {VALID}"))
+        }
+        Ok(id) => Ok(id),
+    }
+}
+
+fn metadata_directory(properties: &Settings) -> Result<&str, Failure> {
+    let dirs = properties.get("log.dirs").map(|dirs| dirs.trim().split(',').next());
+    match (properties.get("metadata.log.dir"), dirs) {
+        (Some(directory), _) => Ok(directory),
+        (None, Some(Some(first))) => Ok(first),
+        _ => refuse(
+            "Neither metadata.log.dir nor log.dirs were found. Is this a valid controller \
+             configuration file?",
+        ),
+    }
+}
+
+/// Of the `meta.properties` there, which the controller has written.
+fn directory_id(env: &Env, directory: &str) -> Result<Uuid, Failure> {
+    let file = format!("{directory}/meta.properties");
+    let Ok(properties) = read_properties(env, &file) else {
+        return refuse(format!("Unable to read meta.properties from {directory}"));
+    };
+    let id = properties.iter().find(|(key, _)| key == "directory.id");
+    match id.and_then(|(_, id)| decode_uuid(id.trim())) {
+        Some(id) => Ok(id),
+        None => refuse(format!("No directory id found in {directory}")),
+    }
+}
+
+/// The controller listeners, where they are advertised.
+fn controller_endpoints(properties: &Settings) -> Result<Vec<(String, String, u16)>, Failure> {
+    let mut all = BTreeMap::new();
+    for key in ["listeners", "advertised.listeners"] {
+        let given = properties.get(key).map(String::as_str).unwrap_or_default();
+        for one in given.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+            let parsed = one.split_once("://").and_then(|(name, address)| {
+                let (host, port) = address.rsplit_once(':')?;
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                Some((name.to_ascii_uppercase(), (host.to_owned(), port.parse::<u16>().ok()?)))
+            });
+            let Some((name, address)) = parsed else {
+                return refuse(format!("Unable to parse {one} to a broker endpoint"));
+            };
+            all.insert(name, address);
+        }
+    }
+    let Some(names) = properties.get("controller.listener.names") else {
+        return refuse(
+            "controller.listener.names was not found. Is this a valid controller configuration \
+             file?",
+        );
+    };
+    let of = |name: &str| match all.get(&name.to_ascii_uppercase()) {
+        Some((host, port)) => {
+            let host = if host.is_empty() { "localhost" } else { host };
+            Ok((name.to_ascii_uppercase(), host.to_owned(), *port))
+        }
+        None => refuse(format!("Cannot find information about controller listener name: {name}")),
+    };
+    names.split(',').map(|name| of(name.trim())).collect()
+}
+
+fn endpoint((name, host, port): &(String, String, u16)) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    format!("{name}://{host}:{port}")
+}
+
+async fn describe(
+    env: &Env,
+    parsed: &Parsed,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<i32, Failure> {
     match (parsed.has("status"), parsed.has("replication")) {
         (true, true) => {
             return refuse(
@@ -60,7 +263,7 @@ pub(crate) async fn run(
         }
         _ => {}
     }
-    let client = connect::admin(env, &parsed, None, err).await?;
+    let client = connect::admin(env, parsed, None, err).await?;
     let quorum = client.describe_quorum().await?;
     let Some(leader) = quorum.voters.iter().find(|voter| voter.id == quorum.leader_id).copied()
     else {
@@ -107,13 +310,8 @@ fn replicas(quorum: &QuorumStatus, replicas: &[QuorumReplica]) -> String {
         };
         let endpoints =
             quorum.nodes.get(&replica.id).map(|node| node.endpoints.as_slice()).unwrap_or_default();
-        let endpoints: Vec<String> = endpoints
-            .iter()
-            .map(|(name, host, port)| {
-                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                json::text(&format!("{name}://{host}:{port}"))
-            })
-            .collect();
+        let endpoints: Vec<String> =
+            endpoints.iter().map(|one| json::text(&endpoint(one))).collect();
         let endpoints = if endpoints.is_empty() {
             String::new()
         } else {
@@ -175,12 +373,35 @@ fn replication(quorum: &QuorumStatus, leader: &QuorumReplica, now_ms: Option<i64
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use letterbox_client::QuorumNode;
-    use uuid::Uuid;
 
     use super::*;
+
+    #[test]
+    fn a_controller_is_read_from_its_configuration_as_kafka_reads_it() {
+        let of = |text: &str| -> Settings {
+            let pairs = text.lines().filter_map(|line| line.split_once('='));
+            pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        };
+        let said = |result: Result<i32, Failure>| match result {
+            Err(Failure::Stderr(line)) => line,
+            other => panic!("{other:?}"),
+        };
+        assert!(said(controller_id(&of("a=b"))).starts_with("node.id not found in configuration"));
+        assert!(said(controller_id(&of("node.id=-1"))).starts_with("node.id was negative"));
+        let broker = "node.id=4\nprocess.roles=broker";
+        assert!(said(controller_id(&of(broker))).starts_with("process.roles did not contain"));
+        let all = of("node.id=4\nprocess.roles=broker,controller\nlog.dirs=/a,/b\n\
+             listeners=PLAINTEXT://:9092,CONTROLLER://:9093,SECOND://[::1]:9094\n\
+             advertised.listeners=CONTROLLER://me:9095\n\
+             controller.listener.names=controller,SECOND");
+        assert_eq!(controller_id(&all).unwrap(), 4);
+        assert_eq!(metadata_directory(&all).unwrap(), "/a");
+        let endpoints: Vec<String> =
+            controller_endpoints(&all).unwrap().iter().map(endpoint).collect();
+        assert_eq!(endpoints, ["CONTROLLER://me:9095", "SECOND://[::1]:9094"]);
+        assert!(metadata_directory(&of("a=b")).is_err() && controller_endpoints(&of("")).is_err());
+    }
 
     fn quorum() -> QuorumStatus {
         let voter = |id, log_end_offset, at| QuorumReplica {

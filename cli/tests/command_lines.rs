@@ -271,6 +271,19 @@ async fn tools_with_commands_refuse_what_is_none() {
             "kafka-metadata-quorum describe --status --replication",
             "Only one of --status or --replication should be specified with describe sub-command",
         ),
+        (
+            "kafka-metadata-quorum add-controller",
+            "You must supply the configuration file of the controller you are adding when using \
+             add-controller.",
+        ),
+        (
+            "kafka-metadata-quorum remove-controller -i 1",
+            "argument --controller-directory-id/-d is required",
+        ),
+        (
+            "kafka-metadata-quorum remove-controller -i x -d y",
+            "argument --controller-id/-i: could not convert 'x' to integer (32 bit)",
+        ),
         ("kafka-groups --topic a", "topic is not a recognized option"),
         (
             "kafka-groups --list --consumer --share",
@@ -310,7 +323,7 @@ async fn each_tool_has_a_help_of_its_own() {
     }
     let (code, stdout, _) = run("kafka-metadata-quorum describe --help").await;
     assert!(
-        code == 0 && stdout.contains("--human-readable") && !stdout.contains("add-controller"),
+        code == 0 && stdout.contains("--human-readable") && !stdout.contains("controller-id"),
         "{stdout}"
     );
 }

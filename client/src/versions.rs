@@ -52,12 +52,12 @@ mod tests {
         macro_rules! check_all {
             ($($request:ident)*) => { $(check::<m::$request>();)* };
         }
-        check_all!(AlterPartitionReassignmentsRequest ApiVersionsRequest CreatePartitionsRequest CreateTopicsRequest DeleteGroupsRequest DeleteRecordsRequest
+        check_all!(AddRaftVoterRequest AlterPartitionReassignmentsRequest ApiVersionsRequest CreatePartitionsRequest CreateTopicsRequest DeleteGroupsRequest DeleteRecordsRequest
             DeleteTopicsRequest DescribeClusterRequest DescribeConfigsRequest DescribeGroupsRequest DescribeLogDirsRequest
             DescribeQuorumRequest DescribeTopicPartitionsRequest ElectLeadersRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
             IncrementalAlterConfigsRequest InitProducerIdRequest JoinGroupRequest LeaveGroupRequest ListConfigResourcesRequest
             ListGroupsRequest ListOffsetsRequest ListPartitionReassignmentsRequest MetadataRequest OffsetCommitRequest OffsetDeleteRequest OffsetFetchRequest
-            ProduceRequest SyncGroupRequest);
+            ProduceRequest RemoveRaftVoterRequest SyncGroupRequest);
     }
 
     #[test]

@@ -109,6 +109,11 @@ fn quorum(stream: &mut TcpStream) -> Option<(i32, BTreeMap<i32, i64>)> {
 }
 
 fn describe_quorum(stream: &mut TcpStream) -> Option<(i32, Vec<ReplicaState>)> {
+    quorum_of(stream, false)
+}
+
+/// The leader, and the voters or the observers.
+fn quorum_of(stream: &mut TcpStream, observers: bool) -> Option<(i32, Vec<ReplicaState>)> {
     let partition = PartitionData::default().with_partition_index(0);
     let topic = TopicData::default()
         .with_topic_name(name("__cluster_metadata"))
@@ -120,7 +125,8 @@ fn describe_quorum(stream: &mut TcpStream) -> Option<(i32, Vec<ReplicaState>)> {
     }
     let partition = &answer.topics[0].partitions[0];
     assert_eq!(partition.error_code, 0);
-    Some((partition.leader_id.0, partition.current_voters.clone()))
+    let of = if observers { &partition.observers } else { &partition.current_voters };
+    Some((partition.leader_id.0, of.clone()))
 }
 
 /// Waits until `condition` holds.
@@ -352,24 +358,26 @@ fn a_node_that_stops_hands_over_what_it_leads_before_it_goes() {
     }
 }
 
-/// What node `id` says, which must not start.
-fn refused(dir: &Path, id: i32, ports: &Ports) -> String {
-    let (file, _) = configure(dir, id, ports);
-    let output = common::refusal(&mut common::command(&file));
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+/// The directory by which the voter `id` is known.
+fn directory_of(stream: &mut TcpStream, id: i32) -> uuid::Uuid {
+    let (_, voters) = describe_quorum(stream).unwrap();
+    let voter = voters.into_iter().find(|voter| voter.replica_id.0 == id).unwrap();
+    voter.replica_directory_id
 }
 
 #[test]
-fn a_process_that_lost_its_disk_stays_out_and_says_what_to_do_and_the_others_go_on() {
+fn a_process_that_lost_its_disk_says_what_to_do_and_is_replaced_while_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
     let mut nodes = start(dir.path(), &NODES, &ports);
     assert_eq!(create(&mut nodes[&1].connect(), "before", 1).0, 0);
+    let lost = directory_of(&mut nodes[&1].connect(), 2);
     nodes.remove(&2).unwrap().kill();
     std::fs::remove_dir_all(dir.path().join("data-2")).unwrap();
-    let said = refused(dir.path(), 2, &ports);
-    assert!(said.contains("has lost its own") && said.contains("Mount the volume"), "{said}");
-    assert!(!said.contains("copy") && !said.contains("restore"), "{said}");
+    let (file, address) = configure(dir.path(), 2, &ports);
+    let node = Broker::begin(common::command(&file), file, Vec::new(), address);
+    let said = node.wait_for_line("has lost its own");
+    assert!(said.contains("Mount the volume") && !said.contains("restore"), "{said}");
     let (run, stream) = (Run::default(), nodes[&1].connect());
     let made = || run.made.load(Ordering::Relaxed);
     thread::scope(|scope| {
@@ -378,6 +386,36 @@ fn a_process_that_lost_its_disk_stays_out_and_says_what_to_do_and_the_others_go_
         run.may_end.store(true, Ordering::Relaxed);
         making.join().unwrap();
     });
+    // What it says to do.
+    let directory = letterbox_protocol::model::encode_uuid(lost);
+    let id = "--controller-id 2";
+    assert!(said.contains(&format!("{id} --controller-directory-id {directory}")), "{said}");
+    let request =
+        m::RemoveRaftVoterRequest::default().with_voter_id(2).with_voter_directory_id(lost);
+    let Response::RemoveRaftVoter(answer) = ask(&mut nodes[&3].connect(), 0, request) else {
+        unreachable!()
+    };
+    assert_eq!((answer.error_code, answer.error_message), (0, None));
+    eventually("it serves, as an observer", || TcpStream::connect(address).is_ok());
+    let (_, observers) = quorum_of(&mut nodes[&1].connect(), true).unwrap();
+    let observer = &observers[0];
+    assert!(observer.replica_id.0 == 2 && observer.replica_directory_id != lost, "{observer:?}");
+    let listener = m::add_raft_voter_request::Listener::default()
+        .with_name(StrBytes::from_static_str("CONTROLLER"))
+        .with_host(StrBytes::from_static_str("127.0.0.1"))
+        .with_port(ports[&2].1);
+    let request = m::AddRaftVoterRequest::default()
+        .with_voter_id(2)
+        .with_voter_directory_id(observer.replica_directory_id)
+        .with_timeout_ms(30_000)
+        .with_listeners(vec![listener]);
+    let mut stream = TcpStream::connect(address).unwrap();
+    let Response::AddRaftVoter(answer) = ask(&mut stream, 0, request) else { unreachable!() };
+    assert_eq!((answer.error_code, answer.error_message), (0, None));
+    nodes.insert(2, node);
+    // It counts again.
+    nodes.remove(&1).unwrap().kill();
+    eventually("both others go on", || create(&mut nodes[&3].connect(), "again", 1).0 == 0);
     for node in nodes.values_mut() {
         node.stop();
     }

@@ -94,6 +94,8 @@ macro_rules! served {
             61 DescribeProducers DescribeProducersRequest DescribeProducersResponse (0, 0, 0),
             74 ListConfigResources ListConfigResourcesRequest ListConfigResourcesResponse (0, 1, 0),
             75 DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse (0, 0, 0),
+            80 AddRaftVoter AddRaftVoterRequest AddRaftVoterResponse (0, 0, 0),
+            81 RemoveRaftVoter RemoveRaftVoterRequest RemoveRaftVoterResponse (0, 0, 0),
         }
     };
 }

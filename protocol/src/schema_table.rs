@@ -375,6 +375,23 @@ pub(super) static REQUESTS: &[Message] = &[
             f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
         ]), V(0, MAX), V(0, MAX), None),
     ] },
+    Message { key: 80, name: "AddRaftVoterRequest", versions: V(0, 1), flexible: V(0, MAX), fields: &[
+        f!("ClusterId", Str, V(0, MAX), V(0, MAX), None),
+        f!("TimeoutMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("VoterId", Fixed(4), V(0, MAX), NEVER, None),
+        f!("VoterDirectoryId", Fixed(16), V(0, MAX), NEVER, None),
+        f!("Listeners", Array(&Struct(&[
+            f!("Name", Str, V(0, MAX), NEVER, None),
+            f!("Host", Str, V(0, MAX), NEVER, None),
+            f!("Port", Fixed(2), V(0, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+        f!("AckWhenCommitted", Fixed(1), V(1, MAX), NEVER, None),
+    ] },
+    Message { key: 81, name: "RemoveRaftVoterRequest", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("ClusterId", Str, V(0, MAX), V(0, MAX), None),
+        f!("VoterId", Fixed(4), V(0, MAX), NEVER, None),
+        f!("VoterDirectoryId", Fixed(16), V(0, MAX), NEVER, None),
+    ] },
 ];
 
 /// Every known response, in the order of its API key.
@@ -964,5 +981,15 @@ pub(super) static RESPONSES: &[Message] = &[
             f!("TopicName", Str, V(0, MAX), NEVER, None),
             f!("PartitionIndex", Fixed(4), V(0, MAX), NEVER, None),
         ]), V(0, MAX), V(0, MAX), None),
+    ] },
+    Message { key: 80, name: "AddRaftVoterResponse", versions: V(0, 1), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+    ] },
+    Message { key: 81, name: "RemoveRaftVoterResponse", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
     ] },
 ];

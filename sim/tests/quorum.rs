@@ -91,6 +91,9 @@ fn config(id: i32, timing: QuorumTiming) -> QuorumConfig {
         voters,
         listener: Some((String::new(), PORT)),
         cluster_id: Some("abcdefghijklmnopqrstuv".to_owned()),
+        servers: Vec::new(),
+        reached_at: None,
+        joins: false,
         must_exist: false,
         timing,
     }

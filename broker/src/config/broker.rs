@@ -96,9 +96,12 @@ pub struct Config {
     pub advertised: Vec<Endpoint>,
     /// The metadata quorum's listener.
     pub controller: Endpoint,
-    /// `controller.quorum.voters`: the metadata quorum's members and where they are reached. This
-    /// node is one of them.
+    /// `controller.quorum.voters`: the voters that found the metadata quorum, and where they are
+    /// reached. This node, when nothing is said.
     pub voters: BTreeMap<i32, (String, u16)>,
+    /// `controller.quorum.bootstrap.servers`, unless that is this node alone: where voters are
+    /// found.
+    pub quorum_servers: Vec<(String, u16)>,
     /// `admin.listener`: host and port, and whether it was asked for by name.
     pub admin: Option<(String, u16, bool)>,
     /// `log.dirs`.
@@ -172,6 +175,10 @@ impl Config {
         let advertised =
             Self::advertised(given.get("advertised.listeners"), &clients, &controller_names)?;
         let voters = given.voters(node_id, &controller)?;
+        let quorum_servers = match voters.is_empty() {
+            true => given.bootstrap_servers()?,
+            false => Vec::new(),
+        };
         let cluster_id = given.cluster_id()?;
         let (log_dirs, metadata_dir) = given.directories()?;
         let ids = |key| -> Vec<String> {
@@ -194,6 +201,7 @@ impl Config {
             advertised,
             controller,
             voters,
+            quorum_servers,
             log_dirs,
             metadata_dir,
             set,
@@ -360,6 +368,18 @@ impl Config {
         self.entry(name).value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
+    /// Whether other nodes may be of this node's cluster.
+    #[must_use]
+    pub fn may_have_several_nodes(&self) -> bool {
+        self.voters.len() != 1 || self.is_true(SEVERAL_NODES)
+    }
+
+    /// Where other nodes reach the controller listener.
+    #[must_use]
+    pub fn controller_reached_at(&self) -> (String, u16) {
+        (Given(&self.set).controller_host(&self.controller), self.controller.port)
+    }
+
     /// Whether clients are told localhost because nothing says what else to tell them.
     #[must_use]
     pub fn advertises_localhost(&self) -> bool {
@@ -483,48 +503,77 @@ impl<'a> Given<'a> {
         Ok(Listeners { controller_names, controller, clients })
     }
 
-    /// The members of the metadata quorum. Without `controller.quorum.voters` that is this node
-    /// alone, which `controller.quorum.bootstrap.servers` names.
+    /// The voters that found the metadata quorum. Without `controller.quorum.voters` that is this
+    /// node alone, which `controller.quorum.bootstrap.servers` names; nobody, when that names
+    /// others, which this node joins.
     fn voters(
         self,
         node_id: BrokerId,
         controller: &Endpoint,
     ) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
-        if let Some(servers) = self.get("controller.quorum.bootstrap.servers") {
-            let key = "controller.quorum.bootstrap.servers";
-            let bad = |why: &str| Err(Problem::value(key, servers, why.to_owned()));
-            if servers.split(',').count() > 1 && self.get("controller.quorum.voters").is_none() {
-                return bad("this version has no dynamic quorum; name all voters in \
-                     controller.quorum.voters, or this node's controller listener alone here");
+        let is_on_trial = self.or_default(SEVERAL_NODES) == "true";
+        let servers = self.bootstrap_servers()?;
+        if let Some(given) = self.get("controller.quorum.voters") {
+            let voters = parse_voters(given, node_id, is_on_trial)?;
+            if voters.len() > 1 && !is_on_trial {
+                let why = format!(
+                    "names {} voters; this version runs one node in a cluster, so write \
+                     {node_id}@localhost:9093. Several are not finished: {SEVERAL_NODES}=true \
+                     starts them for trial",
+                    voters.len()
+                );
+                return Err(Problem::value("controller.quorum.voters", given, why));
             }
-            if servers.split(',').any(|server| parse_address(server).is_none()) {
-                return bad("must be written host:port");
-            }
+            return Ok(voters);
         }
-        match self.get("controller.quorum.voters") {
-            Some(given) => {
-                let voters = parse_voters(given, node_id)?;
-                if voters.len() > 1 && self.or_default(SEVERAL_NODES) != "true" {
-                    let why = format!(
-                        "names {} voters; this version runs one node in a cluster, so write \
-                         {node_id}@localhost:9093. Several are not finished: {SEVERAL_NODES}=true \
-                         starts them for trial",
-                        voters.len()
-                    );
-                    return Err(Problem::value("controller.quorum.voters", given, why));
-                }
-                Ok(voters)
-            }
-            None if self.get("controller.quorum.bootstrap.servers").is_some() => {
-                let host = Some(&controller.host).filter(|host| !host.is_empty());
-                let host = host.cloned().unwrap_or_else(|| "localhost".to_owned());
-                Ok(BTreeMap::from([(node_id.0, (host, controller.port))]))
-            }
-            None => Err(Problem::Missing {
+        let own_names = |host: &str| {
+            let names = [self.controller_host(controller), "localhost".to_owned()];
+            names.iter().any(|name| name == host)
+        };
+        match servers.as_slice() {
+            [] => Err(Problem::Missing {
                 key: "controller.quorum.voters",
                 why: "name this node, for example controller.quorum.voters=1@localhost:9093",
             }),
+            [(host, port)] if !is_on_trial || (own_names(host) && *port == controller.port) => {
+                let host = match is_on_trial {
+                    true => self.controller_host(controller),
+                    false if controller.host.is_empty() => "localhost".to_owned(),
+                    false => controller.host.clone(),
+                };
+                Ok(BTreeMap::from([(node_id.0, (host, controller.port))]))
+            }
+            _ if is_on_trial => Ok(BTreeMap::new()),
+            _ => Err(Problem::value(
+                "controller.quorum.bootstrap.servers",
+                self.or_default("controller.quorum.bootstrap.servers"),
+                format!(
+                    "names several nodes; name this node's controller listener alone here. Several \
+                     are not finished: {SEVERAL_NODES}=true lets this one join them for trial"
+                ),
+            )),
         }
+    }
+
+    /// `controller.quorum.bootstrap.servers`.
+    fn bootstrap_servers(self) -> Result<Vec<(String, u16)>, Problem> {
+        let key = "controller.quorum.bootstrap.servers";
+        let given = self.get(key).unwrap_or_default();
+        let all = given.split(',').map(str::trim).filter(|server| !server.is_empty());
+        let parsed: Option<Vec<_>> = all.map(parse_address).collect();
+        parsed.ok_or_else(|| Problem::value(key, given, "must be written host:port".to_owned()))
+    }
+
+    /// Where others reach the controller listener: as advertised, or as it listens, or as the first
+    /// listener is advertised.
+    fn controller_host(self, controller: &Endpoint) -> String {
+        let given = self.get("advertised.listeners").unwrap_or_default();
+        let advertised = parse_endpoints("advertised.listeners", given).unwrap_or_default();
+        let is_named = |host: &&String| !matches!(host.as_str(), "" | "0.0.0.0" | "::");
+        let of_controller = advertised.iter().find(|endpoint| endpoint.name == controller.name);
+        let hosts = of_controller.into_iter().chain([controller]).chain(&advertised);
+        let mut hosts = hosts.map(|endpoint| &endpoint.host).filter(is_named);
+        hosts.next().cloned().unwrap_or_else(|| "localhost".to_owned())
     }
 
     fn check_groups(self) -> Result<(), Problem> {
@@ -598,8 +647,12 @@ impl<'a> Given<'a> {
 /// Lets several nodes form a cluster, for trial.
 const SEVERAL_NODES: &str = "unstable.several.nodes.enable";
 
-/// Reads `controller.quorum.voters`.
-fn parse_voters(given: &str, node_id: BrokerId) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
+/// Reads `controller.quorum.voters`, which names this node unless it `may_observe`.
+fn parse_voters(
+    given: &str,
+    node_id: BrokerId,
+    may_observe: bool,
+) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
     let bad = |why: String| Problem::value("controller.quorum.voters", given, why);
     let mut voters = BTreeMap::new();
     for voter in given.split(',').map(str::trim) {
@@ -613,13 +666,10 @@ fn parse_voters(given: &str, node_id: BrokerId) -> Result<BTreeMap<i32, (String,
             return Err(bad(format!("names {id} twice")));
         }
     }
-    if !voters.contains_key(&node_id.0) {
+    if !voters.contains_key(&node_id.0) && !may_observe {
         let why = match voters.len() {
             1 => format!("does not name this node; write {node_id}@localhost:9093"),
-            _ => format!(
-                "does not name this node (node.id={node_id}), and this version has no brokers \
-                 that do not vote; add it"
-            ),
+            _ => format!("does not name this node (node.id={node_id}); add it"),
         };
         return Err(bad(why));
     }
@@ -707,6 +757,31 @@ mod tests {
         assert_eq!(config.voters, BTreeMap::from(expected));
         let alone = Config::parse(QUICK_START).unwrap();
         assert_eq!(alone.voters, BTreeMap::from([voter(1, "localhost", 9093)]));
+        assert!(alone.quorum_servers.is_empty() && !alone.may_have_several_nodes());
+    }
+
+    /// A node that is no voter finds those that there are, and says where it is reached.
+    #[test]
+    fn a_node_that_joins_a_cluster_is_none_of_its_founders() {
+        let text = |more: &str| {
+            let base = QUICK_START.replace("CONTROLLER://localhost", "CONTROLLER://me");
+            Config::parse(&format!("{base}{more}\nunstable.several.nodes.enable=true\n")).unwrap()
+        };
+        let joins = text("controller.quorum.bootstrap.servers=a:9093,[::1]:9094");
+        let servers = [("a".to_owned(), 9093), ("::1".to_owned(), 9094)];
+        assert_eq!((joins.voters.len(), joins.quorum_servers.as_slice()), (0, &servers[..]));
+        assert_eq!(joins.controller_reached_at(), ("me".to_owned(), 9093));
+        assert!(joins.may_have_several_nodes());
+        let other = text("controller.quorum.bootstrap.servers=a:9093");
+        assert_eq!((other.voters.len(), other.quorum_servers.len()), (0, 1));
+        // Its own address is that of a cluster of one, which may grow.
+        for own in ["localhost:9093", "me:9093"] {
+            let alone = text(&format!("controller.quorum.bootstrap.servers={own}"));
+            assert_eq!(alone.voters, BTreeMap::from([(1, ("me".to_owned(), 9093))]));
+            assert!(alone.quorum_servers.is_empty() && alone.may_have_several_nodes());
+        }
+        let among = text("controller.quorum.voters=4@a:1,2@b:1,3@c:1");
+        assert_eq!((among.voters.len(), among.quorum_servers.len()), (3, 0));
     }
 
     #[test]
@@ -721,7 +796,8 @@ mod tests {
             ("controller.quorum.voters=1@a:1,2@b:1,2@c:1", "names 2 twice"),
             ("controller.quorum.voters=4@a:1,2@b:1,3@c:1", "does not name this node (node.id=1)"),
             ("controller.quorum.voters=1@a:1,2@b,3@c:1", "\"2@b\" must be written id@host:port"),
-            ("controller.quorum.bootstrap.servers=a:1,b:1", "has no dynamic quorum"),
+            ("controller.quorum.bootstrap.servers=a:1,b:1", "several.nodes.enable=true lets this"),
+            ("controller.quorum.bootstrap.servers=a", "must be written host:port"),
             ("controller.quorum.voters=2@a:1", "does not name this node"),
             ("node.id=-1", "node.id=-1: must be a whole number from 0"),
             ("admin.listener=here", "host:port"),

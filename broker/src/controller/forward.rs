@@ -1,8 +1,8 @@
 //! Passing questions on to the node that leads, and answering those that others pass on: to carry
-//! out an operation, that a broker lives, how the quorum is.
+//! out an operation, that a broker lives, how the quorum is, who is to vote.
 //!
-//! A question is `{"v": version, "operation": …}` (or `"heartbeat"`, `"quorum"`), an answer
-//! `{"Ok": …}` or `{"Err": …}`; the operation and its outcome have versions of their own.
+//! A question is `{"v": version, "operation": …}` (or `"heartbeat"`, `"quorum"`, `"voters"`), an
+//! answer `{"Ok": …}` or `{"Err": …}`; the operation and its outcome have versions of their own.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -20,7 +20,9 @@ use super::proposer::Job;
 use super::{ControllerError, DECIDE_WITHIN_MAX, decide_here, hear, leading};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Answer, DecodeError, Operation};
-use crate::quorum::{Answering, AskError, Lane, MetadataQuorum, QuorumError, QuorumStatus};
+use crate::quorum::{
+    Answering, AskError, Lane, MetadataQuorum, QuorumError, QuorumStatus, VoterChange,
+};
 
 /// The version of what surrounds operations and outcomes on their way.
 const VERSION: u16 = 0;
@@ -40,6 +42,8 @@ enum What {
     Operation(String),
     Heartbeat(Heartbeat),
     Quorum {},
+    /// Of the voters.
+    Voters(VoterChange),
 }
 
 /// How long an answer is waited for that needs no commit.
@@ -74,6 +78,16 @@ pub(super) async fn status(
 ) -> Result<QuorumStatus, ControllerError> {
     let deadline = Instant::now() + STATUS_WITHIN;
     ask(quorum, leader, Lane::Status, deadline, What::Quorum {}).await
+}
+
+/// Has `leader` change who votes before `deadline`.
+pub(super) async fn voters(
+    quorum: &dyn MetadataQuorum,
+    leader: BrokerId,
+    change: &VoterChange,
+    deadline: Instant,
+) -> Result<(), ControllerError> {
+    ask(quorum, leader, Lane::Operations, deadline, What::Voters(change.clone())).await
 }
 
 async fn ask<T: DeserializeOwned>(
@@ -144,6 +158,9 @@ impl Answering for Door {
                     })
                 }
                 Ok(Question { what: What::Quorum {}, .. }) => write(self.status()),
+                Ok(Question { what: What::Voters(change), .. }) => {
+                    write(self.change_voters(&change).await)
+                }
                 Err(error) => write(Err::<(), _>(error)),
             };
             // Strings and numbers: they can always be written.
@@ -168,6 +185,13 @@ impl Door {
         let deadline = Instant::now() + DECIDE_WITHIN_MAX;
         let answer = decide_here(&self.queue, operation, deadline).await?;
         answer.encode().map_err(unreadable)
+    }
+
+    /// Given up by the node that asks at its deadline; what was begun by then is finished.
+    async fn change_voters(&self, change: &VoterChange) -> Result<(), ControllerError> {
+        let quorum = self.quorum.upgrade().ok_or(ControllerError::ShuttingDown)?;
+        let deadline = Instant::now() + DECIDE_WITHIN_MAX;
+        Ok(quorum.change_voters(change, deadline).await?)
     }
 
     /// Of the leader alone: others do not know how far each voter is.

@@ -31,7 +31,7 @@ use self::proposer::{Job, Proposer, QUEUE_LEN_MAX};
 use crate::metadata::ApiError;
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Answer, ConfigRules, Kind, Operation};
-use crate::quorum::{MetadataQuorum, QuorumError, QuorumStatus};
+use crate::quorum::{ChangeError, MetadataQuorum, QuorumError, QuorumStatus, VoterChange};
 
 /// How long an operation takes at most whose client names no time: shorter than clients wait for an
 /// answer, longer than it takes to elect a leader.
@@ -59,6 +59,15 @@ pub enum ControllerError {
     /// The controller does not take what a broker says or asks for.
     #[error(transparent)]
     Refused(ApiError),
+}
+
+impl From<ChangeError> for ControllerError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Quorum(error) => Self::Quorum(error),
+            ChangeError::Refused(error) => Self::Refused(error),
+        }
+    }
 }
 
 impl ControllerError {
@@ -179,6 +188,34 @@ impl Controller {
         }
     }
 
+    /// Has the node that leads change who votes, within `within` or a minute, and returns when that
+    /// is committed.
+    ///
+    /// # Errors
+    /// As of [`Self::run_within`]; `Refused` when the change is not possible.
+    pub async fn change_voters(
+        &self,
+        change: &VoterChange,
+        within: Duration,
+    ) -> Result<(), ControllerError> {
+        let deadline = Instant::now() + within.min(DECIDE_WITHIN_MAX);
+        loop {
+            let status = self.quorum.status();
+            let result = match status.leader {
+                Some(leader) if leader == status.node_id => {
+                    let changed = self.quorum.change_voters(change, deadline).await;
+                    changed.map_err(Into::into)
+                }
+                Some(leader) => forward::voters(&*self.quorum, leader, change, deadline).await,
+                None => Err(QuorumError::NotLeader { leader: None }.into()),
+            };
+            if self.is_final(&result, deadline) {
+                return result;
+            }
+            self.pause().await?;
+        }
+    }
+
     /// Carries out an operation, here or at the node that leads, within ten seconds; see
     /// [`Self::run_within`].
     ///
@@ -234,15 +271,24 @@ impl Controller {
                 Some(leader) => forward::operation(&*self.quorum, leader, &encoded, deadline).await,
                 None => Err(QuorumError::NotLeader { leader: None }.into()),
             };
-            let is_open = matches!(&result, Err(error) if error.is_not_begun());
-            if !is_open || self.stop.is_cancelled() || Instant::now() >= deadline {
+            if self.is_final(&result, deadline) {
                 return result;
             }
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Err(ControllerError::ShuttingDown),
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
+            self.pause().await?;
+        }
+    }
+
+    /// Whether nobody else is asked any more.
+    fn is_final<T>(&self, result: &Result<T, ControllerError>, deadline: Instant) -> bool {
+        let is_open = matches!(result, Err(error) if error.is_not_begun());
+        !is_open || self.stop.is_cancelled() || Instant::now() >= deadline
+    }
+
+    async fn pause(&self) -> Result<(), ControllerError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(ControllerError::ShuttingDown),
+            () = tokio::time::sleep(LOOK_EVERY) => Ok(()),
         }
     }
 

@@ -290,7 +290,7 @@ fn tell_warnings(config: &Config) {
     for warning in config.warnings() {
         warn!(key = warning.key, "{warning}");
     }
-    if config.voters.len() > 1 {
+    if config.may_have_several_nodes() {
         warn!(
             "clusters of several nodes are for trial in this version: what is known to be wrong \
              or missing is in docs/known-faults.md"
@@ -387,8 +387,11 @@ pub(super) async fn quorum_config(
     QuorumConfig {
         node_id: config.node_id.0,
         dir: config.metadata_dir.join(METADATA_DIR),
-        listener: Some(controller).filter(|_| config.voters.len() > 1),
+        listener: Some(controller).filter(|_| config.may_have_several_nodes()),
         voters: config.voters.clone(),
+        servers: config.quorum_servers.clone(),
+        reached_at: Some(config.controller_reached_at()),
+        joins: config.is_true("controller.quorum.auto.join.enable"),
         cluster_id: identity.map(|identity| identity.cluster_id.clone()),
         must_exist,
         timing: QuorumTiming::default(),

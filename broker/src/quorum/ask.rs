@@ -111,6 +111,11 @@ impl Asker {
         };
         let not_sent = |source| AskError::NotSent { node, source };
         let (_turn, mut connection) = connected.map_err(not_sent)?;
+        // The turns of those that were given up at the same moment come free with it.
+        if Instant::now() >= deadline {
+            way.link.give_back(connection);
+            return Err(not_sent(io::ErrorKind::TimedOut.into()));
+        }
         let until = connection.clock.at(deadline).to_le_bytes();
         let question = [&until, question].concat();
         let answer = tokio::select! {

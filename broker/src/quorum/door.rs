@@ -31,13 +31,14 @@ use super::bounds::{check_append, check_snapshot, check_vote_request};
 use super::elections::would;
 use super::identity::{Hello, Identity, Refusal};
 use super::network::{
-    ANSWER, APPEND, ASK, FRAME_LEN_MAX, HELLO, HELLO_DEADLINE, HELLO_LEN_MAX, PROOF, PROVE,
+    ANSWER, APPEND, ASK, ATTEND, FRAME_LEN_MAX, HELLO, HELLO_DEADLINE, HELLO_LEN_MAX, PROOF, PROVE,
     REFUSED, SECRET, SNAPSHOT, STAND, VOTE, WELCOME, WHO, WOULD, decode_append, decode_snapshot,
     invalid, read_frame, write_frame,
 };
 use super::raft_quorum::QuorumTiming;
 use super::state_machine::read_image;
 use super::types::{Raft, TypeConfig, take_u64};
+use super::voters;
 
 /// Connections that have not proved yet of which voter they are.
 const STRANGERS_MAX: usize = 64;
@@ -60,7 +61,7 @@ pub(super) struct Door {
     timing: QuorumTiming,
     since: Instant,
     guests: Mutex<Guests>,
-    turns: BTreeMap<u64, Turns>,
+    turns: Mutex<BTreeMap<u64, Arc<Turns>>>,
     /// What openraft was asked for. It goes on when the connection that it came on ends.
     begun: Mutex<JoinSet<()>>,
     arriving: tokio::sync::Mutex<Option<Pieces>>,
@@ -116,7 +117,6 @@ struct Guests {
 
 impl Door {
     pub(super) fn new(env: Env, identity: Arc<Identity>, ears: Ears, timing: QuorumTiming) -> Self {
-        let turns = identity.voters.keys().map(|id| (*id, Turns::default())).collect();
         Self {
             env,
             identity,
@@ -124,7 +124,7 @@ impl Door {
             timing,
             since: Instant::now(),
             guests: Mutex::default(),
-            turns,
+            turns: Mutex::default(),
             begun: Mutex::default(),
             arriving: tokio::sync::Mutex::default(),
         }
@@ -195,6 +195,9 @@ impl Guest {
             let (kind, body) =
                 tokio::time::timeout(IDLE_DEADLINE, read_frame(&mut stream, FRAME_LEN_MAX))
                     .await??;
+            if !door.identity.hears(&hello) {
+                return Err(invalid("it is no member any more"));
+            }
             if !door.identity.is_current(&hello) {
                 return Err(invalid("another process is this voter now"));
             }
@@ -202,7 +205,7 @@ impl Guest {
             let answer = match kind {
                 ASK => while_connected(&mut stream, door.answer(from, &body)).await??,
                 _ => {
-                    let turns = door.turns.get(&from).ok_or(io::ErrorKind::InvalidData)?;
+                    let turns = Arc::clone(lock(&door.turns).entry(from).or_default());
                     let work = Arc::clone(&door).consult(raft.clone(), from, kind, body);
                     while_connected(&mut stream, turns.run(&door.begun, work)).await???
                 }
@@ -216,10 +219,15 @@ impl Guest {
     async fn greet(&self, stream: &mut BoxStream) -> io::Result<Option<Hello>> {
         let identity = &self.door.identity;
         let (kind, body) = read_frame(stream, HELLO_LEN_MAX).await?;
-        if kind != HELLO && kind != WHO {
+        if kind != HELLO && kind != WHO && kind != ATTEND {
             return Err(invalid("the peer does not say hello"));
         }
         let hello: Hello = serde_json::from_slice(&body)?;
+        if kind == ATTEND {
+            let attended = voters::attend(&self.door.env, identity, hello).await?;
+            write_frame(stream, ANSWER, &serde_json::to_vec(&attended)?).await?;
+            return Ok(None);
+        }
         write_frame(stream, HELLO, &serde_json::to_vec(&identity.hello(hello.from))?).await?;
         if kind == WHO {
             // Who only wanted to know has no secret to tell.
@@ -230,6 +238,9 @@ impl Guest {
             }
             return Ok(None);
         }
+        if !identity.hears(&hello) && hello.at > identity.newest().at {
+            identity.ask_around(&self.door.env).await;
+        }
         let mut heard = identity.check(&hello, None);
         if heard.is_ok() && identity.raft.get().is_none() {
             heard = Err(Refusal::not_yet("it is starting".to_owned()));
@@ -239,7 +250,8 @@ impl Guest {
         }
         match heard {
             Ok(()) => {
-                identity.meet(hello.from, |met| met.hear(&hello));
+                identity.tell(hello.known());
+                identity.meet(hello.from, hello.incarnation, |met| met.hear(&hello));
                 write_frame(stream, WELCOME, &self.door.clock_ms().to_le_bytes()).await?;
                 Ok(Some(hello))
             }
@@ -365,6 +377,10 @@ impl Door {
         kind: u8,
         body: Vec<u8>,
     ) -> io::Result<Vec<u8>> {
+        // A log without a membership may be one that was lost: nothing is promised by it.
+        if matches!(kind, VOTE | WOULD) && self.identity.log.end() == 0 {
+            return Err(invalid("this node's log is empty: it votes for nobody"));
+        }
         Ok(match kind {
             VOTE => {
                 let request: VoteRequest<u64> = serde_json::from_slice(&body)?;
@@ -388,6 +404,7 @@ impl Door {
                 let would = would(&raft, &self.identity, &self.timing, question);
                 serde_json::to_vec(&would.await?)?
             }
+            STAND if !self.identity.is_voter() => return Err(invalid("this node does not vote")),
             STAND => {
                 raft.trigger().elect().await.map_err(io::Error::other)?;
                 // Until it has heard that.

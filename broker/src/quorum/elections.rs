@@ -9,6 +9,7 @@
 //! Times are drawn anew each time. Two voters that always asked at the same moment would vote for
 //! themselves, and so on for ever.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +17,15 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use letterbox_env::Random;
-use openraft::ServerState;
+use openraft::{RaftMetrics, ServerState};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::identity::Identity;
-use super::network::{Client, WOULD};
+use super::network::{Dialer, WOULD};
 use super::raft_quorum::QuorumTiming;
-use super::types::{NodeLogId, Raft, Vote};
+use super::types::{NodeLogId, Raft, Vote, Voter};
 
 /// What is asked in advance.
 #[derive(Serialize, Deserialize)]
@@ -43,8 +44,7 @@ pub(super) fn lease(timing: &QuorumTiming) -> Duration {
 pub(super) struct Elections {
     pub(super) raft: Raft,
     pub(super) identity: Arc<Identity>,
-    /// One for each other voter.
-    pub(super) others: Vec<Client>,
+    pub(super) dialer: Dialer,
     pub(super) random: Arc<dyn Random>,
     pub(super) timing: QuorumTiming,
 }
@@ -63,8 +63,11 @@ impl Elections {
         let mut metrics = self.raft.metrics();
         let mut drawn = self.draw();
         loop {
-            let led = metrics.wait_for(|metrics| metrics.state != ServerState::Leader).await;
-            led.map_err(io::Error::other)?;
+            // Of an observer, or a new log under the id of a voter, that is not asked.
+            let may_stand = |metrics: &RaftMetrics<u64, Voter>| {
+                metrics.state != ServerState::Leader && self.identity.is_voter_in(metrics)
+            };
+            metrics.wait_for(may_stand).await.map_err(io::Error::other)?;
             let (vote, heard) = self.heard().await?;
             let due = heard + self.silence(&vote, drawn);
             if Instant::now() < due {
@@ -112,17 +115,22 @@ impl Elections {
     async fn would_be_elected(&self) -> bool {
         let question = Would { last: self.identity.log.last() };
         let Ok(question) = serde_json::to_vec(&question) else { return false };
-        let needed = self.others.len().saturating_add(1) / 2;
-        let asked = self.others.iter().map(|other| other.request::<bool>(WOULD, &question));
-        let mut answers: FuturesUnordered<_> = asked.collect();
-        let mut granted = 0;
+        let own = self.identity.own();
+        let others = self.dialer.voters(&own);
+        let mut answers = FuturesUnordered::new();
+        for (id, other) in &others {
+            let asked = other.request::<bool>(WOULD, &question);
+            answers.push(async move { asked.await.unwrap_or(false).then_some(*id) });
+        }
+        let mut granted = BTreeSet::from([self.identity.node_id]);
         let counted = async {
-            while granted < needed
-                && let Some(answer) = answers.next().await
-            {
-                granted += usize::from(answer.unwrap_or(false));
+            while !own.has_majority(|id| granted.contains(&id)) {
+                match answers.next().await {
+                    Some(answer) => granted.extend(answer),
+                    None => return false,
+                }
             }
-            granted >= needed
+            true
         };
         tokio::time::timeout(self.timing.election_timeout, counted).await.unwrap_or(false)
     }

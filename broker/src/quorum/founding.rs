@@ -3,8 +3,10 @@
 //! A voter is new while its log is empty. It asks every other voter who it is, again and again,
 //! until it has the membership of a cluster or has founded one:
 //!
-//! - One of them has a membership. If that names this voter's log, this voter begins its own log
-//!   with it; if it names another one, the voter has lost its log and stays out.
+//! - One of them has a membership. If that is the founding one and names this voter's log, this
+//!   voter begins its own log with it. Otherwise the node has to become a member (`voters`), and
+//!   its log stays empty until the leader fills it; if a voter with another log has its id, that
+//!   one has to be removed first.
 //! - All of them are new: the one with the lowest id founds the cluster. It begins its log with a
 //!   membership that names the log of each voter as that voter has told it.
 //!
@@ -27,7 +29,7 @@ use uuid::Uuid;
 
 use super::identity::{Hello, Identity};
 use super::network::{VERSIONS, ask_who};
-use super::types::{Members, Voter};
+use super::types::{Known, Members, Voter};
 
 /// Between two rounds of asking.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -35,9 +37,10 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 const SAY_EVERY: u64 = 40;
 
 /// What can be done about a voter that lost its log.
-pub(super) const LOST: &str = "Mount the volume with its own directory again. There is no \
-    replacement for a voter in this version: without it the cluster goes on while a majority of \
-    its voters is there";
+pub(super) const LOST: &str = "Mount the volume with its own directory again or, when that is \
+    gone for good, have the lost voter removed (kafka-metadata-quorum remove-controller) and this \
+    one added (add-controller); the cluster goes on meanwhile while a majority of its voters is \
+    there";
 
 /// Why there is no cluster for this voter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,12 +56,6 @@ pub enum FoundingError {
          configuration of each of them"
     )]
     VotersDiffer { own: String, other: String, whose: String },
-    #[error(
-        "voter {told_by} knows node {node} with the metadata log {known}, and the log here is a \
-         new one ({incarnation}): this voter has lost its own, and must not vote without it, \
-         because it may have agreed to changes that are not in the new one. {LOST}"
-    )]
-    LogLost { told_by: u64, node: u64, known: Uuid, incarnation: Uuid },
     #[error(
         "voter {told_by} finds another process as voter {node} at {at}, with the metadata log \
          {found}; the log here is {incarnation}. Write the same addresses in \
@@ -82,8 +79,9 @@ pub(super) enum Step {
     Correct(FoundingError),
     /// It founds the cluster with these voters; its id has to be drawn unless one of them has it.
     Found { cluster_id: Option<String>, members: Members },
-    /// There is a cluster, and it knows this voter.
-    Join { cluster_id: String, members: Members },
+    /// There is a cluster. With its founding membership this voter begins its log; otherwise it has
+    /// to become a member, or to be filled.
+    Join { cluster_id: String, known: Known, begins: bool },
 }
 
 /// What the new voter that says `own` of itself does after what the others answered.
@@ -94,25 +92,19 @@ pub(super) enum Step {
 pub(super) fn decide(own: &Hello, answers: &BTreeMap<u64, Hello>) -> Result<Step, FoundingError> {
     let founded: Vec<&Hello> = answers.values().filter(|hello| !hello.members.is_empty()).collect();
     for hello in &founded {
-        compare(own, hello)?;
-        if !hello.members.keys().eq(own.voters.keys()) {
-            return Err(FoundingError::VotersDiffer {
-                own: written(&own.voters),
-                other: ids(hello.members.keys()),
-                whose: format!("in the metadata log of voter {}", hello.from),
-            });
-        }
-        let known = hello.members.get(&own.from).map_or_else(Uuid::nil, |voter| voter.incarnation);
-        if known != own.incarnation {
-            let (told_by, node, incarnation) = (hello.from, own.from, own.incarnation);
-            return Err(FoundingError::LogLost { told_by, node, known, incarnation });
-        }
+        check_version(hello)?;
     }
     one_cluster(own, founded.iter().copied())?;
-    if let Some(hello) = founded.first()
+    if let Some(hello) = founded.iter().max_by_key(|hello| hello.at)
         && let Some(cluster_id) = hello.cluster_id.clone()
     {
-        return Ok(Step::Join { cluster_id, members: hello.members.clone() });
+        let known = hello.known();
+        let is_founding = known.at.is_none_or(|at| at.index == 0);
+        let begins = is_founding && known.names(own.from, own.incarnation);
+        return Ok(Step::Join { cluster_id, known, begins });
+    }
+    if own.voters.is_empty() {
+        return Ok(Step::Wait { missing: BTreeSet::new() });
     }
     let agree = || {
         answers.values().try_for_each(|hello| compare(own, hello))?;
@@ -136,9 +128,8 @@ pub(super) fn decide(own: &Hello, answers: &BTreeMap<u64, Hello>) -> Result<Step
             true => Some(own.incarnation),
             false => Some(answers.get(id)?.incarnation),
         };
-        let member = |(id, (host, port)): (&u64, &(String, u16))| {
-            let (host, port) = (host.clone(), *port);
-            Some((*id, Voter { host, port, incarnation: incarnation(id)? }))
+        let member = |(id, at): (&u64, &(String, u16))| {
+            Some((*id, Voter { incarnation: incarnation(id)?, ..Voter::at(at) }))
         };
         let members = own.voters.iter().filter_map(member).collect();
         return Ok(Step::Found { cluster_id, members });
@@ -177,10 +168,7 @@ fn unconvinced(
 /// Whether both speak a common version and have the same list of voters. Addresses may differ: a
 /// host may have several names.
 fn compare(own: &Hello, hello: &Hello) -> Result<(), FoundingError> {
-    if hello.version().is_none() {
-        let (node, versions) = (hello.from, hello.versions);
-        return Err(FoundingError::OtherVersion { node, versions });
-    }
+    check_version(hello)?;
     if !hello.voters.keys().eq(own.voters.keys()) {
         return Err(FoundingError::VotersDiffer {
             own: written(&own.voters),
@@ -189,6 +177,16 @@ fn compare(own: &Hello, hello: &Hello) -> Result<(), FoundingError> {
         });
     }
     Ok(())
+}
+
+fn check_version(hello: &Hello) -> Result<(), FoundingError> {
+    match hello.version() {
+        Some(_) => Ok(()),
+        None => {
+            let (node, versions) = (hello.from, hello.versions);
+            Err(FoundingError::OtherVersion { node, versions })
+        }
+    }
 }
 
 /// The one cluster that these and this voter name, if any does.
@@ -223,19 +221,26 @@ pub(super) fn ids<'a>(ids: impl Iterator<Item = &'a u64>) -> String {
 /// The cluster that a new voter has found, or founds.
 pub(super) struct Cluster {
     pub(super) id: String,
-    pub(super) members: Members,
+    /// Its membership.
+    pub(super) known: Known,
+    /// Whether the log of this voter begins with that.
+    pub(super) begins: bool,
     /// Whether this voter is the one that founds it.
     pub(super) founds: bool,
 }
 
-/// Asks the other voters until there is a cluster for this one. Waits as long as it takes, and says
-/// for whom. Cancel safe.
-pub(super) async fn agree(env: &Env, identity: &Identity) -> Result<Cluster, FoundingError> {
+/// Asks the other voters, and whoever answers at one of `servers`, until there is a cluster for
+/// this node. Waits as long as it takes, and says for whom. Cancel safe.
+pub(super) async fn agree(
+    env: &Env,
+    identity: &Identity,
+    servers: &[(String, u16)],
+) -> Result<Cluster, FoundingError> {
     let mut round = 0u64;
     loop {
         let others = identity.voters.iter().filter(|(id, _)| **id != identity.node_id);
         let asked = others.map(|(id, at)| async move {
-            (*id, ask_who(env, &identity.hello(*id), *id, at).await)
+            (*id, ask_who(env, &identity.hello(*id), Some(*id), at).await)
         });
         let (mut answers, mut unreachable) = (BTreeMap::new(), BTreeMap::new());
         for (id, answer) in futures::future::join_all(asked).await {
@@ -246,15 +251,22 @@ pub(super) async fn agree(env: &Env, identity: &Identity) -> Result<Cluster, Fou
         }
         let found = answers.iter().map(|(id, hello)| (*id, hello.incarnation)).collect();
         *lock(&identity.sees) = found;
+        let asked = servers.iter().map(Voter::at).map(|at| async move {
+            ask_who(env, &identity.hello(identity.node_id), None, &at).await.ok()
+        });
+        let asked = futures::future::join_all(asked).await.into_iter().flatten();
+        let is_other = |hello: &Hello| hello.from != identity.node_id && !hello.members.is_empty();
+        answers.extend(asked.filter(is_other).map(|hello| (hello.from, hello)));
         match decide(&identity.hello(identity.node_id), &answers)? {
-            Step::Join { cluster_id: id, members } => {
-                tracing::info!(cluster_id = id, "this voter joins the cluster, which is founded");
-                return Ok(Cluster { id, members, founds: false });
+            Step::Join { cluster_id: id, known, begins } => {
+                tracing::info!(cluster_id = id, "this node joins the cluster, which is founded");
+                return Ok(Cluster { id, known, begins, founds: false });
             }
             Step::Found { cluster_id, members } => {
                 let id = cluster_id.unwrap_or_else(|| encode_uuid(env.random_uuid()));
                 tracing::info!(cluster_id = id, "all voters are new: this one founds the cluster");
-                return Ok(Cluster { id, members, founds: true });
+                let known = Known::founding(members);
+                return Ok(Cluster { id, known, begins: true, founds: true });
             }
             Step::Wait { missing } if round % SAY_EVERY == SAY_EVERY / 8 => {
                 say_who_is_missing(identity, &missing, &unreachable);
@@ -274,6 +286,13 @@ fn say_who_is_missing(
     missing: &BTreeSet<u64>,
     unreachable: &BTreeMap<u64, String>,
 ) {
+    if identity.voters.is_empty() {
+        tracing::warn!(
+            "no voter of a cluster answers at controller.quorum.bootstrap.servers yet; waiting for \
+             one"
+        );
+        return;
+    }
     if missing.is_empty() {
         let first = identity.voters.keys().next();
         tracing::warn!(?first, "all voters are there; waiting for the first to found the cluster");
@@ -296,7 +315,7 @@ fn say_who_is_missing(
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::Reached;
+    use super::super::types::{Reached, log_id};
     use super::*;
 
     const ALL: [u64; 3] = [1, 2, 3];
@@ -323,6 +342,10 @@ mod tests {
             members: Members::new(),
             reached: Reached::default(),
             sees: ALL.iter().map(|id| (*id, log((*id).into()))).collect(),
+            at: None,
+            configs: Vec::new(),
+            reached_at: None,
+            joins: false,
         }
     }
 
@@ -354,7 +377,13 @@ mod tests {
     }
 
     fn joins() -> Result<Step, FoundingError> {
-        Ok(Step::Join { cluster_id: "one".to_owned(), members: members([1, 2, 3]) })
+        let known = founded(1, [1, 2, 3]).known();
+        Ok(Step::Join { cluster_id: "one".to_owned(), known, begins: true })
+    }
+
+    /// Whether it waits to become a member, and its log to be filled.
+    fn observes(own: Hello, others: &[Hello]) -> bool {
+        matches!(check(own, others), Ok(Step::Join { begins: false, .. }))
     }
 
     #[test]
@@ -398,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_voter_that_lost_its_log_stays_out_whatever_others_say() {
+    fn a_voter_that_lost_its_log_begins_none_whatever_others_say() {
         for id in ALL {
             let others = ALL.into_iter().filter(|other| *other != id);
             for witness in others.clone() {
@@ -406,14 +435,28 @@ mod tests {
                 let witness = founded(witness, [11, 12, 13]);
                 let other = others.clone().find(|other| *other != witness.from).unwrap();
                 for others in [vec![witness.clone()], vec![witness, new(other)]] {
-                    let error = check(new(id), &others).unwrap_err();
-                    assert!(matches!(error, FoundingError::LogLost { .. }), "{error:?}");
-                    let said = error.to_string();
-                    assert!(said.contains("has lost its own"), "{said}");
-                    assert!(!said.contains("cop") && !said.contains("restore"), "{said}");
+                    assert!(observes(new(id), &others));
                 }
             }
         }
+    }
+
+    /// The first entry of the log is the founding membership: a later one in its place would be
+    /// another entry under the same id.
+    #[test]
+    fn a_log_begins_with_the_founding_membership_and_no_later_one() {
+        let later = |hello| Hello { at: Some(log_id(1, 5)), ..hello };
+        let first = |hello| Hello { at: Some(log_id(0, 0)), ..hello };
+        assert!(observes(new(3), &[later(founded(1, [1, 2, 3]))]));
+        assert!(observes(new(3), &[first(founded(2, [1, 2, 3])), later(founded(1, [1, 2, 3]))]));
+        let known = first(founded(1, [1, 2, 3])).known();
+        let begins = Ok(Step::Join { cluster_id: "one".to_owned(), known, begins: true });
+        assert_eq!(check(new(3), &[first(founded(1, [1, 2, 3]))]), begins);
+        // One that is not among the voters, and one that has no list of them.
+        let stranger = Hello { voters: BTreeMap::new(), ..new(7) };
+        assert!(observes(stranger.clone(), &[founded(1, [1, 2, 3])]));
+        assert_eq!(check(stranger.clone(), &[new(1), new(2)]), waits_for(&[]));
+        assert_eq!(check(stranger, &[]), waits_for(&[]));
     }
 
     /// What is said while it waits for a correction.
@@ -435,17 +478,11 @@ mod tests {
         };
         says_both(corrects(new(1), &[new(2), wrong.clone()]));
         says_both(corrects(wrong.clone(), &[new(1), new(2)]));
-        // Those of the cluster do not change any more.
-        says_both(check(wrong, &[new(1), founded(2, [1, 2, 3])]).unwrap_err().to_string());
+        // Those of a cluster count, whatever the lists are.
+        assert!(observes(wrong, &[new(1), founded(2, [1, 2, 13])]));
         let elsewhere = ALL.iter().map(|id| (*id, (format!("10.0.0.{id}"), 9093))).collect();
         let elsewhere = Hello { voters: elsewhere, ..new(3) };
         assert_eq!(check(new(1), &[new(2), elsewhere]), founds(None));
-        // The cluster has other voters than all of their lists.
-        let mut other = founded(1, [1, 2, 3]);
-        let third = other.members.remove(&3).unwrap();
-        other.members.insert(4, third);
-        let said = check(new(3), &[other]).unwrap_err().to_string();
-        assert!(said.contains("1, 2, 4 in the metadata log of voter 1"), "{said}");
     }
 
     #[test]

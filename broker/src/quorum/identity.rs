@@ -2,31 +2,35 @@
 //!
 //! A voter is a node id and an incarnation: the id of the log that it votes with, drawn when that
 //! log is made and named in the membership. A node with another log may have lost votes and
-//! entries that others counted on, so it is nobody's voter, under whatever node id it comes. Each
-//! side of a connection compares the other's hello with its own membership; a node without one is
-//! heard by nobody, and hears nobody.
+//! entries that others counted on, so it is nobody's voter, under whatever node id it comes. The
+//! same is so of observers. Who calls compares the answer with the member that it means to call, by
+//! the membership in its own log: so nobody ever counts a log for another one. Who is called hears
+//! the members of the newest membership that it knows of (`docs/design/0004-voters.md`).
 //!
 //! What a hello says is told to everybody who asks. So whoever comes as a voter must also know a
 //! secret that this node tells only where that voter is reached, to each start of its process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use letterbox_env::panics::lock;
 use letterbox_env::{Env, with_causes};
+use openraft::RaftMetrics;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::SeenVoter;
 use super::log_store::LogStore;
-use super::network::{VERSIONS, tell_secret};
-use super::types::{Members, Raft, Reached, Voter, members};
+use super::network::{VERSIONS, ask_who, tell_secret};
+use super::types::{Known, Members, NodeLogId, Raft, Reached, Voter};
 
 /// Nodes of which it is remembered why they were refused.
 const SAID_MAX: usize = 16;
+/// For finding out whether there is a newer membership, and between two times of that.
+const ASK_AROUND_WITHIN: Duration = Duration::from_secs(1);
 
 /// What each side says first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,9 +52,21 @@ pub(super) struct Hello {
     /// `controller.quorum.voters` in its configuration: where each voter is reached.
     #[serde(default)]
     pub(super) voters: BTreeMap<u64, (String, u16)>,
-    /// The membership in its log; nobody while the log is new.
+    /// The voters in its log, and who is addressed; nobody while the log is new.
     #[serde(default)]
     pub(super) members: Members,
+    /// The entry of that membership.
+    #[serde(default)]
+    pub(super) at: Option<NodeLogId>,
+    /// See [`Known::configs`].
+    #[serde(default)]
+    pub(super) configs: Vec<BTreeSet<u64>>,
+    /// Where it is reached, as it says.
+    #[serde(default)]
+    pub(super) reached_at: Option<(String, u16)>,
+    /// Whether it is to vote (`controller.quorum.auto.join.enable`).
+    #[serde(default)]
+    pub(super) joins: bool,
     #[serde(default)]
     pub(super) reached: Reached,
     /// The logs of the other voters that it has found, while it is new.
@@ -63,6 +79,10 @@ impl Hello {
     pub(super) fn version(&self) -> Option<u16> {
         let (oldest, newest) = (self.versions.0.max(VERSIONS.0), self.versions.1.min(VERSIONS.1));
         (oldest <= newest).then_some(newest)
+    }
+
+    pub(super) fn known(&self) -> Known {
+        Known { at: self.at, members: self.members.clone(), configs: self.configs.clone() }
     }
 }
 
@@ -90,10 +110,22 @@ pub(super) struct Identity {
     /// The id of this node's log.
     pub(super) incarnation: Uuid,
     start: Uuid,
-    /// As configured.
+    /// As configured: where these are reached, whatever the membership says.
     pub(super) voters: BTreeMap<u64, Voter>,
+    /// See [`Hello::reached_at`] and [`Hello::joins`].
+    pub(super) reached_at: Option<(String, u16)>,
+    pub(super) joins: bool,
+    /// Who has answered the leader within this time is there.
+    pub(super) lease: Duration,
     /// The membership in the log when it was opened, or begun.
-    pub(super) stored: OnceLock<Members>,
+    pub(super) stored: Mutex<Known>,
+    /// The newest membership that a member has told, or a node that was found where the
+    /// configuration says.
+    told: Mutex<Known>,
+    /// When it was asked for last.
+    asked_around: tokio::sync::Mutex<Option<Instant>>,
+    /// Held by who changes the membership.
+    pub(super) changing: tokio::sync::Mutex<()>,
     pub(super) log: LogStore,
     pub(super) cluster_id: OnceLock<String>,
     pub(super) directory_id: OnceLock<Uuid>,
@@ -114,12 +146,16 @@ pub(super) struct Identity {
 /// What is known of another voter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Met {
+    /// Of which log of it; what is known of another one is forgotten.
+    incarnation: Uuid,
     /// Its process that answered last where it is reached, and the secret that this was told.
     current: Option<(Uuid, Uuid)>,
     log: MetLog,
     pub(super) seen: SeenVoter,
     /// When that was sent which it answered last as a follower of this node.
     pub(super) followed: Option<Instant>,
+    /// When that was sent with which it had everything.
+    pub(super) caught_up: Option<Instant>,
     /// Why it could not be reached when that was tried last.
     pub(super) unreachable: Option<String>,
 }
@@ -168,19 +204,22 @@ impl Identity {
         env: &Env,
         (node_id, incarnation): (u64, Uuid),
         voters: BTreeMap<u64, Voter>,
-        known: Members,
+        (reached_at, joins, lease): (Option<(String, u16)>, bool, Duration),
+        known: Known,
         log: LogStore,
     ) -> Self {
-        let stored = OnceLock::new();
-        if !known.is_empty() {
-            let _ = stored.set(known);
-        }
         Self {
             node_id,
             incarnation,
             start: env.random_uuid(),
             voters,
-            stored,
+            reached_at,
+            joins,
+            lease,
+            stored: Mutex::new(known),
+            told: Mutex::default(),
+            asked_around: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             log,
             cluster_id: OnceLock::new(),
             directory_id: OnceLock::new(),
@@ -195,6 +234,8 @@ impl Identity {
 
     pub(super) fn hello(&self, to: u64) -> Hello {
         let address = |voter: &Voter| (voter.host.clone(), voter.port);
+        let Known { at, mut members, configs } = self.own();
+        members.retain(|id, _| *id == to || configs.iter().any(|voters| voters.contains(id)));
         Hello {
             versions: VERSIONS,
             cluster_id: self.cluster_id.get().cloned(),
@@ -204,22 +245,75 @@ impl Identity {
             start: self.start,
             directory_id: self.directory_id.get().copied(),
             voters: self.voters.iter().map(|(id, voter)| (*id, address(voter))).collect(),
-            members: self.members(),
+            members,
+            at,
+            configs,
+            reached_at: self.reached_at.clone(),
+            joins: self.joins,
             reached: self.log.reached(),
             sees: lock(&self.sees).clone(),
         }
     }
 
-    /// The membership that this node knows.
-    pub(super) fn members(&self) -> Members {
+    /// The membership in this node's log.
+    pub(super) fn own(&self) -> Known {
         let newest = self.raft.get().map(|raft| {
             let metrics = raft.metrics();
             let metrics = metrics.borrow();
-            members(&metrics.membership_config)
+            Known::of(&metrics.membership_config)
         });
-        newest
-            .filter(|members| !members.is_empty())
-            .unwrap_or_else(|| self.stored.get().cloned().unwrap_or_default())
+        newest.filter(|own| !own.is_empty()).unwrap_or_else(|| lock(&self.stored).clone())
+    }
+
+    /// The newest membership that this node knows of.
+    pub(super) fn newest(&self) -> Known {
+        let (own, told) = (self.own(), lock(&self.told).clone());
+        if told.at > own.at { told } else { own }
+    }
+
+    /// A member has told its membership.
+    pub(super) fn tell(&self, known: Known) {
+        let mut told = lock(&self.told);
+        if known.at > told.at {
+            *told = known;
+        }
+    }
+
+    /// Whether this node votes, and not another log under its id.
+    pub(super) fn is_voter(&self) -> bool {
+        let own = self.own();
+        own.is_voter(self.node_id) && self.is_named_in(&own)
+    }
+
+    /// The same, by what openraft tells.
+    pub(super) fn is_voter_in(&self, metrics: &RaftMetrics<u64, Voter>) -> bool {
+        let own = Known::of(&metrics.membership_config);
+        own.is_voter(self.node_id) && self.is_named_in(&own)
+    }
+
+    /// Whether this node votes alone.
+    pub(super) fn is_sole_voter(&self) -> bool {
+        let own = self.own();
+        self.is_named_in(&own) && own.configs == [[self.node_id].into()]
+    }
+
+    /// The log of a sole voter is not named in a membership from before that was written down.
+    fn is_named_in(&self, known: &Known) -> bool {
+        let is_alone = self.reached_at.is_none() && known.members.len() == 1;
+        let is_own = |member: &Voter| {
+            member.incarnation == self.incarnation || (member.incarnation.is_nil() && is_alone)
+        };
+        known.members.get(&self.node_id).is_some_and(is_own)
+    }
+
+    /// The member `node` of `known`, and where it is reached: what is configured counts before what
+    /// the metadata log says, because a voter may move.
+    pub(super) fn member(&self, known: &Known, node: u64) -> Option<Voter> {
+        let member = known.members.get(&node)?.clone();
+        Some(match self.voters.get(&node) {
+            Some(at) => Voter { host: at.host.clone(), port: at.port, ..member },
+            None => member,
+        })
     }
 
     /// What is known of `node`.
@@ -227,31 +321,99 @@ impl Identity {
         lock(&self.met).get(&node).cloned().unwrap_or_default()
     }
 
-    pub(super) fn meet(&self, node: u64, meet: impl FnOnce(&mut Met)) {
-        // No more than there are voters: who is none is not let in.
-        if self.voters.contains_key(&node) {
-            meet(lock(&self.met).entry(node).or_default());
+    /// The same, of its log `incarnation`.
+    pub(super) fn met_as(&self, node: u64, incarnation: Uuid) -> Met {
+        let met = self.met(node);
+        if met.incarnation == incarnation { met } else { Met::default() }
+    }
+
+    /// `directory.id` of a member, as the membership says or the member itself.
+    pub(super) fn directory_of(&self, node: u64, member: &Voter) -> Option<Uuid> {
+        let told = || match node == self.node_id {
+            true => self.directory_id.get().copied(),
+            false => self.met_as(node, member.incarnation).seen.directory_id,
+        };
+        member.directory_id.or_else(told)
+    }
+
+    pub(super) fn meet(&self, node: u64, incarnation: Uuid, meet: impl FnOnce(&mut Met)) {
+        // No more than there are members: who is none is not let in.
+        if self.newest().names(node, incarnation) {
+            let mut met = lock(&self.met);
+            let met = met.entry(node).or_default();
+            if met.incarnation != incarnation {
+                *met = Met { incarnation, ..Met::default() };
+            }
+            meet(met);
         }
+    }
+
+    /// Whether the member `node` has answered this node as its leader within `lease`.
+    pub(super) fn is_followed_by(&self, known: &Known, node: u64, lease: Duration) -> bool {
+        let incarnation = known.members.get(&node).map(|member| member.incarnation);
+        let followed = incarnation.and_then(|log| self.met_as(node, log).followed);
+        node == self.node_id || followed.is_some_and(|at| at.elapsed() <= lease)
     }
 
     /// Whether a majority, with this node, has answered it as their leader within `lease`.
     pub(super) fn is_followed(&self, lease: Duration) -> bool {
-        let met = lock(&self.met);
-        let is_recent = |met: &Met| met.followed.is_some_and(|at| at.elapsed() <= lease);
-        met.values().filter(|met| is_recent(met)).count() >= self.voters.len() / 2
+        let own = self.own();
+        own.has_majority(|id| self.is_followed_by(&own, id, lease))
     }
 
-    /// Whether the other side of a connection is a voter, and this node one to it, by what it says.
-    pub(super) fn check(&self, hello: &Hello, called: Option<u64>) -> Result<(), Refusal> {
-        let least = self.met(hello.from).log.least(hello.start);
-        examine(&self.hello(hello.from), hello, called, least)
+    /// Whether the other side of a connection is a member, and this node one to it, by what it
+    /// says. `called` is the node that was called, and its log.
+    pub(super) fn check(&self, hello: &Hello, called: Option<(u64, Uuid)>) -> Result<(), Refusal> {
+        let met = self.met_as(hello.from, hello.incarnation);
+        let least = met.log.least(hello.start);
+        examine(&self.hello(hello.from), &self.newest().members, hello, called, least)
+    }
+
+    /// Whether who said `hello` is still a member.
+    pub(super) fn hears(&self, hello: &Hello) -> bool {
+        self.newest().names(hello.from, hello.incarnation)
+    }
+
+    /// Looks for a newer membership than this node knows of, where the members that it knows are
+    /// reached, and those that are configured: a node that was away may be called by one that was
+    /// added meanwhile.
+    pub(super) async fn ask_around(&self, env: &Env) {
+        let mut asked = self.asked_around.lock().await;
+        if asked.is_some_and(|at| at.elapsed() < ASK_AROUND_WITHIN) {
+            return;
+        }
+        let newest = self.newest();
+        let known = newest.members.keys().filter_map(|id| Some((*id, self.member(&newest, *id)?)));
+        let mut all: BTreeMap<u64, Voter> = self.voters.clone();
+        all.extend(known);
+        all.remove(&self.node_id);
+        let answers = all.iter().map(|(id, at)| async move {
+            let hello = self.hello(*id);
+            let asked = ask_who(env, &hello, Some(*id), at);
+            tokio::time::timeout(ASK_AROUND_WITHIN, asked).await.ok()?.ok()
+        });
+        for hello in futures::future::join_all(answers).await.into_iter().flatten() {
+            let told = hello.known();
+            let is_trusted = match newest.members.get(&hello.from) {
+                Some(member) if member.incarnation == hello.incarnation => true,
+                _ => {
+                    self.voters.contains_key(&hello.from)
+                        && told.names(hello.from, hello.incarnation)
+                }
+            };
+            if is_trusted && hello.cluster_id.as_ref() == self.cluster_id.get() {
+                self.tell(told);
+            }
+        }
+        *asked = Some(Instant::now());
     }
 
     /// Whether `hello` is of the process that is node `hello.from` for all that this node knows: of
     /// a voter and its copy, which vote with the same log, only the one is heard that answers where
     /// the voter is reached.
     pub(super) fn is_current(&self, hello: &Hello) -> bool {
-        self.met(hello.from).current.is_some_and(|(start, _)| start == hello.start)
+        let met = self.met_as(hello.from, hello.incarnation);
+        met.current.is_some_and(|(start, _)| start == hello.start)
     }
 
     /// Whether `said` is the secret that the current process of `node` was told.
@@ -262,15 +424,15 @@ impl Identity {
     /// Looks who answers where `hello.from` is reached, and tells it its secret.
     pub(super) async fn ask_back(&self, env: &Env, hello: &Hello) -> Result<(), Refusal> {
         let node = hello.from;
-        let Some(at) = self.voters.get(&node) else {
-            return Err(Refusal::never(format!("node {node} is not among the voters")));
+        let Some(at) = self.member(&self.newest(), node) else {
+            return Err(Refusal::never(format!("node {node} is not a member of this cluster")));
         };
         let place = format!("{}:{} (controller.quorum.voters)", at.host, at.port);
         let secret = |found: &Hello| {
             let is_it = found.start == hello.start && found.incarnation == hello.incarnation;
-            is_it.then(|| self.secret_for(env, node, found.start))
+            is_it.then(|| self.secret_for(env, found))
         };
-        match tell_secret(env, &self.hello(node), node, at, secret).await {
+        match tell_secret(env, &self.hello(node), node, &at, secret).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::never(format!(
                 "another process is node {node} at {place}: the directory of a voter must not be \
@@ -283,20 +445,20 @@ impl Identity {
         }
     }
 
-    /// The secret of the process that answers where `node` is reached; another one for each start.
-    fn secret_for(&self, env: &Env, node: u64, start: Uuid) -> Uuid {
-        let new = env.random_uuid();
-        let mut met = lock(&self.met);
-        let met = met.entry(node).or_default();
-        match met.current {
-            Some((current, secret)) if current == start => secret,
-            _ => met.current.insert((start, new)).1,
-        }
+    /// The secret of the process that answers where its node is reached; another one for each
+    /// start.
+    fn secret_for(&self, env: &Env, found: &Hello) -> Uuid {
+        let mut secret = env.random_uuid();
+        self.meet(found.from, found.incarnation, |met| match met.current {
+            Some((current, known)) if current == found.start => secret = known,
+            _ => met.current = Some((found.start, secret)),
+        });
+        secret
     }
 
     /// Keeps what `node` has told, or somebody who says that it is that node.
     pub(super) fn keep_secret(&self, node: u64, secret: Uuid) {
-        if self.voters.contains_key(&node) {
+        if self.voters.contains_key(&node) || self.newest().members.contains_key(&node) {
             lock(&self.secrets).insert(node, secret);
         }
     }
@@ -335,9 +497,15 @@ impl Identity {
     }
 }
 
-/// Compares `hello` with what its receiver would say, `own`. The log of the sender is known to have
-/// come as far as `least` before this process of it.
-fn examine(own: &Hello, hello: &Hello, called: Option<u64>, least: Reached) -> Result<(), Refusal> {
+/// Compares `hello` with what its receiver would say, `own`, and with the members that it knows of.
+/// The log of the sender is known to have come as far as `least` before this process of it.
+fn examine(
+    own: &Hello,
+    newest: &Members,
+    hello: &Hello,
+    called: Option<(u64, Uuid)>,
+    least: Reached,
+) -> Result<(), Refusal> {
     let (node, to) = (hello.from, own.from);
     if hello.version().is_none() {
         let ((oldest, newest), (own_oldest, own_newest)) = (hello.versions, VERSIONS);
@@ -346,7 +514,7 @@ fn examine(own: &Hello, hello: &Hello, called: Option<u64>, least: Reached) -> R
              node {own_oldest} to {own_newest}; upgrade one version at a time"
         )));
     }
-    if called.is_some_and(|called| called != node) {
+    if called.is_some_and(|(called, _)| called != node) {
         return Err(Refusal::never(format!("it is node {node}, not the node that was called")));
     }
     if hello.to != to {
@@ -365,14 +533,21 @@ fn examine(own: &Hello, hello: &Hello, called: Option<u64>, least: Reached) -> R
         }
         _ => return Err(Refusal::not_yet("one of both does not know its cluster yet".to_owned())),
     }
-    if node == to || !own.voters.contains_key(&node) {
-        return Err(Refusal::never(format!("node {node} is not among controller.quorum.voters")));
+    if node == to {
+        return Err(Refusal::never(format!("node {node} is this node itself")));
     }
-    if own.members.is_empty() || hello.members.is_empty() {
+    if newest.is_empty() || (called.is_none() && hello.members.is_empty()) {
         return Err(Refusal::not_yet("the cluster is not founded yet".to_owned()));
     }
-    is_member(&own.members, node, hello.incarnation)?;
-    is_member(&hello.members, to, own.incarnation)?;
+    match called {
+        // Whatever is known by now: it would be counted as the one that was called.
+        Some((_, log)) if log == hello.incarnation => {}
+        Some((_, log)) => return Err(other_log(node, log, hello.incarnation)),
+        None => {
+            is_member(newest, node, hello.incarnation)?;
+            is_member(&hello.members, to, own.incarnation)?;
+        }
+    }
     if hello.reached < least {
         return Err(Refusal::never(format!(
             "the metadata log of node {node} was at {least}, and it comes back with one at {}: an \
@@ -389,13 +564,17 @@ fn examine(own: &Hello, hello: &Hello, called: Option<u64>, least: Reached) -> R
 fn is_member(members: &Members, node: u64, incarnation: Uuid) -> Result<(), Refusal> {
     match members.get(&node).map(|voter| voter.incarnation) {
         Some(known) if known == incarnation => Ok(()),
-        Some(known) => Err(Refusal::never(format!(
-            "node {node} votes with the metadata log {known}, and its log is {incarnation}: it has \
-             lost its own. {}",
-            super::founding::LOST
-        ))),
-        None => Err(Refusal::never(format!("node {node} is not a voter of this cluster"))),
+        Some(known) => Err(other_log(node, known, incarnation)),
+        None => Err(Refusal::never(format!("node {node} is not a member of this cluster"))),
     }
+}
+
+fn other_log(node: u64, known: Uuid, incarnation: Uuid) -> Refusal {
+    Refusal::never(format!(
+        "node {node} votes with the metadata log {known}, and its log is {incarnation}: it has \
+         lost its own. {}",
+        super::founding::LOST
+    ))
 }
 
 #[cfg(test)]
@@ -422,6 +601,10 @@ mod tests {
             directory_id: None,
             voters: (1..=3).map(|id| (id, (format!("host-{id}"), 9093))).collect(),
             members: (1..).zip(logs).map(|(id, n)| (id, with_log(*n))).collect(),
+            at: None,
+            configs: Vec::new(),
+            reached_at: None,
+            joins: false,
             reached: Reached { term: 2, end: 5 },
             sees: BTreeMap::new(),
         }
@@ -442,7 +625,7 @@ mod tests {
         const ALL: &[u128] = &[1, 2, 3];
         let own = voter(1, 2, ALL);
         let nothing = Reached::default();
-        let heard = |own: &Hello, other: &Hello| examine(own, other, None, nothing);
+        let heard = |own: &Hello, other: &Hello| examine(own, &own.members, other, None, nothing);
         let refused = |own: &Hello, other: &Hello, with: &str| {
             let refusal = heard(own, other).unwrap_err();
             assert!(refusal.reason.contains(with), "{refusal:?}");
@@ -463,14 +646,19 @@ mod tests {
         // Another node, another cluster, another version, itself.
         let other = Hello { cluster_id: Some("other".to_owned()), ..voter(2, 1, ALL) };
         assert!(!refused(&own, &other, "node 2 belongs to cluster \"other\", and node 1 to"));
-        assert!(!refused(&own, &voter(7, 1, ALL), "node 7 is not among controller.quorum.voters"));
-        assert!(!refused(&own, &voter(1, 1, ALL), "node 1 is not among"));
+        assert!(!refused(&own, &voter(7, 1, ALL), "node 7 is not a member"));
+        assert!(!refused(&own, &voter(1, 1, ALL), "node 1 is this node itself"));
         assert!(!refused(&own, &voter(2, 3, ALL), "addresses node 3, but this is node 1"));
-        assert!(examine(&own, &voter(3, 1, ALL), Some(2), nothing).is_err());
+        let called = |node, n, other: &Hello| {
+            examine(&own, &own.members, other, Some((node, log(n))), nothing).is_ok()
+        };
+        assert!(!called(2, 2, &voter(3, 1, ALL)));
+        // Who calls asks for the log that it counts; a new observer has no membership yet.
+        assert!(called(2, 2, &voter(2, 1, &[])) && !called(2, 22, &voter(2, 1, ALL)));
         let other = Hello { versions: (VERSIONS.1 + 1, u16::MAX), ..voter(2, 1, ALL) };
         assert!(!refused(&own, &other, "upgrade one version at a time"));
         // A member of neither's lists alone is not enough.
-        assert!(!refused(&voter(1, 3, &[1, 2]), &voter(3, 1, ALL), "not a voter of this cluster"));
+        assert!(!refused(&voter(1, 3, &[1, 2]), &voter(3, 1, ALL), "not a member of this cluster"));
     }
 
     fn at(term: u64, end: u64) -> Reached {
@@ -483,7 +671,7 @@ mod tests {
         let own = voter(1, 2, &[1, 2, 3]);
         let comes = |met: &Met, start: u128, reached| {
             let hello = Hello { start: log(start), reached, ..voter(2, 1, &[1, 2, 3]) };
-            let heard = examine(&own, &hello, None, met.log.least(hello.start));
+            let heard = examine(&own, &own.members, &hello, None, met.log.least(hello.start));
             if let Err(refusal) = &heard {
                 assert!(refusal.reason.contains("an older state") && !refusal.passes);
             }
@@ -516,12 +704,15 @@ mod tests {
         met.hear(&hello(1, at(3, 5)));
         met.acknowledged(at(3, 9));
         let crossing = hello(1, at(3, 6));
-        assert_eq!(examine(&own, &crossing, None, met.log.least(crossing.start)), Ok(()));
+        assert_eq!(
+            examine(&own, &own.members, &crossing, None, met.log.least(crossing.start)),
+            Ok(())
+        );
         met.hear(&crossing);
         // It counts for the next process.
         for (reached, is_heard) in [(at(3, 8), false), (at(3, 9), true)] {
             let next = hello(2, reached);
-            let heard = examine(&own, &next, None, met.log.least(next.start));
+            let heard = examine(&own, &own.members, &next, None, met.log.least(next.start));
             assert_eq!(heard.is_ok(), is_heard);
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::identity::Identity;
+use super::identity::{Identity, Met};
 use super::network::say_hello;
 use super::types::Voter;
 
@@ -150,14 +150,15 @@ impl Link {
         };
         let connected = connected.unwrap_or_else(late);
         let unreachable = connected.as_ref().err().map(|error| with_causes(error));
-        self.identity.meet(self.target, |met| met.unreachable = unreachable);
+        let met = |met: &mut Met| met.unreachable = unreachable;
+        self.identity.meet(self.target, self.node.incarnation, met);
         connected
     }
 
     async fn say_hello(&self) -> io::Result<Connection> {
         // Looked up again each time: the address of a pod changes.
         let stream = self.env.net.connect(&self.node.host, self.node.port).await?;
-        say_hello(stream, &self.identity, self.target).await
+        say_hello(stream, &self.identity, (self.target, self.node.incarnation)).await
     }
 
     /// Whether nothing listens where the voter is reached.

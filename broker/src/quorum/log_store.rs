@@ -67,12 +67,6 @@ impl LogStore {
         })
     }
 
-    /// Whether nothing was ever stored.
-    pub(super) fn is_pristine(&self) -> bool {
-        let memory = self.memory();
-        memory.vote.is_none() && memory.purged.is_none() && memory.entries.is_empty()
-    }
-
     pub(super) fn appended_bytes(&self) -> u64 {
         self.memory().appended
     }

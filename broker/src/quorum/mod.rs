@@ -23,6 +23,7 @@ mod seat;
 mod snapshot;
 mod state_machine;
 mod types;
+mod voters;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -41,7 +42,7 @@ pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
 pub use seat::Seat;
 pub use wal::WalError;
 
-use crate::metadata::{MetadataDelta, MetadataImage, MetadataRecord};
+use crate::metadata::{ApiError, MetadataDelta, MetadataImage, MetadataRecord};
 
 /// Agreement on the metadata log. Object safe, so that the consensus library can be exchanged.
 pub trait MetadataQuorum: Send + Sync {
@@ -92,7 +93,7 @@ pub trait MetadataQuorum: Send + Sync {
     /// Who leads and who votes, as far as this node knows.
     fn status(&self) -> QuorumStatus;
 
-    /// The other voters that could not be reached when that was tried last, and why.
+    /// The other members that could not be reached when that was tried last, and why.
     fn unreachable(&self) -> BTreeMap<BrokerId, String>;
 
     /// Asks `leader`, over a connection on which each side has proved who it is. Given up at
@@ -112,6 +113,20 @@ pub trait MetadataQuorum: Send + Sync {
     /// it lives, and when nobody can tell.
     fn is_refused(&self, node: BrokerId) -> BoxFuture<'_, bool>;
 
+    /// Makes `change`, if this node leads, and returns when that is committed. Waits until it is
+    /// possible, but not beyond `deadline`. One change at a time.
+    ///
+    /// Not cancel safe: a change that was begun is finished, whoever leads.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; `NotLeader` also when this node is to be removed and has handed the lead
+    /// over.
+    fn change_voters<'a>(
+        &'a self,
+        change: &'a VoterChange,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<(), ChangeError>>;
+
     /// Sets who answers what other nodes ask this one.
     fn answer_with(&self, answering: Arc<dyn Answering>);
 
@@ -128,6 +143,42 @@ pub trait MetadataQuorum: Send + Sync {
 
     /// Hands the lead over, if this node has it and can, and stops taking part: no I/O of the quorum is under way when this returns.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Who is to vote, or not any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VoterChange {
+    /// An observer becomes a voter (KIP-853).
+    Add {
+        /// Its id.
+        node: BrokerId,
+        /// `directory.id` of the directory with its log.
+        directory_id: Uuid,
+    },
+    /// A voter becomes an observer, if it lives.
+    Remove {
+        /// Its id.
+        node: BrokerId,
+        /// `directory.id` of the directory with its log.
+        directory_id: Uuid,
+    },
+}
+
+/// Why a change of the voters has no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// The quorum did not take it.
+    #[error(transparent)]
+    Quorum(#[from] QuorumError),
+    /// It is not possible.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+}
+
+impl From<letterbox_protocol::ErrorCode> for ChangeError {
+    fn from(code: letterbox_protocol::ErrorCode) -> Self {
+        Self::Refused(code.into())
+    }
 }
 
 /// Where a decision landed.
@@ -225,6 +276,9 @@ pub struct QuorumStatus {
     pub term: u64,
     /// The voters and where they are reached.
     pub voters: BTreeMap<BrokerId, (String, u16)>,
+    /// The other members, which have all entries and do not vote.
+    #[serde(default)]
+    pub observers: BTreeMap<BrokerId, (String, u16)>,
     /// Last index of this node's log.
     pub last_log_index: u64,
     /// Last index that each voter is known to have; only the leader knows.

@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use letterbox_env::panics::lock;
 use letterbox_env::{BoxStream, Env};
 use letterbox_protocol::model::BrokerId;
 use openraft::error::{
@@ -37,19 +38,20 @@ use super::identity::{Hello, Identity, Refusal};
 use super::links::{Connection, Link, OtherClock};
 use super::snapshot::Meta;
 use super::types::{
-    NodeLogId, Reached, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block, take_block,
+    Known, NodeLogId, Reached, TypeConfig, Vote, Voter, decode_entry, encode_entry, put_block,
+    take_block,
 };
 
 /// Larger frames are refused: an entry of the greatest length and a batch of others fit.
 pub(super) const FRAME_LEN_MAX: usize = 32 << 20;
 /// Larger answers are refused. What an operation comes to may be told in more words than it has.
 const ANSWER_LEN_MAX: usize = 128 << 20;
-/// Before the peer is known: five voters with the longest names fit.
-pub(super) const HELLO_LEN_MAX: usize = 8 << 10;
+/// Before the peer is known: some tens of voters with the longest names fit.
+pub(super) const HELLO_LEN_MAX: usize = 32 << 10;
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// The versions of the hello and of what is said after it, the oldest and the newest that this node
 /// speaks.
-pub(super) const VERSIONS: (u16, u16) = (3, 3);
+pub(super) const VERSIONS: (u16, u16) = (4, 4);
 
 pub(super) const HELLO: u8 = 0;
 pub(super) const VOTE: u8 = 1;
@@ -75,6 +77,9 @@ pub(super) const PROVE: u8 = 11;
 pub(super) const PROOF: u8 = 12;
 /// Whether this voter would vote for who asks; see `super::elections`.
 pub(super) const WOULD: u8 = 13;
+/// A hello of a node that wants the membership to say of it what it says of itself; see
+/// `super::voters`.
+pub(super) const ATTEND: u8 = 14;
 
 pub(super) async fn write_frame(stream: &mut BoxStream, kind: u8, body: &[u8]) -> io::Result<()> {
     let len =
@@ -115,71 +120,84 @@ pub(super) fn invalid(what: impl Into<String>) -> io::Error {
 
 // Calling.
 
-/// Makes a [`Client`] for each voter.
+/// Makes a [`Client`] for each member.
 #[derive(Clone)]
 pub(super) struct Dialer {
     pub(super) env: Env,
     pub(super) identity: Arc<Identity>,
-    /// To each voter, shared by all clients.
-    pub(super) links: Arc<BTreeMap<u64, Arc<Link>>>,
+    /// To each member, shared by all clients.
+    ways: Arc<Mutex<BTreeMap<u64, Arc<Ways>>>>,
     stopped: watch::Receiver<bool>,
+}
+
+/// The ways to one member, with one log at one address.
+pub(super) struct Ways {
+    to: Voter,
+    pub(super) consensus: Arc<Link>,
+    pub(super) asker: Asker,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Dialer {
     type Network = Client;
 
+    /// openraft names the member of the membership by which it counts: another log than that one's
+    /// is not heard, whatever is known by now.
     async fn new_client(&mut self, target: u64, node: &Voter) -> Client {
-        // What is configured counts before what the metadata log says: a voter may move.
-        match self.links.get(&target) {
-            Some(link) => self.client(target, Arc::clone(link)),
-            None => self.client(target, self.link(target, node)),
-        }
+        let at = match self.identity.voters.get(&target) {
+            Some(at) => Voter { host: at.host.clone(), port: at.port, ..node.clone() },
+            None => node.clone(),
+        };
+        self.client(target, &at)
     }
 }
 
 impl Dialer {
     pub(super) fn new(env: Env, identity: Arc<Identity>, stopped: watch::Receiver<bool>) -> Self {
-        let mut dialer = Self { env, identity, links: Arc::default(), stopped };
-        let link = |(id, at): (&u64, &Voter)| (*id, dialer.link(*id, at));
-        dialer.links = Arc::new(dialer.others().map(link).collect());
-        dialer
+        Self { env, identity, ways: Arc::default(), stopped }
     }
 
-    fn others(&self) -> impl Iterator<Item = (&u64, &Voter)> {
-        self.identity.voters.iter().filter(|(id, _)| **id != self.identity.node_id)
+    /// The ways to `to`, which is the node `target`.
+    fn ways(&self, target: u64, to: &Voter) -> Arc<Ways> {
+        let mut all = lock(&self.ways);
+        if let Some(ways) = all.get(&target).filter(|ways| ways.to.is_reached_as(to)) {
+            return Arc::clone(ways);
+        }
+        let world = || (self.env.clone(), Arc::clone(&self.identity));
+        let link = || Link::new(world(), (target, to.clone()), self.stopped.clone());
+        let (consensus, node) = (link(), BrokerId(i32::try_from(target).unwrap_or(i32::MAX)));
+        let asker = Asker::new(node, Arc::clone(&consensus), link);
+        let ways = Arc::new(Ways { to: to.clone(), consensus, asker });
+        all.insert(target, Arc::clone(&ways));
+        ways
     }
 
-    /// A way of its own to `target`.
-    pub(super) fn link(&self, target: u64, at: &Voter) -> Arc<Link> {
-        let world = (self.env.clone(), Arc::clone(&self.identity));
-        Link::new(world, (target, at.clone()), self.stopped.clone())
+    /// The ways to the member `node`.
+    pub(super) fn ways_to(&self, node: BrokerId) -> Option<Arc<Ways>> {
+        let target = u64::try_from(node.0).ok().filter(|id| *id != self.identity.node_id)?;
+        let member = self.identity.member(&self.identity.newest(), target)?;
+        Some(self.ways(target, &member))
     }
 
-    fn client(&self, target: u64, link: Arc<Link>) -> Client {
+    fn client(&self, target: u64, to: &Voter) -> Client {
         let (env, identity) = (self.env.clone(), Arc::clone(&self.identity));
-        Client { env, identity, target, link, matched: None }
+        let link = Arc::clone(&self.ways(target, to).consensus);
+        Client { env, identity, target, link, incarnation: to.incarnation, matched: None }
     }
 
-    /// One for each other voter.
-    pub(super) fn clients(&self) -> Vec<Client> {
-        self.links.iter().map(|(id, link)| self.client(*id, Arc::clone(link))).collect()
-    }
-
-    /// One for each other voter.
-    pub(super) fn askers(&self) -> BTreeMap<BrokerId, Asker> {
-        let asker = |(id, at): (&u64, &Voter)| {
-            let node = super::raft_quorum::broker_id(*id)?;
-            let link = || self.link(*id, at);
-            let consensus = Arc::clone(self.links.get(id)?);
-            Some((node, Asker::new(node, consensus, link)))
-        };
-        self.others().filter_map(asker).collect()
+    /// One for each other voter of `own`.
+    pub(super) fn voters(&self, own: &Known) -> Vec<(u64, Client)> {
+        let others = own.voters().into_iter().filter(|id| *id != self.identity.node_id);
+        others
+            .filter_map(|id| Some((id, self.client(id, &self.identity.member(own, id)?))))
+            .collect()
     }
 
     /// Waits until no connection is being made any more, after this node was told to stop.
     pub(super) async fn end(&self) {
-        for link in self.links.values() {
-            link.end().await;
+        let all = std::mem::take(&mut *lock(&self.ways));
+        for ways in all.values() {
+            ways.consensus.end().await;
+            ways.asker.end().await;
         }
     }
 }
@@ -198,7 +216,7 @@ pub(super) async fn exchange(stream: &mut BoxStream, kind: u8, body: &[u8]) -> i
 pub(super) async fn say_hello(
     mut stream: BoxStream,
     identity: &Identity,
-    target: u64,
+    (target, incarnation): (u64, Uuid),
 ) -> io::Result<Connection> {
     let hello = serde_json::to_vec(&identity.hello(target))?;
     write_frame(&mut stream, HELLO, &hello).await?;
@@ -207,11 +225,12 @@ pub(super) async fn say_hello(
         return Err(invalid("the peer does not say hello"));
     }
     let hello: Hello = serde_json::from_slice(&body)?;
-    if let Err(refusal) = identity.check(&hello, Some(target)) {
+    if let Err(refusal) = identity.check(&hello, Some((target, incarnation))) {
         identity.say(target, Some(&refusal), false);
         return Err(invalid(refusal.reason));
     }
-    identity.meet(target, |met| met.hear(&hello));
+    identity.tell(hello.known());
+    identity.meet(target, incarnation, |met| met.hear(&hello));
     loop {
         match read_frame(&mut stream, HELLO_LEN_MAX).await? {
             (WELCOME, body) => {
@@ -240,6 +259,7 @@ pub(super) struct Client {
     link: Arc<Link>,
     env: Env,
     target: u64,
+    incarnation: Uuid,
     /// The last entry that the voter has acknowledged to this client.
     matched: Option<NodeLogId>,
 }
@@ -379,7 +399,7 @@ impl RaftNetwork<TypeConfig> for Client {
             self.matched = self.matched.max(last);
         }
         let answered_ms = self.env.clock.wall_ms();
-        self.identity.meet(self.target, |met| match answer {
+        self.identity.meet(self.target, self.incarnation, |met| match answer {
             AppendEntriesResponse::HigherVote(_) => {}
             _ => {
                 met.followed = Some(sent);
@@ -387,6 +407,7 @@ impl RaftNetwork<TypeConfig> for Client {
                 if matches!(answer, AppendEntriesResponse::Success) {
                     met.acknowledged(reached);
                     met.seen.caught_up_ms = has_all.then_some(sent_ms).or(met.seen.caught_up_ms);
+                    met.caught_up = has_all.then_some(sent).or(met.caught_up);
                 }
             }
         });
@@ -416,8 +437,13 @@ impl RaftNetwork<TypeConfig> for Client {
     }
 }
 
-/// Asks the node at `at`, which should be `to`, who it is.
-pub(super) async fn ask_who(env: &Env, own: &Hello, to: u64, at: &Voter) -> io::Result<Hello> {
+/// Asks the node at `at`, which should be `to`, if that is known, who it is.
+pub(super) async fn ask_who(
+    env: &Env,
+    own: &Hello,
+    to: Option<u64>,
+    at: &Voter,
+) -> io::Result<Hello> {
     let found = tokio::time::timeout(HELLO_DEADLINE, find(env, own, to, at));
     found.await?.map(|(_, hello)| hello)
 }
@@ -432,7 +458,7 @@ pub(super) async fn tell_secret(
     secret: impl FnOnce(&Hello) -> Option<Uuid>,
 ) -> io::Result<bool> {
     let told = async {
-        let (mut stream, found) = find(env, own, to, at).await?;
+        let (mut stream, found) = find(env, own, Some(to), at).await?;
         let Some(secret) = secret(&found) else { return Ok(false) };
         write_frame(&mut stream, SECRET, secret.as_bytes()).await?;
         match read_frame(&mut stream, HELLO_LEN_MAX).await? {
@@ -443,13 +469,35 @@ pub(super) async fn tell_secret(
     tokio::time::timeout(HELLO_DEADLINE, told).await?
 }
 
-async fn find(env: &Env, own: &Hello, to: u64, at: &Voter) -> io::Result<(BoxStream, Hello)> {
+async fn find(
+    env: &Env,
+    own: &Hello,
+    to: Option<u64>,
+    at: &Voter,
+) -> io::Result<(BoxStream, Hello)> {
     let mut stream = env.net.connect(&at.host, at.port).await?;
     write_frame(&mut stream, WHO, &serde_json::to_vec(own)?).await?;
     let (kind, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
     let hello: Hello = serde_json::from_slice(&body)?;
-    match kind == HELLO && hello.from == to {
-        true => Ok((stream, hello)),
-        false => Err(invalid(format!("node {} answers there, not node {to}", hello.from))),
+    match to {
+        _ if kind != HELLO => Err(invalid("the peer does not say hello")),
+        Some(to) if to != hello.from => {
+            Err(invalid(format!("node {} answers there, not node {to}", hello.from)))
+        }
+        _ => Ok((stream, hello)),
+    }
+}
+
+/// Has the node at `at` make the membership say of this node what `own` says, or tells why not.
+pub(super) async fn attend<T: DeserializeOwned>(
+    env: &Env,
+    own: &Hello,
+    at: &Voter,
+) -> io::Result<T> {
+    let mut stream = env.net.connect(&at.host, at.port).await?;
+    write_frame(&mut stream, ATTEND, &serde_json::to_vec(own)?).await?;
+    match read_frame(&mut stream, HELLO_LEN_MAX).await? {
+        (ANSWER, body) => Ok(serde_json::from_slice(&body)?),
+        _ => Err(invalid("the peer does not answer")),
     }
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::ask::{Asker, Ears};
+use super::ask::Ears;
 use super::founding::FoundingError;
 use super::identity::Identity;
 use super::log_store::LogStore;
@@ -25,9 +25,13 @@ use super::patience::Patience;
 use super::seat::Seat;
 use super::snapshot::Slots;
 use super::state_machine::Published;
-use super::types::{Applied, Batch, NodeLogId, Raft};
+use super::types::{Applied, Batch, Known, NodeLogId, Raft, Voter};
+use super::voters;
 use super::wal::WalError;
-use super::{Answering, AskError, Lane, MetadataQuorum, Proposed, QuorumError, QuorumStatus};
+use super::{
+    Answering, AskError, ChangeError, Lane, MetadataQuorum, Proposed, QuorumError, QuorumStatus,
+    VoterChange,
+};
 use crate::metadata::{MetadataImage, MetadataRecord, Part, cut, record};
 
 /// The most bytes of records in one entry; longer ones are cut into several. So small that a voter
@@ -55,10 +59,17 @@ pub struct QuorumConfig {
     pub node_id: i32,
     /// The directory of the metadata log, `…/__letterbox_metadata`; made when it is not there.
     pub dir: PathBuf,
-    /// Every voter with its address (`controller.quorum.voters`); this node is one of them.
+    /// The voters that found the cluster, with their addresses (`controller.quorum.voters`). A node
+    /// that is none of them observes until it is made a voter.
     pub voters: BTreeMap<i32, (String, u16)>,
-    /// Where this node listens for other voters. Needed when there are any.
+    /// Where voters are found as well (`controller.quorum.bootstrap.servers`).
+    pub servers: Vec<(String, u16)>,
+    /// Where this node listens for other members. Needed when there are any, or may be.
     pub listener: Option<(String, u16)>,
+    /// Where others reach that, unless `voters` says it.
+    pub reached_at: Option<(String, u16)>,
+    /// Whether this node becomes a voter by itself (`controller.quorum.auto.join.enable`).
+    pub joins: bool,
     /// The cluster's id, if it is known. Voters that are all new agree on one.
     pub cluster_id: Option<String>,
     /// Whether this node is known to have taken part before (partitions lie beside the directory):
@@ -153,8 +164,6 @@ pub struct RaftQuorum {
     pub(super) node_id: BrokerId,
     pub(super) identity: Arc<Identity>,
     pub(super) published: Published,
-    /// By node.
-    pub(super) askers: BTreeMap<BrokerId, Asker>,
     pub(super) dialer: Dialer,
     pub(super) ears: Ears,
     pub(super) fatal: watch::Receiver<Option<String>>,
@@ -178,8 +187,8 @@ impl RaftQuorum {
 
     /// Has an election begin where nobody else would begin one soon, and waits for its end as a sole
     /// voter, with everything applied.
-    pub(super) async fn begin(&self, config: &QuorumConfig, founds: bool) -> Result<(), OpenError> {
-        if config.voters.len() > 1 {
+    pub(super) async fn begin(&self, founds: bool) -> Result<(), OpenError> {
+        if !self.identity.is_sole_voter() {
             if founds {
                 self.raft.trigger().elect().await.map_err(OpenError::of_raft)?;
             }
@@ -278,27 +287,6 @@ impl RaftQuorum {
         }
     }
 
-    /// Has another voter lead, if this one does: the others would only notice after an election
-    /// timeout that it is gone. One is asked that has everything, and it is elected by the vote of
-    /// this node; with more than three voters, others may have to wait all the same.
-    async fn hand_over(&self) {
-        let QuorumStatus { leader, matched, last_log_index, .. } = self.status();
-        if leader != Some(self.node_id) {
-            return;
-        }
-        let has_all = |id: &BrokerId| matched.get(id) == Some(&last_log_index);
-        for (_, next) in self.askers.iter().filter(|(id, _)| has_all(id)) {
-            if next.stand().await.is_ok() {
-                let mut metrics = self.raft.metrics();
-                let another = |leader: Option<u64>| {
-                    leader.and_then(broker_id).is_some_and(|leader| leader != self.node_id)
-                };
-                let _ = metrics.wait_for(|metrics| another(metrics.current_leader)).await;
-                return;
-            }
-        }
-    }
-
     /// Completes with the reason when no answer of `leader` is waited for any more.
     async fn given_up(&self, leader: BrokerId, deadline: Instant) -> io::Error {
         let mut metrics = self.raft.metrics();
@@ -309,6 +297,34 @@ impl RaftQuorum {
             biased;
             _ = another_leads => io::Error::other("another node leads by now"),
             () = tokio::time::sleep_until(deadline) => io::ErrorKind::TimedOut.into(),
+        }
+    }
+}
+
+/// Has another voter lead, if this node does: the others would only notice after an election
+/// timeout that it is gone. One is asked that has everything, and it is elected by the vote of this node;
+/// with more than three voters, others may have to wait all the same.
+pub(super) async fn hand_over(raft: &Raft, identity: &Identity, dialer: &Dialer) {
+    let (leads, last, matched) = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        let leads = metrics.state == ServerState::Leader;
+        (leads, metrics.last_log_index, metrics.replication.clone().unwrap_or_default())
+    };
+    if !leads {
+        return;
+    }
+    let has_all = |id: &u64| {
+        matched.get(id).is_some_and(|matched| matched.as_ref().map(|id| id.index) == last)
+    };
+    for next in identity.own().voters().into_iter().filter(has_all) {
+        let Some(ways) = broker_id(next).and_then(|next| dialer.ways_to(next)) else { continue };
+        if ways.asker.stand().await.is_ok() {
+            let mut metrics = raft.metrics();
+            let another =
+                |leader: Option<u64>| leader.is_some_and(|leader| leader != identity.node_id);
+            let _ = metrics.wait_for(|metrics| another(metrics.current_leader)).await;
+            return;
         }
     }
 }
@@ -385,17 +401,18 @@ impl MetadataQuorum for RaftQuorum {
     fn status(&self) -> QuorumStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        let voter_ids: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        let nodes = metrics.membership_config.nodes().filter(|(id, _)| voter_ids.contains(id));
-        let voters = nodes
-            .filter_map(|(id, node)| Some((broker_id(*id)?, (node.host.clone(), node.port))))
-            .collect();
-        let seen = metrics.membership_config.voter_ids().filter_map(|id| {
-            let mut seen = self.identity.met(id).seen;
-            if id == self.identity.node_id {
-                seen.directory_id = self.identity.directory_id.get().copied();
+        let known = Known::of(&metrics.membership_config);
+        let (mut voters, mut observers) = (BTreeMap::new(), BTreeMap::new());
+        for (id, node) in &known.members {
+            let of = if known.is_voter(*id) { &mut voters } else { &mut observers };
+            if let Some(id) = broker_id(*id) {
+                of.insert(id, (node.host.clone(), node.port));
             }
-            Some((broker_id(id)?, seen))
+        }
+        let seen = known.members.iter().filter_map(|(id, node)| {
+            let mut seen = self.identity.met_as(*id, node.incarnation).seen;
+            seen.directory_id = self.identity.directory_of(*id, node);
+            Some((broker_id(*id)?, seen))
         });
         QuorumStatus {
             seen: seen.collect(),
@@ -403,6 +420,7 @@ impl MetadataQuorum for RaftQuorum {
             leader: metrics.current_leader.and_then(broker_id),
             term: metrics.current_term,
             voters,
+            observers,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             matched: metrics.replication.iter().flatten().filter_map(matched).collect(),
             applied_index: metrics.last_applied.map_or(0, |id| id.index),
@@ -411,8 +429,12 @@ impl MetadataQuorum for RaftQuorum {
     }
 
     fn unreachable(&self) -> BTreeMap<BrokerId, String> {
-        let why = |id: &u64| Some((broker_id(*id)?, self.identity.met(*id).unreachable?));
-        self.identity.voters.keys().filter_map(why).collect()
+        let own = self.identity.own();
+        let others = own.members.iter().filter(|(id, _)| **id != self.identity.node_id);
+        let why = |(id, member): (&u64, &Voter)| {
+            Some((broker_id(*id)?, self.identity.met_as(*id, member.incarnation).unreachable?))
+        };
+        others.filter_map(why).collect()
     }
 
     fn ask<'a>(
@@ -423,13 +445,13 @@ impl MetadataQuorum for RaftQuorum {
         question: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, AskError>> {
         Box::pin(async move {
-            match self.askers.get(&leader) {
-                Some(asker) => {
+            match self.dialer.ways_to(leader) {
+                Some(ways) => {
                     let given_up = self.given_up(leader, deadline);
-                    asker.ask((lane, deadline), question, given_up).await
+                    ways.asker.ask((lane, deadline), question, given_up).await
                 }
                 None => {
-                    let source = io::Error::other("it is not among the voters");
+                    let source = io::Error::other("it is not a member of the quorum");
                     Err(AskError::NotSent { node: leader, source })
                 }
             }
@@ -438,11 +460,19 @@ impl MetadataQuorum for RaftQuorum {
 
     fn is_refused(&self, node: BrokerId) -> BoxFuture<'_, bool> {
         Box::pin(async move {
-            match self.askers.get(&node) {
-                Some(asker) => asker.is_refused().await,
+            match self.dialer.ways_to(node) {
+                Some(ways) => ways.asker.is_refused().await,
                 None => false,
             }
         })
+    }
+
+    fn change_voters<'a>(
+        &'a self,
+        change: &'a VoterChange,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<(), ChangeError>> {
+        Box::pin(voters::change(&self.raft, &self.dialer, change, deadline))
     }
 
     fn answer_with(&self, answering: Arc<dyn Answering>) {
@@ -471,15 +501,16 @@ impl MetadataQuorum for RaftQuorum {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let _ = tokio::time::timeout(HAND_OVER_WITHIN, self.hand_over()).await;
+            let _ = tokio::time::timeout(
+                HAND_OVER_WITHIN,
+                hand_over(&self.raft, &self.identity, &self.dialer),
+            )
+            .await;
             self.patience.stop();
             let _ = self.raft.shutdown().await;
             let mut tasks = self.tasks.lock().await;
             while tasks.join_next().await.is_some() {}
             self.dialer.end().await;
-            for asker in self.askers.values() {
-                asker.end().await;
-            }
             // openraft does not wait for a snapshot that is being written; its writer holds the
             // slots.
             let slots = Arc::clone(&self.slots);

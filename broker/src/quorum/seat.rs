@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use letterbox_env::panics::lock;
 use letterbox_env::{Env, FileRef, with_causes};
 use letterbox_protocol::model::BrokerId;
 use openraft::SnapshotPolicy;
@@ -27,7 +28,8 @@ use super::raft_quorum::{OpenError, QuorumConfig, RaftQuorum, watch_over};
 use super::runtime::with_random;
 use super::snapshot::{Slots, Stored};
 use super::state_machine::{Published, StateMachine};
-use super::types::{Members, Raft, Voter, first_entry, members};
+use super::types::{Known, Raft, Voter, first_entry};
+use super::voters::Attendant;
 use super::wal::{Item, RESTORE, Wal};
 
 /// A snapshot is made after this many entries: a restart reads no more.
@@ -50,8 +52,10 @@ pub struct Seat {
     /// Answers other voters.
     tasks: JoinSet<()>,
     listening: Option<SocketAddr>,
+    /// Whether there is a cluster for this node, whose log is new.
+    agreed: bool,
     /// The membership that an empty log begins with.
-    begins_with: Option<Members>,
+    begins_with: Option<Known>,
     founds: bool,
 }
 
@@ -81,13 +85,17 @@ impl Seat {
         let membership = store.membership();
         let membership =
             membership.or(snapshot.as_ref().map(|stored| stored.meta.last_membership.clone()));
-        let known = membership.as_ref().map(members).unwrap_or_default();
+        let known = membership.as_ref().map(Known::of).unwrap_or_default();
         check_members(&config, node_id, incarnation, &known)?;
-        if known.is_empty() && !store.is_pristine() {
+        // The vote of a leader may come before its first entry.
+        if known.is_empty() && store.end() > 0 {
             return Err(unusable(format!("its log has no membership. {RESTORE}")));
         }
-        let identity =
-            Identity::new(&env, (node_id, incarnation), voters(&config), known, store.clone());
+        let own = config.voters.get(&config.node_id).or(config.reached_at.as_ref()).cloned();
+        let reached_at = own.filter(|_| config.listener.is_some());
+        let says = (reached_at, config.joins, lease(&config.timing));
+        let (who, configured) = ((node_id, incarnation), voters(&config));
+        let identity = Identity::new(&env, who, configured, says, known, store.clone());
         let identity = Arc::new(identity);
         if let Some(cluster_id) = config.cluster_id.clone() {
             let _ = identity.cluster_id.set(cluster_id);
@@ -113,6 +121,7 @@ impl Seat {
             ears,
             tasks,
             listening,
+            agreed: false,
             begins_with: None,
             founds: false,
         })
@@ -121,7 +130,7 @@ impl Seat {
     /// Whether the log holds no membership.
     #[must_use]
     pub fn is_new(&self) -> bool {
-        self.identity.members().is_empty()
+        self.identity.own().is_empty()
     }
 
     /// The id of the cluster, if it is known or other voters have to be agreed with on one: then
@@ -130,13 +139,19 @@ impl Seat {
     /// # Errors
     /// [`OpenError::Founding`].
     pub async fn agree(&mut self) -> Result<Option<String>, OpenError> {
-        if self.is_new() && self.begins_with.is_none() {
-            let Cluster { id, members, founds } = match self.config.voters.len() {
-                1 => return Ok(self.begin_alone()),
-                _ => founding::agree(&self.env, &self.identity).await?,
+        if self.is_new() && !self.agreed {
+            let alone = self.config.voters.keys().eq([&self.config.node_id]);
+            let cluster = match alone && self.config.servers.is_empty() {
+                true => return Ok(self.begin_alone()),
+                false => founding::agree(&self.env, &self.identity, &self.config.servers).await?,
             };
+            let Cluster { id, known, begins, founds } = cluster;
             let _ = self.identity.cluster_id.set(id);
-            (self.begins_with, self.founds) = (Some(members), founds);
+            (self.agreed, self.founds) = (true, founds);
+            match begins {
+                true => self.begins_with = Some(known),
+                false => self.identity.tell(known),
+            }
         }
         Ok(self.identity.cluster_id.get().cloned())
     }
@@ -145,7 +160,8 @@ impl Seat {
         let Identity { node_id, incarnation, voters, cluster_id, .. } = &*self.identity;
         let incarnation = *incarnation;
         let own = voters.get(node_id).map(|at| Voter { incarnation, ..at.clone() });
-        self.begins_with = own.map(|own| [(*node_id, own)].into());
+        self.begins_with = own.map(|own| Known::founding([(*node_id, own)].into()));
+        self.agreed = true;
         cluster_id.get().cloned()
     }
 
@@ -168,11 +184,11 @@ impl Seat {
         let machine = machine
             .map_err(|reason| OpenError::Unusable { directory: config.dir.clone(), reason })?;
         let dialer = Dialer::new(env.clone(), Arc::clone(&identity), patience.stopped());
-        if let Some(members) = self.begins_with {
+        if let Some(known) = self.begins_with {
             // From here on it is of that cluster, whatever ends it.
-            let begun = store.begin(first_entry(members.clone())).await;
+            let begun = store.begin(first_entry(known.members.clone())).await;
             begun.map_err(|source| OpenError::Io { directory: config.dir.clone(), source })?;
-            let _ = identity.stored.set(members);
+            *lock(&identity.stored) = known;
         }
         let raft_config = Arc::new(raft_config(&config)?);
         let start =
@@ -181,21 +197,28 @@ impl Seat {
         let raft = raft.map_err(OpenError::of_raft)?;
         let _ = identity.raft.set(raft.clone());
         let (fatal_sender, fatal) = watch::channel(None);
-        if config.voters.len() > 1 {
+        if config.listener.is_some() {
             let elections = Elections {
                 raft: raft.clone(),
                 identity: Arc::clone(&identity),
-                others: dialer.clients(),
+                dialer: dialer.clone(),
                 random: env.random.clone(),
                 timing: config.timing,
             };
             tasks.spawn(elections.run(patience.stopped()));
+            let attendant = Attendant {
+                env: env.clone(),
+                raft: raft.clone(),
+                identity: Arc::clone(&identity),
+                dialer: dialer.clone(),
+                servers: config.servers.clone(),
+            };
+            tasks.spawn(attendant.run(patience.stopped()));
         }
         tasks.spawn(watch_over(raft.clone(), store, fatal_sender, patience.stopped()));
         let quorum = Arc::new(RaftQuorum {
             raft,
             node_id: BrokerId(config.node_id),
-            askers: dialer.askers(),
             dialer,
             identity,
             published,
@@ -208,7 +231,7 @@ impl Seat {
             slots,
             lock: std::sync::Mutex::new(Some(self.lock)),
         });
-        if let Err(error) = quorum.begin(&config, self.founds).await {
+        if let Err(error) = quorum.begin(self.founds).await {
             quorum.shutdown().await;
             return Err(error);
         }
@@ -221,48 +244,48 @@ fn check_config(config: &QuorumConfig) -> Result<u64, OpenError> {
     let Ok(node_id) = u64::try_from(config.node_id) else {
         return refuse(format!("node.id is {}; it must not be negative", config.node_id));
     };
-    if !config.voters.contains_key(&config.node_id) {
-        return refuse(format!(
-            "node.id {} is not among controller.quorum.voters; add it",
-            config.node_id
-        ));
-    }
-    if config.voters.len() > 1 && config.listener.is_none() {
+    let is_alone = config.voters.keys().eq([&config.node_id]);
+    if !is_alone && config.listener.is_none() {
         return refuse("with more than one voter this node needs a controller listener".to_owned());
     }
     Ok(node_id)
 }
 
-/// The log says who votes, and with which log; this node must be one of them, and the configuration
-/// must say the same.
+/// The log says who votes, and with which log.
 fn check_members(
     config: &QuorumConfig,
     node_id: u64,
     incarnation: Uuid,
-    known: &Members,
+    known: &Known,
 ) -> Result<(), OpenError> {
     if known.is_empty() {
         return Ok(());
     }
-    let configured = voters(config);
-    if !known.keys().eq(configured.keys()) {
-        let (known, configured) = (ids(known.keys()), ids(configured.keys()));
+    if config.listener.is_none() && known.members.len() > 1 {
+        let known = ids(known.members.keys());
         return Err(OpenError::Config(format!(
-            "the voters of this cluster are {known}, and controller.quorum.voters names \
-             {configured}; this version does not change voters: write the ones that there are"
+            "the members of this cluster are {known}, and controller.quorum.voters names this node \
+             alone; set unstable.several.nodes.enable=true"
         )));
     }
     let unusable = |reason: &str| {
         Err(OpenError::Unusable { directory: config.dir.clone(), reason: reason.to_owned() })
     };
-    let is_named = known.values().all(|voter| !voter.incarnation.is_nil());
-    if !is_named && known.len() > 1 {
+    let is_named = known.members.values().all(|voter| !voter.incarnation.is_nil());
+    if !is_named && config.listener.is_some() {
         return unusable(
-            "an earlier version founded this cluster for trial, and its log does not say which log \
-             each voter votes with; found it anew with empty directories",
+            "an earlier version made this log, which does not say which log each voter votes with; \
+             set unstable.several.nodes.enable=false where it is that of a sole voter, or found \
+             the cluster anew with empty directories",
         );
     }
-    if is_named && known.get(&node_id).is_none_or(|voter| voter.incarnation != incarnation) {
+    // Among several, it may be that of an earlier voter with this id: the log of a node that took
+    // its place has the memberships from before that.
+    if is_named
+        && known.members.len() == 1
+        && config.listener.is_none()
+        && !known.names(node_id, incarnation)
+    {
         return unusable(
             "its log and its snapshot are of several nodes' directories, or of several times; a \
              directory must be moved as a whole, and only by its own node",
@@ -286,7 +309,7 @@ fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, OpenError> {
         election_timeout_min: millis(timing.election_timeout),
         election_timeout_max: millis(lease(timing)),
         // Among several voters, `Elections` says when.
-        enable_elect: config.voters.len() == 1,
+        enable_elect: config.listener.is_none(),
         install_snapshot_timeout: 10_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,

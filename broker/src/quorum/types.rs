@@ -1,6 +1,6 @@
 //! openraft's type parameters, and entries as bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Cursor;
 use std::sync::Arc;
@@ -40,20 +40,77 @@ pub(super) struct Voter {
     /// the log of a sole voter from before this was written down.
     #[serde(default)]
     pub(super) incarnation: Uuid,
+    /// `directory.id` of the directory with that log, by which Kafka's tools name it. Not known
+    /// when a cluster is founded; each voter tells it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) directory_id: Option<Uuid>,
 }
 
 impl Voter {
     /// One of which only the configuration is known.
     pub(super) fn at((host, port): &(String, u16)) -> Self {
-        Self { host: host.clone(), port: *port, incarnation: Uuid::nil() }
+        Self { host: host.clone(), port: *port, ..Self::default() }
+    }
+
+    /// Whether a connection to `self` is one to `other`.
+    pub(super) fn is_reached_as(&self, other: &Self) -> bool {
+        (&self.host, self.port, self.incarnation) == (&other.host, other.port, other.incarnation)
     }
 }
 
 /// The nodes of a membership.
 pub(super) type Members = BTreeMap<u64, Voter>;
 
-pub(super) fn members(membership: &StoredMembership) -> Members {
-    membership.nodes().map(|(id, voter)| (*id, voter.clone())).collect()
+/// A membership, and the entry that it stands in. Nobody is in it before there is a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) at: Option<NodeLogId>,
+    /// Voters and observers.
+    pub(super) members: Members,
+    /// Who votes. While that changes there are two sets, and a majority is one of each.
+    pub(super) configs: Vec<BTreeSet<u64>>,
+}
+
+impl Known {
+    pub(super) fn of(membership: &StoredMembership) -> Self {
+        Self {
+            at: *membership.log_id(),
+            members: membership.nodes().map(|(id, voter)| (*id, voter.clone())).collect(),
+            configs: membership.membership().get_joint_config().clone(),
+        }
+    }
+
+    /// The membership that a cluster is founded with: these vote.
+    pub(super) fn founding(members: Members) -> Self {
+        let configs = vec![members.keys().copied().collect()];
+        Self { at: Some(NodeLogId::default()), members, configs }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(super) fn voters(&self) -> BTreeSet<u64> {
+        self.configs.iter().flatten().copied().collect()
+    }
+
+    pub(super) fn is_voter(&self, node: u64) -> bool {
+        self.configs.iter().any(|voters| voters.contains(&node))
+    }
+
+    /// Whether the node `node` with the log `incarnation` is a member.
+    pub(super) fn names(&self, node: u64, incarnation: Uuid) -> bool {
+        self.members.get(&node).is_some_and(|member| member.incarnation == incarnation)
+    }
+
+    /// Whether those of whom `is_there` says so can commit something.
+    pub(super) fn has_majority(&self, is_there: impl Fn(u64) -> bool) -> bool {
+        let of = |voters: &BTreeSet<u64>| {
+            let there = voters.iter().filter(|id| is_there(**id)).count();
+            there > voters.len() / 2
+        };
+        !self.configs.is_empty() && self.configs.iter().all(of)
+    }
 }
 
 /// The first entry of a metadata log: these vote.
@@ -119,9 +176,14 @@ const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
 const PART: u8 = 3;
+/// A membership that is not the founding one: versions that change none do not read it.
+const CHANGED_MEMBERSHIP: u8 = 4;
+/// The version of its body, which is one byte in front of it.
+const MEMBERSHIP_VERSION: u8 = 0;
 
 /// `u64 term, u64 index, u8 kind, body`, all little endian. The body of a decision's part is `u64
-/// term, u32 number, u8 whether more follow, text`; of a whole decision `u64 term, text`.
+/// term, u32 number, u8 whether more follow, text`; of a whole decision `u64 term, text`; of a
+/// membership JSON, behind its version unless it is the founding one.
 pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(32);
     bytes.extend(entry.log_id.leader_id.term.to_le_bytes());
@@ -138,7 +200,10 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
             bytes.extend(batch.records.as_bytes());
         }
         EntryPayload::Membership(membership) => {
-            bytes.push(MEMBERSHIP);
+            match entry.log_id.index {
+                0 => bytes.push(MEMBERSHIP),
+                _ => bytes.extend([CHANGED_MEMBERSHIP, MEMBERSHIP_VERSION]),
+            }
             bytes.extend(serde_json::to_vec(membership).unwrap_or_default());
         }
     }
@@ -164,6 +229,10 @@ pub(super) fn decode_entry(bytes: &[u8]) -> Option<Entry> {
             EntryPayload::Normal(batch(term, part, records)?)
         }
         MEMBERSHIP => EntryPayload::Membership(serde_json::from_slice(body).ok()?),
+        CHANGED_MEMBERSHIP => {
+            let body = body.strip_prefix(&[MEMBERSHIP_VERSION])?;
+            EntryPayload::Membership(serde_json::from_slice(body).ok()?)
+        }
         _ => return None,
     };
     Some(Entry { log_id: log_id(term, index), payload })

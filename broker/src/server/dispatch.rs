@@ -23,7 +23,7 @@ use tracing::{debug, error};
 use super::budget::Share;
 use super::context::Connection;
 use super::errors::Errors;
-use super::handlers::cluster::{api_versions, configs, log_dirs, metadata, quorum};
+use super::handlers::cluster::{api_versions, configs, log_dirs, metadata, quorum, voters};
 use super::handlers::data::produce::Produced;
 use super::handlers::data::{
     delete_records, fetch, init_producer_id, list_offsets, offset_for_leader_epoch, produce,
@@ -296,6 +296,8 @@ fn answer_elements(services: &Services, version: i16, request: &Request) -> usiz
         | Request::IncrementalAlterConfigs(_)
         | Request::OffsetDelete(_)
         | Request::DescribeQuorum(_)
+        | Request::AddRaftVoter(_)
+        | Request::RemoveRaftVoter(_)
         | Request::DescribeCluster(_) => 0,
     }
 }
@@ -613,6 +615,8 @@ fn route(timed: Timed, ctx: RequestContext, request: Request) -> Answer {
         Request::DescribeQuorum(request) => {
             timed.alone(&of, quorum::describe(services, ctx, request))
         }
+        Request::AddRaftVoter(request) => timed.alone(&of, voters::add(services, request)),
+        Request::RemoveRaftVoter(request) => timed.alone(&of, voters::remove(services, request)),
         Request::DescribeProducers(request) => {
             timed.now(&of, producers::describe(&services, &ctx, request))
         }

@@ -100,7 +100,10 @@ pub(super) fn need(request: &Request) -> Need<'_> {
         Request::DescribeLogDirs(_) | Request::DescribeQuorum(_) | Request::DescribeAcls(_) => {
             (To(Describe, Cluster), &[])
         }
-        Request::CreateAcls(_) | Request::DeleteAcls(_) => (To(Alter, Cluster), &[]),
+        Request::CreateAcls(_)
+        | Request::DeleteAcls(_)
+        | Request::AddRaftVoter(_)
+        | Request::RemoveRaftVoter(_) => (To(Alter, Cluster), &[]),
         Request::ListConfigResources(_) => (To(DescribeConfigs, Cluster), &[]),
         Request::DescribeConfigs(_) => (
             Nothing,
@@ -161,6 +164,8 @@ pub(super) fn refusal(
         Request::ListPartitionReassignments(_) => {
             topics::reassign::listed_nothing(&error.into()).into()
         }
+        Request::AddRaftVoter(_) => cluster::voters::added(Err(error.into())).into(),
+        Request::RemoveRaftVoter(_) => cluster::voters::removed(Err(error.into())).into(),
         Request::ListConfigResources(_) => {
             m::ListConfigResourcesResponse::default().with_error_code(code).into()
         }

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::describe_quorum_response::ReplicaState;
 use kafka_protocol::messages::{
-    ApiVersionsRequest, DescribeClusterRequest, DescribeLogDirsRequest, DescribeQuorumRequest,
+    AddRaftVoterRequest, ApiVersionsRequest, DescribeClusterRequest, DescribeLogDirsRequest,
+    DescribeQuorumRequest, RemoveRaftVoterRequest, add_raft_voter_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::topics::METADATA_TOPIC;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::client::{Client, Lane, topic_name};
@@ -229,6 +231,45 @@ impl Client {
             }
         });
         Ok(directories.collect())
+    }
+
+    /// Has an observer of the metadata quorum vote (KIP-853): the node `id` with the directory
+    /// `directory_id`, reached at `endpoints` (listener, host, port).
+    ///
+    /// # Errors
+    /// When the quorum refuses it, or does not have it committed in time.
+    pub async fn add_raft_voter(
+        &self,
+        id: i32,
+        directory_id: Uuid,
+        endpoints: &[(String, String, u16)],
+    ) -> Result<(), Error> {
+        let text = |text: &String| StrBytes::from_string(text.clone());
+        let listener = |(name, host, port): &(String, String, u16)| {
+            let listener = add_raft_voter_request::Listener::default();
+            listener.with_name(text(name)).with_host(text(host)).with_port(*port)
+        };
+        let deadline = self.api_deadline();
+        let within = deadline.saturating_duration_since(Instant::now());
+        let request = AddRaftVoterRequest::default()
+            .with_timeout_ms(i32::try_from(within.as_millis() / 2).unwrap_or(i32::MAX))
+            .with_voter_id(id)
+            .with_voter_directory_id(directory_id)
+            .with_listeners(endpoints.iter().map(listener).collect());
+        let response = self.call_any(&request, i16::MAX, deadline).await?;
+        Ok(BrokerError::check(response.error_code, response.error_message.as_deref())?)
+    }
+
+    /// Has a voter of the metadata quorum vote no more (KIP-853).
+    ///
+    /// # Errors
+    /// When the quorum refuses it, or does not have it committed in time.
+    pub async fn remove_raft_voter(&self, id: i32, directory_id: Uuid) -> Result<(), Error> {
+        let request = RemoveRaftVoterRequest::default()
+            .with_voter_id(id)
+            .with_voter_directory_id(directory_id);
+        let response = self.call_any(&request, i16::MAX, self.api_deadline()).await?;
+        Ok(BrokerError::check(response.error_code, response.error_message.as_deref())?)
     }
 
     /// The metadata quorum.

@@ -127,7 +127,7 @@ async fn a_question_ends_with_its_asker_and_is_not_begun_after_its_time() {
     eventually("it ends with its asker", || (count(&begun), count(&dropped)) == (1, 1)).await;
 
     // By the clock of the node that is asked: one was to be answered before it arrives.
-    let link = asking.dialer.links[&u64::try_from(leader.0).unwrap()].clone();
+    let link = asking.dialer.ways_to(leader).unwrap().consensus.clone();
     for (until, is_begun) in [(0, false), (u64::MAX, true)] {
         let mut connection = link.take().await.unwrap();
         let question = [&u64::to_le_bytes(until)[..], b"?"].concat();

@@ -14,9 +14,7 @@ use crate::quorum::identity::Hello;
 use crate::quorum::network::{
     HELLO, HELLO_LEN_MAX, PROOF, PROVE, REFUSED, SECRET, WHO, read_frame, write_frame,
 };
-use crate::quorum::{
-    FoundingError, MetadataQuorum as _, OpenError, QuorumConfig, RaftQuorum, Seat,
-};
+use crate::quorum::{MetadataQuorum as _, OpenError, QuorumConfig, RaftQuorum, Seat};
 
 const SOON: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,10 +55,6 @@ fn empty(config: &QuorumConfig) {
     std::fs::remove_dir_all(&config.dir).unwrap();
 }
 
-fn is_lost<T>(opened: Result<T, OpenError>) -> bool {
-    matches!(opened.err(), Some(OpenError::Founding(FoundingError::LogLost { .. })))
-}
-
 /// The same with one voter emptied and with two, whichever they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn voters_that_lost_their_logs_found_no_second_cluster() {
@@ -80,14 +74,19 @@ async fn voters_that_lost_their_logs_found_no_second_cluster() {
             lost.iter().map(|id| RaftQuorum::open(Env::real(), config(*id))),
         );
         assert!(timeout(SOON, together).await.is_err(), "{lost:?} do not wait for the others");
-        // As soon as one is there that has its log, they are told so, and end.
+        // As soon as one is there that has its log, they wait to be members of its cluster.
         let kept = (1..=3).find(|id| !lost.contains(id)).unwrap();
         let kept = RaftQuorum::open(Env::real(), config(kept)).await.unwrap();
         let together = lost.iter().map(|id| RaftQuorum::open(Env::real(), config(*id)));
         let together = timeout(PATIENCE, futures::future::join_all(together)).await.unwrap();
-        assert!(together.into_iter().all(is_lost), "{lost:?}");
         let led = timeout(SOON, kept.linearizable_image()).await;
         assert!(!matches!(led, Ok(Ok(_))), "one voter of three leads");
+        for quorum in together {
+            let quorum = quorum.unwrap();
+            assert!(quorum.status().leader.is_none() && quorum.image().topic("a").is_none());
+            assert!(quorum.status().voters.is_empty());
+            quorum.shutdown().await;
+        }
         kept.shutdown().await;
     }
 }
@@ -192,8 +191,8 @@ async fn strangers_are_told_that_they_are_and_keep_no_voter_out() {
     voters.insert(7, ports[&2]);
     let stranger = QuorumConfig { dir: dir.path().join("7"), ..config(dir.path(), 7, &voters) };
     let mut stranger = Seat::take(Env::real(), stranger).await.unwrap();
-    let said = timeout(SOON, stranger.agree()).await.expect("it is answered at once").unwrap_err();
-    assert!(said.to_string().contains("controller.quorum.voters is 1@"), "{said}");
+    // It may observe, once it takes part.
+    timeout(SOON, stranger.agree()).await.expect("it is answered at once").unwrap();
     drop(stranger);
     assert_eq!(files(1), before);
     more(200).await;

@@ -5,6 +5,7 @@ mod founding;
 mod one_voter;
 mod storage;
 mod three_voters;
+mod voters;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,6 +41,9 @@ fn sole(dir: &Path) -> QuorumConfig {
         voters: BTreeMap::from([(1, ("127.0.0.1".to_owned(), 0))]),
         listener: None,
         cluster_id: None,
+        servers: Vec::new(),
+        reached_at: None,
+        joins: false,
         must_exist: false,
         timing: QuorumTiming::default(),
     }

@@ -1,4 +1,5 @@
-//! DescribeQuorum 0–2: who votes on the metadata, who leads, how far each is (KIPs 595, 836, 853).
+//! DescribeQuorum 0–2: who votes on the metadata, who observes, who leads, how far each is (KIPs
+//! 595, 836, 853).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ pub(crate) async fn describe(
     let mut seen = BTreeSet::new();
     let topics =
         request.topics.iter().map(|topic| of_topic(topic, &mut seen, &status, &ctx, now)).collect();
-    let nodes = status.voters.iter().map(|(id, (host, port))| {
+    let members = status.voters.iter().chain(&status.observers);
+    let nodes = members.map(|(id, (host, port))| {
         let listener = Listener::default()
             .with_name(text(&services.config.controller.name))
             .with_host(text(host))
@@ -68,7 +70,7 @@ fn of_topic(
             return answer.with_error_code(ErrorCode::LeaderNotAvailable as i16);
         };
         let end = |last: u64| i64::try_from(last).unwrap_or(i64::MAX).saturating_add(1);
-        let voter = |id: &BrokerId| {
+        let replica = |id: &BrokerId| {
             let seen = status.seen.get(id).copied().unwrap_or_default();
             let directory_id = seen.directory_id.filter(|_| ctx.api_version >= 2);
             let state = ReplicaState::default()
@@ -91,7 +93,8 @@ fn of_topic(
             .with_leader_id(node(leader))
             .with_leader_epoch(i32::try_from(status.term).unwrap_or(i32::MAX))
             .with_high_watermark(end(status.applied_index))
-            .with_current_voters(status.voters.keys().map(voter).collect())
+            .with_current_voters(status.voters.keys().map(replica).collect())
+            .with_observers(status.observers.keys().map(replica).collect())
     };
     let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
     let partitions =
