@@ -699,6 +699,7 @@ fn groups_outlive_the_kill_of_their_coordinator() {
 /// Writes 0, 1, 2, … to partition 0 of `topic`, each when the one before is acknowledged, and goes
 /// to another broker when it is told to; until it may end. How many were.
 fn write_on(ports: &Ports, topic: &'static str, acked: &AtomicUsize, may_end: &AtomicBool) {
+    const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
     const NOT_LEADER: i16 = 6;
     let mut streams: BTreeMap<i32, TcpStream> = BTreeMap::new();
     let mut leader = 0;
@@ -713,7 +714,8 @@ fn write_on(ports: &Ports, topic: &'static str, acked: &AtomicUsize, may_end: &A
             let answer = answer.expect("each request is answered before the connection ends");
             match produced(answer) {
                 (0, _) => acked.store(next + 1, Ordering::Relaxed),
-                (NOT_LEADER, _) => leader = 0,
+                // The other: its log is still being made or opened.
+                (NOT_LEADER | UNKNOWN_TOPIC_OR_PARTITION, _) => leader = 0,
                 (error, _) => panic!("error {error}"),
             }
             continue;
