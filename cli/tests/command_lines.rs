@@ -468,8 +468,10 @@ async fn a_closed_port_ends_each_tool_at_once_and_says_what_to_look_at() {
         "kafka-delete-records --offset-json-file FILE",
         "kafka-features describe",
         "kafka-groups --list",
+        "kafka-leader-election --election-type preferred --all-topic-partitions",
         "kafka-log-dirs --describe",
         "kafka-metadata-quorum describe --status",
+        "kafka-reassign-partitions --list",
         "kafka-verifiable-consumer --topic a --group-id g",
         "kafka-verifiable-producer --topic a --max-messages 1",
     ];

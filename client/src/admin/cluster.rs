@@ -252,6 +252,7 @@ impl Client {
         let deadline = self.api_deadline();
         let within = deadline.saturating_duration_since(Instant::now());
         let request = AddRaftVoterRequest::default()
+            .with_cluster_id(None)
             .with_timeout_ms(i32::try_from(within.as_millis() / 2).unwrap_or(i32::MAX))
             .with_voter_id(id)
             .with_voter_directory_id(directory_id)
@@ -266,6 +267,7 @@ impl Client {
     /// When the quorum refuses it, or does not have it committed in time.
     pub async fn remove_raft_voter(&self, id: i32, directory_id: Uuid) -> Result<(), Error> {
         let request = RemoveRaftVoterRequest::default()
+            .with_cluster_id(None)
             .with_voter_id(id)
             .with_voter_directory_id(directory_id);
         let response = self.call_any(&request, i16::MAX, self.api_deadline()).await?;

@@ -249,7 +249,8 @@ async fn a_change_that_nobody_could_commit_is_refused_and_nothing_has_changed() 
     let error = change(&nodes, 1, add(2, 0), SOON).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::RequestTimedOut);
     for id in [2, 3] {
-        nodes.insert(id, open(joining(dir.path(), id, &ports, true), 0).await);
+        nodes.insert(id, open(joining(dir.path(), id, &ports, false), 0).await);
+        change(&nodes, 1, add(id, 0), PATIENCE).await.unwrap();
     }
     eventually("all three vote", || nodes.values().all(|node| voters(node).len() == 3)).await;
     create(&nodes, "a").await;
