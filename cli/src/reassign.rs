@@ -318,7 +318,8 @@ async fn cancel(
             joined(all.keys())
         )?;
     }
-    writeln!(out, "None of the specified partition moves are active.")?;
+    // Kafka's tool ends no line here.
+    write!(out, "None of the specified partition moves are active.")?;
     if !parsed.has("preserve-throttles") {
         clear_throttles(client, moves, out).await?;
     }

@@ -105,6 +105,12 @@ fn place(
     seed: u64,
 ) -> Result<Vec<Vec<i32>>, String> {
     let len = brokers.len();
+    if len == 0 {
+        return Err(
+            "All brokers are currently fenced, or have all their log directories cordoned."
+                .to_owned(),
+        );
+    }
     if factor == 0 || factor > len {
         return Err(format!("Replication factor: {factor} larger than available brokers: {len}."));
     }
