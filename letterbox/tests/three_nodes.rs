@@ -40,6 +40,12 @@ const NOT_CONTROLLER: i16 = 41;
 
 type Ports = BTreeMap<i32, (u16, u16)>;
 
+/// Where clients connect first: all nodes.
+fn bootstrap(ports: &Ports) -> String {
+    let addresses = ports.values().map(|(port, _)| format!("127.0.0.1:{port}"));
+    addresses.collect::<Vec<String>>().join(",")
+}
+
 /// The configuration of node `id`; `ports` are those of clients and of voters.
 fn configure(dir: &Path, id: i32, ports: &Ports) -> (PathBuf, SocketAddr) {
     let voters: Vec<String> =
@@ -484,11 +490,9 @@ fn what_was_acknowledged_outlives_the_kill_of_its_leader() {
     let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
     let mut nodes = start(dir.path(), &NODES, &ports);
     assert_eq!(create(&mut nodes[&1].connect(), TOPIC, 3), (0, String::new()));
-    let addresses: Vec<String> =
-        ports.values().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
     let settings = ["-X", "acks=all", "-X", "enable.idempotence=true"];
     let mut kcat = std::process::Command::new("kcat")
-        .args(["-P", "-q", "-b", &addresses.join(","), "-t", TOPIC])
+        .args(["-P", "-q", "-b", &bootstrap(&ports), "-t", TOPIC])
         .args(settings)
         .stdin(Stdio::piped())
         .spawn()
@@ -634,11 +638,9 @@ fn groups_outlive_the_kill_of_their_coordinator() {
     let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
     let mut nodes = start(dir.path(), &NODES, &ports);
     assert_eq!(create(&mut nodes[&1].connect(), TOPIC, 3), (0, String::new()));
-    let addresses: Vec<String> =
-        ports.values().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
     let kcat = |mode: &[&str]| {
         let mut command = std::process::Command::new("kcat");
-        command.args(mode).args(["-q", "-u", "-b", &addresses.join(",")]);
+        command.args(mode).args(["-q", "-u", "-b", &bootstrap(&ports)]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.spawn().expect("kcat is needed (apt-get install kcat)")
     };

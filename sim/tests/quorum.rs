@@ -19,8 +19,7 @@ use letterbox_broker::controller::{Controller, ControllerError};
 use letterbox_broker::metadata::MetadataImage;
 use letterbox_broker::metadata::decide::liveness::Heartbeat;
 use letterbox_broker::metadata::decide::{
-    AllocateProducerIds, ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker,
-    TopicPlacement,
+    AllocateProducerIds, CreateTopics, NewTopic, RegisterBroker, TopicPlacement,
 };
 use letterbox_broker::quorum::{
     MetadataQuorum, QuorumConfig, QuorumError, QuorumStatus, QuorumTiming, RaftQuorum,
@@ -41,19 +40,6 @@ const SESSION: Duration = Duration::from_secs(3);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Enough for several entries of the log.
 const LARGE: i32 = 3_000;
-
-/// Every key is allowed, none is a list.
-struct AnyConfig;
-
-impl ConfigRules for AnyConfig {
-    fn validate(&self, _: ConfigScope, _: &str, _: Option<&str>) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn list_default(&self, _: ConfigScope, _: &str) -> Option<String> {
-        None
-    }
-}
 
 /// What the nodes have seen, across their lives.
 #[derive(Default)]
@@ -127,7 +113,7 @@ async fn node(process: Process, (id, timing): (i32, QuorumTiming), seen: Shared)
     let controller = Controller::start(
         process.env.clone(),
         Arc::clone(&quorum) as _,
-        Arc::new(AnyConfig),
+        Arc::new(common::AnyConfig),
         SESSION,
     );
     seen.borrow_mut().quorums.insert(id, Arc::clone(&quorum));
@@ -285,10 +271,7 @@ async fn watch(quorum: &RaftQuorum, id: i32, seen: &Shared) {
             assert!(leaders.all(|id| delta.after.is_live(id)), "a fenced broker leads");
         }
         let status = quorum.status();
-        if status.leader == Some(BrokerId(id)) {
-            let before = seen.leaders.insert(status.term, id);
-            assert!(before.is_none_or(|before| before == id), "two leaders in {}", status.term);
-        }
+        common::note_leader(&mut seen.leaders, &status, id);
     }
 }
 

@@ -324,12 +324,8 @@ fn a_log_directory_that_fails_hands_over_what_it_leads() {
     });
     clients.ask_to_end();
     assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
-    let to_scan = clients.clone();
-    cluster.client("scanner", move |env| to_scan.scan(env));
-    assert!(cluster.run_clients(PATIENCE * 2));
     let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
-    let report = Checker::check(clients.history.events(), demands);
-    assert!(report.is_clean(), "{report}");
+    clients.scan_and_check(&mut cluster, demands);
 }
 
 /// Whoever leads next has them not either: a replica whose broker lives and does not fetch holds up
@@ -416,12 +412,8 @@ fn lose_a_log(more: &str, lose: impl Fn(&Cluster)) {
         assert!(ended.iter().all(|logs| logs[dir] == ended[0][dir]), "{dir} differs");
     }
     NODES.into_iter().for_each(|name| cluster.restart(name));
-    let to_scan = clients.clone();
-    cluster.client("scanner", move |env| to_scan.scan(env));
-    assert!(cluster.run_clients(PATIENCE * 2));
     let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
-    let report = Checker::check(clients.history.events(), demands);
-    assert!(report.is_clean(), "{report}");
+    clients.scan_and_check(&mut cluster, demands);
 }
 
 #[test]

@@ -15,9 +15,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use letterbox_broker::controller::Controller;
-use letterbox_broker::metadata::decide::{
-    ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker, TopicPlacement,
-};
+use letterbox_broker::metadata::decide::{CreateTopics, NewTopic, RegisterBroker, TopicPlacement};
 use letterbox_broker::quorum::{
     MetadataQuorum, QuorumConfig, QuorumTiming, RaftQuorum, Seat, VoterChange,
 };
@@ -37,18 +35,6 @@ const TIMING: QuorumTiming = QuorumTiming {
     heartbeat: Duration::from_millis(100),
     election_timeout: Duration::from_millis(500),
 };
-
-struct AnyConfig;
-
-impl ConfigRules for AnyConfig {
-    fn validate(&self, _: ConfigScope, _: &str, _: Option<&str>) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn list_default(&self, _: ConfigScope, _: &str) -> Option<String> {
-        None
-    }
-}
 
 /// What the nodes have seen, across their lives, and what they are to do.
 #[derive(Default)]
@@ -141,7 +127,7 @@ async fn node(process: Process, id: i32, seen: Shared) -> Exit {
         () = process.stopped() => return Ok(()),
         opened = open => opened?,
     };
-    let (env, rules) = (process.env.clone(), Arc::new(AnyConfig));
+    let (env, rules) = (process.env.clone(), Arc::new(common::AnyConfig));
     let controller = Controller::start(env, Arc::clone(&quorum) as _, rules, SESSION);
     seen.borrow_mut().quorums.insert(id, Arc::clone(&quorum));
     let seed = u64::try_from(id).unwrap() + u64::try_from(process.env.clock.wall_ms()).unwrap();
@@ -251,10 +237,7 @@ async fn watch(quorum: &RaftQuorum, id: i32, seen: &Shared) {
         let status = quorum.status();
         let mut seen = seen.borrow_mut();
         seen.is_founded |= status.voters.len() > 1;
-        if status.leader == Some(BrokerId(id)) {
-            let before = seen.leaders.insert(status.term, id);
-            assert!(before.is_none_or(|before| before == id), "two leaders in {}", status.term);
-        }
+        common::note_leader(&mut seen.leaders, &status, id);
     }
 }
 

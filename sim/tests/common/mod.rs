@@ -11,9 +11,13 @@ use std::time::Duration;
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_broker::config::Config;
+use letterbox_broker::metadata::decide::{ConfigRules, ConfigScope};
 use letterbox_broker::node::Node;
+use letterbox_broker::quorum::QuorumStatus;
 use letterbox_env::{BoxStream, Env};
+use letterbox_protocol::model::BrokerId;
 use letterbox_protocol::{Request, Response, decode_response, encode_request};
+use letterbox_sim::check::{Checker, Demands};
 use letterbox_sim::cluster::{Cluster, Exit, Process};
 use letterbox_sim::history::{Action, Event, History, Phase};
 use letterbox_sim::workload;
@@ -70,6 +74,27 @@ pub(crate) fn node_with(
     move |process| Box::pin(run(process, text.clone()))
 }
 
+/// For quorums without brokers: every key is allowed, none is a list.
+pub(crate) struct AnyConfig;
+
+impl ConfigRules for AnyConfig {
+    fn validate(&self, _: ConfigScope, _: &str, _: Option<&str>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn list_default(&self, _: ConfigScope, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// Notes whether the node `id` leads by its own `status`: in each term one does.
+pub(crate) fn note_leader(leaders: &mut BTreeMap<u64, i32>, status: &QuorumStatus, id: i32) {
+    if status.leader == Some(BrokerId(id)) {
+        let before = leaders.insert(status.term, id);
+        assert!(before.is_none_or(|before| before == id), "two leaders in {}", status.term);
+    }
+}
+
 /// How long a cluster may take for anything that nothing is in the way of.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -122,6 +147,15 @@ impl Clients {
     pub(crate) async fn scan(self, env: Env) -> Result<(), String> {
         let load = workload::Load { stop: Arc::default(), ..self.load(env) };
         workload::scan(&load, "all", PATIENCE).await
+    }
+
+    /// Reads all that is there, and has what they have seen judged.
+    pub(crate) fn scan_and_check(&self, cluster: &mut Cluster, demands: Demands) {
+        let to_scan = self.clone();
+        cluster.client("scanner", move |env| to_scan.scan(env));
+        assert!(cluster.run_clients(PATIENCE * 2));
+        let report = Checker::check(self.history.events(), demands);
+        assert!(report.is_clean(), "{report}");
     }
 
     /// Sends that were acknowledged, and offsets that were committed.
