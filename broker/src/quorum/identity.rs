@@ -281,14 +281,16 @@ impl Identity {
 
     /// Whether this node votes, and not another log under its id.
     pub(super) fn is_voter(&self) -> bool {
-        let own = self.own();
-        own.is_voter(self.node_id) && self.is_named_in(&own)
+        self.votes_in(&self.own())
     }
 
     /// The same, by what openraft tells.
     pub(super) fn is_voter_in(&self, metrics: &RaftMetrics<u64, Voter>) -> bool {
-        let own = Known::of(&metrics.membership_config);
-        own.is_voter(self.node_id) && self.is_named_in(&own)
+        self.votes_in(&Known::of(&metrics.membership_config))
+    }
+
+    fn votes_in(&self, known: &Known) -> bool {
+        known.is_voter(self.node_id) && self.is_named_in(known)
     }
 
     /// Whether this node votes alone.
@@ -306,14 +308,18 @@ impl Identity {
         known.members.get(&self.node_id).is_some_and(is_own)
     }
 
-    /// The member `node` of `known`, and where it is reached: what is configured counts before what
-    /// the metadata log says, because a voter may move.
+    /// The member `node` of `known`, and where it is reached.
     pub(super) fn member(&self, known: &Known, node: u64) -> Option<Voter> {
-        let member = known.members.get(&node)?.clone();
-        Some(match self.voters.get(&node) {
+        Some(self.reached(node, known.members.get(&node)?.clone()))
+    }
+
+    /// `member`, where it is reached: what is configured counts before what the metadata log says,
+    /// because a voter may move.
+    pub(super) fn reached(&self, node: u64, member: Voter) -> Voter {
+        match self.voters.get(&node) {
             Some(at) => Voter { host: at.host.clone(), port: at.port, ..member },
             None => member,
-        })
+        }
     }
 
     /// What is known of `node`.

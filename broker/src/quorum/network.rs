@@ -143,11 +143,7 @@ impl RaftNetworkFactory<TypeConfig> for Dialer {
     /// openraft names the member of the membership by which it counts: another log than that one's
     /// is not heard, whatever is known by now.
     async fn new_client(&mut self, target: u64, node: &Voter) -> Client {
-        let at = match self.identity.voters.get(&target) {
-            Some(at) => Voter { host: at.host.clone(), port: at.port, ..node.clone() },
-            None => node.clone(),
-        };
-        self.client(target, &at)
+        self.client(target, &self.identity.reached(target, node.clone()))
     }
 }
 

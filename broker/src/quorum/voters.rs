@@ -8,7 +8,7 @@
 //! change at a time, and each is an entry of the log like any other: whatever is killed in the
 //! middle, whoever leads next goes on from what is in its log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -325,10 +325,10 @@ impl Attendant {
         let configured = self.identity.voters.iter().filter(|(id, _)| is_other(id));
         others.extend(configured.map(|(_, at)| at.clone()));
         others.extend(self.servers.iter().map(Voter::at));
-        let mut asked: BTreeMap<(&str, u16), ()> = BTreeMap::new();
+        let mut asked = BTreeSet::new();
         let hello = self.identity.hello(self.identity.node_id);
         for at in &others {
-            if asked.insert((&at.host, at.port), ()).is_some() {
+            if !asked.insert((at.host.as_str(), at.port)) {
                 continue;
             }
             let answer = timeout(ASK_WITHIN, network::attend(&self.env, &hello, at)).await;
@@ -486,6 +486,8 @@ fn voter_keys(identity: &Identity, known: &Known) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::identity::Hello;
     use super::super::network::VERSIONS;
     use super::super::types::Reached;

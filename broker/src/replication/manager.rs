@@ -217,12 +217,8 @@ impl ReplicaManager {
     /// Deletes what is there of topics that were deleted while this node was away, or as it ended.
     async fn delete_removed(&self, image: &MetadataImage) {
         let removed: BTreeSet<&TopicId> = image.removed_topics.ids().collect();
-        let of_log = |log: Arc<Log>| (log.topic().clone(), log.topic_id(), log.partition());
-        let of_offline = |log: OfflineLog| Some((log.topic, log.topic_id?, log.partition));
-        let logs = self.logs.logs().into_iter().map(of_log);
-        let offline = self.logs.offline_logs().into_iter().filter_map(of_offline);
         let is_gone = |id: &TopicId| removed.contains(id) && image.topic_by_id(id).is_none();
-        let gone: Vec<_> = logs.chain(offline).filter(|(_, id, _)| is_gone(id)).collect();
+        let gone: Vec<_> = self.all_logs().filter(|(_, id, _)| is_gone(id)).collect();
         for (topic, id, partition) in &gone {
             info!(%topic, topic_id = %id, partition, "deleting a log: its topic was deleted before \
                 this broker started");
@@ -264,17 +260,15 @@ impl ReplicaManager {
         let hosted = self.hosted.load_full();
         self.delete_logs(&delta.topics_removed).await;
         let leaving = std::mem::take(&mut *lock(&self.leaving));
-        self.logs.delete(leaving).await;
+        if !leaving.is_empty() {
+            self.logs.delete(leaving).await;
+        }
         let changed = delta.topics_changed.iter().flat_map(changed_of);
-        let added = delta.topics_added.iter().flat_map(all_of);
-        let changed = changed.map(|(_, assigned)| assigned);
-        let is_old = |topic: &Topic, index| {
-            delta.before.topic_by_id(&topic.id).is_some_and(|old| old.partition(index).is_some())
-        };
-        let (old, new): (Vec<_>, Vec<_>) =
-            added.chain(changed).partition(|(topic, index, _)| is_old(topic, *index));
-        self.host(&hosted, new.into_iter(), Occasion::Change).await;
-        self.host(&hosted, old.into_iter(), Occasion::Move).await;
+        let added = delta.topics_added.iter().flat_map(all_of).map(|assigned| (true, assigned));
+        let (new, old): (Vec<_>, Vec<_>) = added.chain(changed).partition(|(is_new, _)| *is_new);
+        let assigned = |all: Vec<(bool, _)>| all.into_iter().map(|(_, assigned)| assigned);
+        self.host(&hosted, assigned(new), Occasion::Change).await;
+        self.host(&hosted, assigned(old), Occasion::Move).await;
     }
 
     /// Whether a partition that is assigned here is out of use.
@@ -444,18 +438,22 @@ impl ReplicaManager {
         }
     }
 
+    /// Every log that is here, in use or not, whose topic's id is known.
+    fn all_logs(&self) -> impl Iterator<Item = (Arc<str>, TopicId, i32)> + use<> {
+        let of_log = |log: Arc<Log>| (log.topic().clone(), log.topic_id(), log.partition());
+        let of_offline = |log: OfflineLog| Some((log.topic, log.topic_id?, log.partition));
+        let offline = self.logs.offline_logs().into_iter().filter_map(of_offline);
+        self.logs.logs().into_iter().map(of_log).chain(offline)
+    }
+
     /// What was taken off this broker while it was down, or just before it ended.
     async fn delete_logs_of_others(&self, image: &MetadataImage) {
         let is_of_others = |id: &TopicId, index: i32| {
             let state = image.topic_by_id(id).and_then(|topic| topic.partition(index));
             state.is_some_and(|state| !state.replicas.contains(&self.shared.me))
         };
-        let logs = self.logs.logs();
-        let open = logs.iter().map(|log| (log.topic().clone(), log.topic_id(), log.partition()));
-        let offline = self.logs.offline_logs().into_iter();
-        let offline = offline.filter_map(|log| Some((log.topic, log.topic_id?, log.partition)));
         let gone: Vec<_> =
-            open.chain(offline).filter(|(_, id, index)| is_of_others(id, *index)).collect();
+            self.all_logs().filter(|(_, id, index)| is_of_others(id, *index)).collect();
         if !gone.is_empty() {
             info!(replicas = gone.len(), "replicas were taken off this broker; their logs go");
             self.logs.delete(gone).await;

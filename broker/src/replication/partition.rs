@@ -359,13 +359,9 @@ impl Partition {
 
     /// A follower asks for records: what it is answered.
     pub(crate) fn follower_fetches(&self, fetch: FollowerFetch) -> Answer {
-        let (answer, low_watermark) = self.act(|role, log, now_ms| {
-            let (answer, effects) = role.fetched(fetch, log, now_ms);
-            ((answer, log.and_then(|log| role.low_watermark(log))), effects)
-        });
-        if let Some((_, low_watermark)) = low_watermark {
-            self.starts.moved_to(low_watermark);
-        }
+        let answer = self.act(|role, log, now_ms| role.fetched(fetch, log, now_ms));
+        // Who waits looks at the low watermark: hardly ever does anybody.
+        self.starts.wake_all();
         answer
     }
 

@@ -56,7 +56,7 @@ impl Services {
     ) -> Result<Arc<MetadataImage>, ApiError> {
         let begun = Instant::now();
         let known = self.controller.quorum_status().await;
-        let known = known.map_err(|error| ApiError::new(error.code(), error.to_string()))?;
+        let known = known.map_err(|error| super::handlers::of_controller(&error))?;
         let left = within.saturating_sub(begun.elapsed());
         match self.shown.reaches(known.applied_index, left).await {
             true => Ok(self.image()),

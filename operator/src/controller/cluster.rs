@@ -22,8 +22,8 @@ use super::topic::is_terminating;
 use super::{Context, PassFailed, RESYNC, WAITING, scoped};
 use crate::admin::KafkaAdmin;
 use crate::api::{
-    CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterStatus, READY,
-    condition, find_condition, set_condition,
+    CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, condition, find_condition,
+    set_condition,
 };
 use crate::desired::objects::{CLUSTER_LABEL, MANAGER};
 use crate::platform::kubernetes::{Kubernetes, api_fault, said};
@@ -208,11 +208,11 @@ async fn tell(
         tell_news(context, cluster, &pass).await;
     }
     // What is remembered now may be what the next step waited for.
-    let old = cluster.status.as_ref();
-    let remembers = |status: &KafkaClusterStatus| {
-        (status.nodes.clone(), status.cluster_id.clone(), status.default_image.clone())
-    };
-    let is_new = old.map(remembers) != Some(remembers(&pass.status));
+    let new = &pass.status;
+    let is_new = cluster.status.as_ref().is_none_or(|old| {
+        (&old.nodes, &old.cluster_id, &old.default_image)
+            != (&new.nodes, &new.cluster_id, &new.default_image)
+    });
     Ok(Action::requeue(match pass.is_settled() {
         _ if is_new => REMEMBERED,
         true => RESYNC,

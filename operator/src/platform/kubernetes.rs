@@ -708,9 +708,7 @@ impl Kubernetes {
             Step::ApplyAccess { .. } | Step::ApplyBudget { .. } => {
                 let part = step.part();
                 let differs = |(key, object): &(&ObjectKey, &Value)| {
-                    let live = live.objects.get(key);
-                    part_of(key.kind) == part
-                        && live.is_none_or(|live| !differences(object, live).is_empty())
+                    part_of(key.kind) == part && live.differs(key, object)
                 };
                 // One service that cannot be made (its node port is taken) does not keep the
                 // others away.
@@ -734,13 +732,9 @@ impl Kubernetes {
                 self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
             }
             Step::ApplyBroker { broker, .. } => {
-                let differs = |key, object| {
-                    let live: Option<&Value> = live.objects.get(key);
-                    live.is_none_or(|live| !differences(object, live).is_empty())
-                };
                 // The configuration first: the set's template names its revision.
                 for (key, object) in objects.brokers.get(broker).into_iter().flatten() {
-                    if differs(key, object) {
+                    if live.differs(key, object) {
                         self.apply(desired, live, key, object).await?;
                     }
                 }
@@ -1069,6 +1063,11 @@ impl KubernetesLive {
                 .differs
                 .extend(differences(object, live).iter().map(|path| format!("{key}: {path}"))),
         }
+    }
+
+    /// Whether `object` is not there as it should be.
+    fn differs(&self, key: &ObjectKey, object: &Value) -> bool {
+        self.objects.get(key).is_none_or(|live| !differences(object, live).is_empty())
     }
 
     fn observe_broker(

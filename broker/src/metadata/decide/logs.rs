@@ -46,7 +46,7 @@ impl Decide for ReportLogs {
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
         let mut draft = Draft::new(image);
         let outcome = self.take(&mut draft, context);
-        Decision { records: if outcome.is_ok() { draft.records } else { Vec::new() }, outcome }
+        draft.decided(outcome)
     }
 }
 

@@ -12,6 +12,7 @@ pub(super) mod topics;
 use std::time::Duration;
 
 use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::text;
 
 use super::Services;
@@ -29,6 +30,11 @@ fn topic_name(name: &str) -> TopicName {
 }
 
 /// What a client is told when the controller could not take its operation.
-fn of_controller(error: &ControllerError) -> ApiError {
+pub(super) fn of_controller(error: &ControllerError) -> ApiError {
     ApiError::new(error.code(), error.to_string())
+}
+
+/// The sentence of a refusal, when it has one.
+fn message(error: &ApiError) -> Option<StrBytes> {
+    (!error.message.is_empty()).then(|| text(&error.message))
 }

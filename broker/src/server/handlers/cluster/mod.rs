@@ -7,4 +7,4 @@ pub(in crate::server) mod metadata;
 pub(in crate::server) mod quorum;
 pub(in crate::server) mod voters;
 
-use super::{Errors, Services, errors, of_controller, text, topic_name};
+use super::{Errors, Services, errors, message, of_controller, text, topic_name};

@@ -11,7 +11,7 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 use uuid::Uuid;
 
-use super::{Errors, Services, errors, of_controller, text};
+use super::{Errors, Services, errors, message, of_controller};
 use crate::controller::ControllerError;
 use crate::metadata::ApiError;
 use crate::quorum::VoterChange;
@@ -87,8 +87,7 @@ pub(crate) fn removed(result: Result<(), ApiError>) -> m::RemoveRaftVoterRespons
 fn told(result: Result<(), ApiError>) -> (i16, Option<StrBytes>) {
     match result {
         Ok(()) => (ErrorCode::None.code(), None),
-        Err(error) if error.message.is_empty() => (error.code.code(), None),
-        Err(error) => (error.code.code(), Some(text(&error.message))),
+        Err(error) => (error.code.code(), message(&error)),
     }
 }
 
