@@ -33,9 +33,19 @@ pub(crate) struct Broker {
     said: std::cell::RefCell<Vec<String>>,
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that no other call of this process has given out. It lies
+/// below the range from which the kernel takes the ports of outgoing connections (32768 and up): a
+/// broker that ends and starts again finds it free.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    use std::sync::atomic::{AtomicU32, Ordering};
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Other test programs begin elsewhere.
+    let begin = std::process::id().wrapping_mul(97);
+    let next = || begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT + FIRST;
+    let mut ports = (0..COUNT).map(|_| u16::try_from(next()).unwrap());
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 impl Broker {
