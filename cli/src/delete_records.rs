@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::args::{Grammar, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause};
+use crate::json;
+use crate::text::joined;
 
 const SPECS: [Spec; 1] = [(
     "offset-json-file",
@@ -53,38 +55,22 @@ pub(crate) async fn run(
 }
 
 fn offsets(bytes: &[u8]) -> Result<BTreeMap<TopicPartition, i64>, String> {
-    let file: Value = serde_json::from_slice(bytes)
-        .map_err(|_| "The input string is not a valid JSON".to_owned())?;
-    match file.get("version").map(Value::as_i64) {
-        None | Some(Some(1)) => {}
-        Some(version) => {
-            return Err(format!(
-                "Not supported version field value {}",
-                version.map_or_else(String::new, |version| version.to_string())
-            ));
-        }
-    }
-    let partitions = file.get("partitions").ok_or("Missing partitions field")?;
-    let partitions = partitions.as_array().ok_or("The field partitions is not a list")?;
-    let mut offsets = BTreeMap::new();
-    let mut twice = BTreeSet::new();
+    let file = json::read(bytes)?;
+    let partitions = json::entries(&file, "partitions")?.ok_or("Missing partitions field")?;
+    let (mut offsets, mut twice) = (BTreeMap::new(), BTreeSet::new());
     for entry in partitions {
-        let wrong = |field: &str| format!("The entry {entry} has no valid field {field}");
-        let topic = entry.get("topic").and_then(Value::as_str).ok_or_else(|| wrong("topic"))?;
-        let number =
-            |field: &str| entry.get(field).and_then(Value::as_i64).ok_or_else(|| wrong(field));
-        let partition = i32::try_from(number("partition")?).map_err(|_| wrong("partition"))?;
-        let partition = TopicPartition::new(topic, partition);
-        if offsets.insert(partition.clone(), number("offset")?).is_some() {
+        let partition = json::partition(entry)?;
+        let offset = entry.get("offset").and_then(Value::as_i64);
+        let offset = offset.ok_or_else(|| json::wrong(entry, "offset"))?;
+        if offsets.insert(partition.clone(), offset).is_some() {
             twice.insert(partition.to_string());
         }
     }
-    match twice.into_iter().reduce(|list, one| format!("{list},{one}")) {
-        Some(twice) => {
-            Err(format!("Offset json file contains duplicate topic partitions: {twice}"))
-        }
-        None => Ok(offsets),
+    if twice.is_empty() {
+        return Ok(offsets);
     }
+    let twice = joined(&twice);
+    Err(format!("Offset json file contains duplicate topic partitions: {twice}"))
 }
 
 #[cfg(test)]

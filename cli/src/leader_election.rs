@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause, plain};
-use crate::files;
+use crate::{files, json};
 
 /// How long the tool waits for the election, unless a property file says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -150,18 +150,11 @@ fn partitions(env: &Env, parsed: &Parsed) -> Result<Option<Vec<TopicPartition>>,
 fn of_file(bytes: &[u8]) -> Result<Vec<TopicPartition>, String> {
     let file: Value =
         serde_json::from_slice(bytes).map_err(|_| "Replica election data is empty".to_owned())?;
-    let all =
-        file.get("partitions").ok_or("Replica election data is missing \"partitions\" field")?;
-    let all = all.as_array().ok_or("The field partitions is not a list")?;
+    let all = json::entries(&file, "partitions")?
+        .ok_or("Replica election data is missing \"partitions\" field")?;
     let (mut partitions, mut seen) = (Vec::new(), BTreeSet::new());
     for entry in all {
-        let topic = entry.get("topic").and_then(Value::as_str);
-        let index = entry.get("partition").and_then(Value::as_i64);
-        let index = index.and_then(|index| i32::try_from(index).ok());
-        let (Some(topic), Some(index)) = (topic, index) else {
-            return Err(format!("The entry {entry} has no topic or no valid partition"));
-        };
-        let partition = TopicPartition::new(topic, index);
+        let partition = json::partition(entry)?;
         if !seen.insert(partition.clone()) {
             return Err(format!(
                 "Replica election data contains duplicate partitions: [{partition}]"

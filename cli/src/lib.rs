@@ -34,6 +34,7 @@ mod perf_consumer;
 mod perf_producer;
 mod reassign;
 mod sending;
+mod text;
 mod topics;
 mod verifiable_consumer;
 mod verifiable_producer;

@@ -9,6 +9,7 @@ use letterbox_env::Env;
 use crate::args::{Grammar, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_class};
+use crate::text::joined;
 
 const SPECS: [Spec; 3] = [
     (
@@ -62,7 +63,7 @@ pub(crate) async fn run(
     let live: Vec<i32> = client.describe_cluster().await?.brokers.into_keys().collect();
     let missing: Vec<i32> = wanted.iter().filter(|id| !live.contains(id)).copied().collect();
     if !missing.is_empty() {
-        let (missing, live) = (join(&missing), join(&live));
+        let (missing, live) = (joined(&missing), joined(&live));
         let line = format!(
             "ERROR: The given brokers do not exist from --broker-list: {missing}. Current existent \
              brokers: {live}"
@@ -82,13 +83,9 @@ pub(crate) async fn run(
             .collect();
         brokers.push(format!("{{\"broker\":{id},\"logDirs\":[{}]}}", directories.join(",")));
     }
-    writeln!(out, "Received log directory information from brokers {}", join(&asked))?;
+    writeln!(out, "Received log directory information from brokers {}", joined(&asked))?;
     writeln!(out, "{{\"brokers\":[{}],\"version\":1}}", brokers.join(","))?;
     Ok(0)
-}
-
-fn join(ids: &[i32]) -> String {
-    ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// With the fields in the order of Kafka's tool.

@@ -21,6 +21,7 @@ use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause, sentence};
 use crate::files;
+use crate::text::joined;
 
 const ACTIONS: [&str; 5] = ["generate", "execute", "verify", "cancel", "list"];
 
@@ -384,8 +385,4 @@ async fn clear_throttles(
 
 fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
-}
-
-fn joined<T: Display>(all: impl Iterator<Item = T>) -> String {
-    all.map(|one| one.to_string()).collect::<Vec<_>>().join(",")
 }

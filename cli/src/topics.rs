@@ -14,6 +14,7 @@ use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, plain, sentence};
 use crate::pattern::{Pattern, is_internal};
+use crate::text::joined;
 
 const ACTIONS: [&str; 5] = ["create", "list", "alter", "describe", "delete"];
 
@@ -456,10 +457,10 @@ fn print_partition(
         None => "N/A".to_owned(),
         Some(eligible) => eligible
             .get(&TopicPartition::new(topic, partition.index))
-            .map_or_else(String::new, |found| ids(pick(found))),
+            .map_or_else(String::new, |found| joined(pick(found))),
     };
     let moving = moving.map_or_else(String::new, |moving| {
-        let (adding, removing) = (ids(&moving.adding), ids(&moving.removing));
+        let (adding, removing) = (joined(&moving.adding), joined(&moving.removing));
         format!("\tAdding Replicas: {adding}\tRemoving Replicas: {removing}")
     });
     writeln!(
@@ -467,8 +468,8 @@ fn print_partition(
         "\tTopic: {topic}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}{moving}\tElr: \
          {}\tLastKnownElr: {}",
         partition.index,
-        ids(&partition.replicas),
-        ids(&partition.isr),
+        joined(&partition.replicas),
+        joined(&partition.isr),
         leaders(|found| &found.now),
         leaders(|found| &found.last_known),
     )
@@ -504,8 +505,4 @@ fn is_wanted(
         || (parsed.has("unavailable-partitions") && !live)
         || (parsed.has("under-min-isr-partitions") && is_small)
         || (parsed.has("at-min-isr-partitions") && in_sync == min_isr)
-}
-
-fn ids(ids: &[i32]) -> String {
-    ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
 }

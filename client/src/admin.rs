@@ -25,3 +25,23 @@ pub use reassignments::{ElectionType, PartitionReassignment};
 pub use topics::{DescribedCluster, EligibleLeaders, MorePartitions, NewTopic, TopicCreated};
 
 pub(crate) use groups::assignment;
+
+use std::collections::BTreeMap;
+
+use crate::metadata::TopicPartition;
+
+/// What belongs to partitions, by the names of their topics.
+fn by_topic<'a, T>(
+    partitions: impl Iterator<Item = (&'a TopicPartition, T)>,
+) -> BTreeMap<&'a str, Vec<T>> {
+    let mut topics: BTreeMap<&str, Vec<T>> = BTreeMap::new();
+    for (partition, of) in partitions {
+        topics.entry(&partition.topic).or_default().push(of);
+    }
+    topics
+}
+
+/// The indexes of partitions, by the names of their topics.
+fn ids_by_topic(partitions: &[TopicPartition]) -> BTreeMap<&str, Vec<i32>> {
+    by_topic(partitions.iter().map(|one| (one, one.partition)))
+}

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use letterbox_client::TopicPartition;
 use serde_json::Value;
 
-use super::joined;
 use crate::json;
+use crate::text::joined;
 
 /// Where a partition is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,52 +21,25 @@ const ANY: &str = "any";
 
 /// The entries of a reassignment file, in its order.
 pub(super) fn moves_of(text: &str) -> Result<Vec<Assignment>, String> {
-    let file = read(text)?;
-    entries(&file, "partitions")?.iter().map(assignment).collect()
+    let file = json::read(text.as_bytes())?;
+    let entries = json::entries(&file, "partitions")?.unwrap_or_default();
+    entries.iter().map(assignment).collect()
 }
 
 /// The topics of a file for `--generate`, in its order.
 pub(super) fn topics_of(text: &str) -> Result<Vec<String>, String> {
-    let file = read(text)?;
-    let name = |entry: &Value| {
-        let name = entry.get("topic").and_then(Value::as_str).map(str::to_owned);
-        name.ok_or_else(|| format!("The entry {entry} has no valid field topic"))
-    };
-    entries(&file, "topics")?.iter().map(name).collect()
-}
-
-fn read(text: &str) -> Result<Value, String> {
-    let file: Value = serde_json::from_str(text)
-        .map_err(|_| "The input string is not a valid JSON".to_owned())?;
-    match file.get("version").map(Value::as_i64) {
-        None | Some(Some(1)) => Ok(file),
-        Some(version) => Err(format!(
-            "Not supported version field value {}",
-            version.map_or_else(String::new, |version| version.to_string())
-        )),
-    }
-}
-
-fn entries<'a>(file: &'a Value, field: &str) -> Result<&'a [Value], String> {
-    match file.get(field) {
-        None => Ok(&[]),
-        Some(all) => {
-            all.as_array().map(Vec::as_slice).ok_or(format!("The field {field} is not a list"))
-        }
-    }
+    let file = json::read(text.as_bytes())?;
+    let entries = json::entries(&file, "topics")?.unwrap_or_default();
+    entries.iter().map(|entry| json::topic(entry).map(str::to_owned)).collect()
 }
 
 fn assignment(entry: &Value) -> Result<Assignment, String> {
-    let wrong = |field: &str| format!("The entry {entry} has no valid field {field}");
-    let topic = entry.get("topic").and_then(Value::as_str).ok_or_else(|| wrong("topic"))?;
-    let number = |value: &Value| i32::try_from(value.as_i64()?).ok();
-    let partition = entry.get("partition").and_then(number).ok_or_else(|| wrong("partition"))?;
-    let partition = TopicPartition::new(topic, partition);
+    let partition = json::partition(entry)?;
     let ids = entry.get("replicas").and_then(Value::as_array);
-    let ids = ids.and_then(|ids| ids.iter().map(number).collect::<Option<Vec<i32>>>());
-    let replicas = ids.ok_or_else(|| wrong("replicas"))?;
+    let ids = ids.and_then(|ids| ids.iter().map(json::id).collect::<Option<Vec<i32>>>());
+    let replicas = ids.ok_or_else(|| json::wrong(entry, "replicas"))?;
     if let Some(dirs) = entry.get("log_dirs") {
-        let dirs = dirs.as_array().ok_or_else(|| wrong("log_dirs"))?;
+        let dirs = dirs.as_array().ok_or_else(|| json::wrong(entry, "log_dirs"))?;
         if dirs.len() != replicas.len() {
             return Err(format!(
                 "Size of replicas list {replicas:?} is different from size of log dirs list {} for \
@@ -101,12 +74,12 @@ pub(super) fn checked(
         }
     }
     if !twice.is_empty() {
-        let twice = joined(twice.iter());
+        let twice = joined(&twice);
         return Err(format!("Partition reassignment contains duplicate topic partitions: {twice}"));
     }
     let several = checked.iter().filter_map(|(partition, replicas)| {
         let several = duplicates(replicas);
-        let ids = joined(several.iter());
+        let ids = joined(&several);
         (!several.is_empty()).then(|| format!("{partition} contains multiple entries for {ids}"))
     });
     let several: Vec<String> = several.collect();
@@ -140,7 +113,7 @@ pub(super) fn as_json(assignments: &BTreeMap<TopicPartition, Vec<i32>>) -> Strin
                 "{{\"topic\":{},\"partition\":{},\"replicas\":[{}],\"log_dirs\":[{dirs}]}}",
                 json::text(&partition.topic),
                 partition.partition,
-                joined(replicas.iter())
+                joined(replicas)
             )
         })
         .collect();

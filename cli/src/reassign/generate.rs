@@ -7,8 +7,9 @@ use letterbox_client::{Broker, Client, TopicPartition};
 use letterbox_env::Env;
 
 use super::file::{as_json, duplicates, topics_of};
-use super::{failed, failed_call, joined};
+use super::{failed, failed_call};
 use crate::failure::Failure;
+use crate::text::joined;
 
 /// Prints the assignments of now and the proposed ones.
 pub(super) async fn run(

@@ -21,6 +21,7 @@ use kafka_protocol::protocol::{Decodable, Request};
 use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
+use super::ids_by_topic;
 use crate::client::{Client, Lane, text, topic_name};
 use crate::error::{BrokerError, Error};
 use crate::metadata::TopicPartition;
@@ -196,7 +197,7 @@ impl Client {
         partitions: Option<&[TopicPartition]>,
     ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Error> {
         let deadline = self.api_deadline();
-        let by_topic = partitions.map(by_topic);
+        let by_topic = partitions.map(ids_by_topic);
         self.retrying(deadline, async || {
             let coordinator = self.coordinator(group, deadline).await?;
             let result =
@@ -210,7 +211,7 @@ impl Client {
     async fn offset_fetch_once(
         &self,
         group: &str,
-        by_topic: Option<&BTreeMap<String, Vec<i32>>>,
+        by_topic: Option<&BTreeMap<&str, Vec<i32>>>,
         coordinator: i32,
         deadline: Instant,
     ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Error> {
@@ -313,12 +314,12 @@ impl Client {
         group: &str,
         partitions: &[TopicPartition],
     ) -> Result<BTreeMap<TopicPartition, Result<(), BrokerError>>, Error> {
-        let topics = by_topic(partitions).into_iter().map(|(name, ids)| {
+        let topics = ids_by_topic(partitions).into_iter().map(|(name, ids)| {
             let ids = ids
                 .into_iter()
                 .map(|id| OffsetDeleteRequestPartition::default().with_partition_index(id));
             OffsetDeleteRequestTopic::default()
-                .with_name(topic_name(&name))
+                .with_name(topic_name(name))
                 .with_partitions(ids.collect())
         });
         let request = OffsetDeleteRequest::default()
@@ -375,10 +376,10 @@ impl Client {
 fn offset_fetch_request(
     version: i16,
     group: &str,
-    by_topic: Option<&BTreeMap<String, Vec<i32>>>,
+    by_topic: Option<&BTreeMap<&str, Vec<i32>>>,
 ) -> OffsetFetchRequest {
     fn topics<T>(
-        by_topic: Option<&BTreeMap<String, Vec<i32>>>,
+        by_topic: Option<&BTreeMap<&str, Vec<i32>>>,
         topic: impl Fn(TopicName, Vec<i32>) -> T,
     ) -> Option<Vec<T>> {
         let topics = by_topic?.iter();
@@ -436,14 +437,6 @@ fn committed_offsets(
     Ok(offsets)
 }
 
-fn by_topic(partitions: &[TopicPartition]) -> BTreeMap<String, Vec<i32>> {
-    let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-    for partition in partitions {
-        topics.entry(partition.topic.clone()).or_default().push(partition.partition);
-    }
-    topics
-}
-
 /// The partitions of a member's assignment; `None` when the bytes are not one of consumers. `bytes`
 /// come from other clients.
 pub(crate) fn assignment(mut bytes: bytes::Bytes) -> Option<Vec<TopicPartition>> {
@@ -493,7 +486,7 @@ mod tests {
     /// Both forms of a request ask for the same, and both forms of an answer say the same.
     #[test]
     fn offsets_are_fetched_for_one_group_in_every_version() {
-        let asked = BTreeMap::from([("a".to_owned(), vec![0, 1])]);
+        let asked = BTreeMap::from([("a", vec![0, 1])]);
         let (old, new) = (
             offset_fetch_request(7, "g", Some(&asked)),
             offset_fetch_request(8, "g", Some(&asked)),

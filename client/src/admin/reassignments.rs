@@ -12,6 +12,7 @@ use kafka_protocol::messages::{
     ListPartitionReassignmentsRequest,
 };
 
+use super::{by_topic, ids_by_topic};
 use crate::client::{Client, topic_name};
 use crate::error::{BrokerError, Error};
 use crate::metadata::TopicPartition;
@@ -52,7 +53,7 @@ impl Client {
         partitions: Option<&[TopicPartition]>,
     ) -> Result<Outcomes, Error> {
         let topics = partitions.map(|partitions| {
-            let topics = by_topic(partitions.iter().map(|one| (one, one.partition)));
+            let topics = ids_by_topic(partitions);
             let topic = |(name, partitions): (&str, Vec<i32>)| {
                 TopicPartitions::default().with_topic(topic_name(name)).with_partitions(partitions)
             };
@@ -121,7 +122,7 @@ impl Client {
         partitions: Option<&[TopicPartition]>,
     ) -> Result<BTreeMap<TopicPartition, PartitionReassignment>, Error> {
         let topics = partitions.map(|partitions| {
-            let topics = by_topic(partitions.iter().map(|one| (one, one.partition)));
+            let topics = ids_by_topic(partitions);
             let topic = |(name, indexes): (&str, Vec<i32>)| {
                 ListPartitionReassignmentsTopics::default()
                     .with_name(topic_name(name))
@@ -148,15 +149,4 @@ impl Client {
         });
         Ok(moving.collect())
     }
-}
-
-/// What belongs to partitions, by the names of their topics.
-fn by_topic<'a, T>(
-    partitions: impl Iterator<Item = (&'a TopicPartition, T)>,
-) -> BTreeMap<&'a str, Vec<T>> {
-    let mut topics: BTreeMap<&str, Vec<T>> = BTreeMap::new();
-    for (partition, of) in partitions {
-        topics.entry(&partition.topic).or_default().push(of);
-    }
-    topics
 }
