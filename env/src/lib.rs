@@ -11,6 +11,7 @@
 mod causes;
 mod disk;
 mod fault;
+mod log_filter;
 mod net;
 pub mod panics;
 mod real;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 pub use causes::with_causes;
 pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
 pub use fault::{Fault, Resource, not_synced};
+pub use log_filter::{WrongDirective, log_filter};
 pub use net::{BoxListener, BoxStream, Listener, Net, Stream, TryWrite};
 
 /// A boxed future, as the object-safe traits of this crate return it.

@@ -11,11 +11,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use letterbox_env::with_causes;
+use letterbox_env::{log_filter, with_causes};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::prelude::*;
 
 /// What `--log-format` and `--log-level` say.
 #[derive(Clone, Debug, Default)]
@@ -33,19 +34,19 @@ pub(crate) struct Options {
 pub(crate) fn start(options: &Options) -> anyhow::Result<()> {
     // What ends openraft is said as why the broker cannot go on; the rest is a voter that is away.
     let level = options.level.as_deref().unwrap_or("info,openraft=off");
-    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level}"))?;
+    let filter = log_filter(level).with_context(|| format!("--log-level {level}"))?;
     let ansi = !options.json && io::stdout().is_terminal();
     let output = Output::new(io::stdout(), options.json, ansi);
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_target(false)
         .with_ansi(ansi)
         .log_internal_errors(false)
         .with_writer(output);
     if options.json {
-        builder.json().flatten_event(true).init();
+        builder.json().flatten_event(true).finish().with(filter).init();
     } else {
-        builder.init();
+        builder.finish().with(filter).init();
     }
     Ok(())
 }

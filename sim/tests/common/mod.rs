@@ -23,6 +23,8 @@ use letterbox_sim::history::{Action, Event, History, Phase};
 use letterbox_sim::workload;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::prelude::*;
 
 /// The name of the one broker's machine. It listens on port 9092.
 pub(crate) const BROKER: &str = "broker-0";
@@ -243,11 +245,13 @@ fn with_causes(error: impl Into<anyhow::Error>) -> String {
 
 /// `RUST_LOG=debug` shows what the broker, the clients and the simulation say.
 pub(crate) fn show_log() {
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
-    // Another test of the program may have set it up already.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
+    let filter = letterbox_env::log_filter(&level).unwrap();
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
         .without_time()
         .with_test_writer()
-        .try_init();
+        .finish();
+    // Another test of the program may have set it up already.
+    let _ = lines.with(filter).try_init();
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use kafka_protocol::messages as m;
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::protocol::{Request, StrBytes};
 use letterbox_env::BoxStream;
 use letterbox_protocol::model::BrokerId;
-use letterbox_protocol::{ErrorCode, Request, Response, apis, decode_response, encode_request};
+use letterbox_protocol::{ErrorCode, apis, decode_answer, encode_call};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
@@ -77,10 +77,7 @@ impl Peer {
         let request = m::ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str("letterbox"))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
-        let answer = self.exchange(API_VERSIONS, &request.into(), deadline, within).await?;
-        let Response::ApiVersions(answer) = answer else {
-            return Err(PeerError::Protocol("it does not tell its versions".to_owned()));
-        };
+        let answer = self.exchange(API_VERSIONS, &request, deadline, within).await?;
         let theirs = answer.api_keys.iter().find(|api| api.api_key == apis::FETCH);
         let theirs = theirs.filter(|_| answer.error_code == ErrorCode::None.code());
         let version = theirs.map(|api| api.max_version.min(FETCH_MAX));
@@ -97,33 +94,30 @@ impl Peer {
     ) -> Result<m::FetchResponse, PeerError> {
         let within = shared.config.duration("replica.socket.timeout.ms");
         let (version, deadline) = (self.fetch_version, Instant::now() + within);
-        match self.exchange(version, &request.into(), deadline, within).await? {
-            Response::Fetch(answer) => Ok(answer),
-            _ => Err(PeerError::Protocol("the answer is to something else".to_owned())),
-        }
+        self.exchange(version, &request, deadline, within).await
     }
 
-    async fn exchange(
+    async fn exchange<R: Request>(
         &mut self,
         version: i16,
-        request: &Request,
+        request: &R,
         deadline: Instant,
         within: Duration,
-    ) -> Result<Response, PeerError> {
+    ) -> Result<R::Response, PeerError> {
         let exchange = self.exchange_unbounded(version, request);
         timeout_at(deadline, exchange).await.map_err(|_| PeerError::Timeout(within))?
     }
 
-    async fn exchange_unbounded(
+    async fn exchange_unbounded<R: Request>(
         &mut self,
         version: i16,
-        request: &Request,
-    ) -> Result<Response, PeerError> {
+        request: &R,
+    ) -> Result<R::Response, PeerError> {
         let unreadable =
             |error: letterbox_protocol::WireError| PeerError::Protocol(error.to_string());
         self.correlation_id = self.correlation_id.wrapping_add(1);
-        let (correlation_id, key) = (self.correlation_id, request.api_key());
-        let frame = encode_request(correlation_id, Some(&self.client_id), version, request)
+        let correlation_id = self.correlation_id;
+        let frame = encode_call(correlation_id, Some(&self.client_id), version, request)
             .map_err(unreadable)?;
         self.stream.write_all(&frame).await?;
         let len = self.stream.read_u32().await?;
@@ -139,7 +133,7 @@ impl Peer {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
-        let answer = decode_response(key, version, answer.freeze()).map_err(unreadable)?;
+        let answer = decode_answer::<R>(version, answer.freeze()).map_err(unreadable)?;
         match answer {
             (id, answer) if id == correlation_id => Ok(answer),
             _ => Err(PeerError::Protocol("the answer is to another request".to_owned())),
