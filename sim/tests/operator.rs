@@ -926,6 +926,97 @@ fn a_broker_whose_volume_is_gone_is_not_restarted_before_that_is_accepted() {
     });
 }
 
+/// What admission may do: it pins images, has its own labels, annotations, resources and policies,
+/// and takes away annotations that it does not know.
+fn rewrite(key: &Key, object: &mut Value) {
+    let at = |object: &mut Value, path: &str, value: Value| {
+        if let Some(field) = object.pointer_mut(path) {
+            *field = value;
+        }
+    };
+    if !["/services", "apps/statefulsets", "/configmaps", "/serviceaccounts"]
+        .contains(&key.resource.as_str())
+    {
+        return;
+    }
+    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+        annotations.retain(|name, _| name == "person");
+    }
+    at(object, "/metadata/labels/app.kubernetes.io~1name", json!("kafka"));
+    if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
+        labels.remove("app.kubernetes.io/part-of");
+    }
+    match key.resource.as_str() {
+        "/services" => {
+            at(object, "/spec/internalTrafficPolicy", json!("Local"));
+            object["spec"]["selector"]["admitted"] = json!("1");
+        }
+        "apps/statefulsets" => {
+            let container = "/spec/template/spec/containers/0";
+            at(object, &format!("{container}/image"), json!("mirror/letterbox@sha256:5eed"));
+            at(object, &format!("{container}/resources"), json!({"limits": {"cpu": "2"}}));
+            at(object, &format!("{container}/command/0"), json!("/usr/bin/letterbox"));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn what_admission_makes_of_objects_is_left_alone_and_what_people_make_of_them_is_put_back() {
+    play(async |mut play: Play| {
+        play.server().admit_with(rewrite);
+        let spec = json!({
+            "storage": {"size": "1Gi"},
+            "resources": {"requests": {"memory": "512Mi"}, "limits": {"cpu": "0.0001"}},
+        });
+        make_cluster_of(&play, spec);
+        let at_rest = async |play: &mut Play| {
+            play.until("it is settled", 120, Play::is_settled).await;
+            play.is_at_rest().await;
+            let before = play.server().writes_asked();
+            for _ in 0..90 {
+                play.tick().await;
+            }
+            assert_eq!(play.server().writes_asked(), before, "requests in 90 s of rest");
+        };
+        at_rest(&mut play).await;
+        // A new operator knows as much.
+        let before = play.server().writes_asked();
+        play.operators.drain(..).for_each(|(_, task)| task.abort());
+        play.until("the Lease is free", 60, |_| true).await;
+        for _ in 0..60 {
+            play.tick().await;
+        }
+        assert_eq!(play.server().writes_asked(), before, "writes of a new operator");
+
+        let server = play.server().clone();
+        let key = |resource: &str, name: &str| Key::new(resource, "ns", name);
+        let (set, service) =
+            (key("apps/statefulsets", "demo-broker-0"), key("/services", "demo-kafka-bootstrap"));
+        let edits: [(&Key, &str, Value, Value); 5] = [
+            (&service, "/spec/selector/letterbox.dev~1cluster", json!("other"), json!("demo")),
+            (&service, "/spec/publishNotReadyAddresses", json!(true), json!(false)),
+            (&service, "/metadata/labels/app.kubernetes.io~1instance", json!("x"), json!("demo")),
+            (&set, "/spec/replicas", json!(0), json!(1)),
+            // Admission has the last word, and it is asked again.
+            (&set, "/spec/template/spec/terminationGracePeriodSeconds", json!(1), json!(60)),
+        ];
+        for (key, path, changed, expected) in edits {
+            server.edit("person", key, |object| *object.pointer_mut(path).unwrap() = changed);
+            let is_back =
+                |play: &Play| play.server().get(key).unwrap().pointer(path) == Some(&expected);
+            play.until(path, 30, is_back).await;
+            at_rest(&mut play).await;
+        }
+        // What the spec asks for goes through.
+        let restarts = play.monitor.restarts;
+        play.edit(|cluster| cluster["spec"]["resources"]["limits"]["cpu"] = json!("3"));
+        play.until("it is taken up", 60, |play| play.monitor.restarts == restarts + 1).await;
+        at_rest(&mut play).await;
+        assert_eq!(play.monitor.restarts, restarts + 1);
+    });
+}
+
 #[test]
 fn the_monitor_sees_what_an_operator_must_not_do() {
     play(async |mut play: Play| {

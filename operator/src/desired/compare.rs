@@ -4,24 +4,57 @@
 //! What we applied earlier is told by the object's own managed fields. Fields that we never asked
 //! for (defaults, other managers' additions) do not count, except in selectors, which are one value
 //! each.
+//!
+//! Admission may make something else of what we apply, and applying it again would come to the same.
+//! Kubernetes does not count what admission changes as a change of the field's manager, and it does
+//! count what anybody else changes. So a field that differs and is still ours is as admission made
+//! it, if what we applied last is what is desired now: the mark that is applied with each object
+//! says so.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::fingerprint;
 use super::objects::MANAGER;
 use crate::api::nanos_of;
+
+/// The annotation that says what was applied: this and a fingerprint. The fingerprint is in its name
+/// because managed fields have the names of annotations, and keep them where admission takes the
+/// annotations away.
+const APPLIED: &str = "letterbox.dev/applied-";
+
+/// `desired` as it is applied: with a mark that names it.
+#[must_use]
+pub fn marked(desired: &Value) -> Value {
+    let mut marked = desired.clone();
+    marked["metadata"]["annotations"][mark_of(desired)] = json!("");
+    marked
+}
+
+fn mark_of(desired: &Value) -> String {
+    let whole = fingerprint(std::iter::once(&desired.to_string()));
+    format!("{APPLIED}{}", whole.get(..16).unwrap_or(&whole))
+}
 
 /// The paths at which `live` is not as `desired`; empty when it is.
 #[must_use]
 pub fn differences(desired: &Value, live: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    compare(desired, live, "", &mut found);
     let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
-    for ours in managers
+    let ours: Vec<&Value> = managers
         .into_iter()
         .flatten()
         .filter(|entry| entry["manager"] == MANAGER && entry["operation"] == "Apply")
-    {
-        abandoned(&ours["fieldsV1"], desired, "", &mut found);
+        .map(|entry| &entry["fieldsV1"])
+        .collect();
+    let mark = format!("f:{}", mark_of(desired));
+    let is_applied = |owned: &&&Value| {
+        let annotations = owned.pointer("/f:metadata/f:annotations");
+        annotations.is_some_and(|annotations| annotations.get(&mark).is_some())
+    };
+    let applied = ours.iter().find(is_applied).copied();
+    let mut found = Vec::new();
+    compare(desired, live, applied, "", &mut found);
+    for owned in ours {
+        abandoned(owned, &marked(desired), "", &mut found);
     }
     found
 }
@@ -32,6 +65,8 @@ pub fn differences(desired: &Value, live: &Value) -> Vec<String> {
 fn abandoned(owned: &Value, desired: &Value, path: &str, found: &mut Vec<String>) {
     for (key, inner) in owned.as_object().into_iter().flatten() {
         let (at, wanted) = match key.split_once(':') {
+            // The mark of what was applied before.
+            Some(("f", name)) if name.starts_with(APPLIED) => continue,
             Some(("f", name)) => (join(path, name), desired.get(name)),
             Some(("k", keys)) => {
                 let keys: Value = serde_json::from_str(keys).unwrap_or_default();
@@ -66,7 +101,15 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
+/// `applied` is what of `desired` we applied last and nobody else has changed since, as managed
+/// fields have it.
+fn compare(
+    desired: &Value,
+    live: &Value,
+    applied: Option<&Value>,
+    path: &str,
+    found: &mut Vec<String>,
+) {
     match (desired, live) {
         (Value::Object(desired), Value::Object(live)) => {
             for (key, value) in desired {
@@ -74,9 +117,12 @@ fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
                 if path.is_empty() && (key == "apiVersion" || key == "kind") {
                     continue;
                 }
-                compare(value, live.get(key).unwrap_or(&Value::Null), &join(path, key), found);
+                let applied = inside(applied, |fields| fields.get(format!("f:{key}")));
+                let live = live.get(key).unwrap_or(&Value::Null);
+                compare(value, live, applied, &join(path, key), found);
             }
-            if path.split('.').any(|part| part == "selector") {
+            let is_selector = path.split('.').any(|part| part == "selector");
+            if is_selector && !applied.is_some_and(is_whole) {
                 let more = live.keys().filter(|key| !desired.contains_key(*key));
                 found.extend(more.map(|key| join(path, key)));
             }
@@ -89,14 +135,16 @@ fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
                     compare(
                         item,
                         live.iter().find(same).unwrap_or(&Value::Null),
+                        inside(applied, |fields| item_of(fields, item)),
                         &format!("{path}[{index}]"),
                         found,
                     );
                 }
             }
+            None if applied.is_some_and(is_whole) => {}
             None if desired.len() == live.len() => {
                 for (index, (desired, live)) in desired.iter().zip(live).enumerate() {
-                    compare(desired, live, &format!("{path}[{index}]"), found);
+                    compare(desired, live, None, &format!("{path}[{index}]"), found);
                 }
             }
             None => found.push(path.to_owned()),
@@ -106,9 +154,50 @@ fn compare(desired: &Value, live: &Value, path: &str, found: &mut Vec<String>) {
         (Value::Array(desired), Value::Null) if desired.is_empty() => {}
         // The one `false` among what the builders write that it leaves out too.
         (Value::Bool(false), Value::Null) if path == "spec.publishNotReadyAddresses" => {}
-        _ if desired == live || same_quantity(desired, live) => {}
+        _ if desired == live || is_same_quantity(desired, live, path) => {}
+        _ if applied.is_some_and(|applied| covers(applied, desired)) => {}
         _ => found.push(path.to_owned()),
     }
+}
+
+/// Whether a field is one value for managed fields: all that is in it has one manager.
+fn is_whole(fields: &Value) -> bool {
+    fields.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+/// What of `applied` is about a part of the field.
+fn inside<'a>(
+    applied: Option<&'a Value>,
+    part: impl Fn(&'a Value) -> Option<&'a Value>,
+) -> Option<&'a Value> {
+    applied.and_then(|fields| if is_whole(fields) { Some(fields) } else { part(fields) })
+}
+
+/// What of `fields` is about an item of a list.
+fn item_of<'a>(fields: &'a Value, item: &Value) -> Option<&'a Value> {
+    let is_it = |name: &str| match name.split_once(':') {
+        Some(("k", keys)) => serde_json::from_str::<Value>(keys).is_ok_and(|keys| {
+            let mut keys = keys.as_object().into_iter().flatten();
+            keys.all(|(key, value)| item.get(key) == Some(value))
+        }),
+        Some(("v", value)) => serde_json::from_str::<Value>(value).is_ok_and(|it| it == *item),
+        _ => false,
+    };
+    fields.as_object()?.iter().find(|(name, _)| is_it(name)).map(|(_, inner)| inner)
+}
+
+/// Whether everything in `desired` is among `fields`.
+fn covers(fields: &Value, desired: &Value) -> bool {
+    is_whole(fields)
+        || match desired {
+            Value::Object(desired) => desired.iter().all(|(key, value)| {
+                fields.get(format!("f:{key}")).is_some_and(|fields| covers(fields, value))
+            }),
+            Value::Array(items) => items
+                .iter()
+                .all(|item| item_of(fields, item).is_some_and(|fields| covers(fields, item))),
+            _ => true,
+        }
 }
 
 /// Lists that server-side apply merges by key, among those that the builders write.
@@ -123,29 +212,39 @@ fn merge_key(path: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// `1024Mi` and `1Gi` are the same, and so are `1` and `"1"`.
-fn same_quantity(desired: &Value, live: &Value) -> bool {
-    let nanos = |value: &Value| match value {
-        Value::String(text) => nanos_of(text),
-        Value::Number(number) => nanos_of(&number.to_string()),
+/// Whether both are the same amount of a resource: `1024Mi` and `1Gi` are, and so are `1` and `"1"`.
+/// Kubernetes rounds up what is finer than a thousandth.
+fn is_same_quantity(desired: &Value, live: &Value, path: &str) -> bool {
+    const MILLI: u128 = 1_000_000;
+    let millis = |value: &Value| match value {
+        Value::String(text) => Some(nanos_of(text)?.div_ceil(MILLI)),
+        Value::Number(number) => Some(nanos_of(&number.to_string())?.div_ceil(MILLI)),
         _ => None,
     };
-    matches!((nanos(desired), nanos(live)), (Some(a), Some(b)) if a == b)
+    path.split('.').any(|part| part == "resources")
+        && matches!((millis(desired), millis(live)), (Some(a), Some(b)) if a == b)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    fn resources(quantity: &str) -> Value {
+        json!({"resources": {"limits": {"x": quantity}}})
+    }
 
     #[test]
     fn only_what_is_asked_for_counts() {
         for (desired, live, expected) in [
             (json!({"a": 1}), json!({"a": 1, "b": 2}), vec![]),
             (json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": 1}}), vec!["a.c"]),
-            (json!({"size": "1Gi"}), json!({"size": "1024Mi"}), vec![]),
-            (json!({"size": "1Gi"}), json!({"size": "1025Mi"}), vec!["size"]),
-            (json!({"cpu": "1"}), json!({"cpu": "1000m"}), vec![]),
+            (resources("1Gi"), resources("1024Mi"), vec![]),
+            (resources("1Gi"), resources("1025Mi"), vec!["resources.limits.x"]),
+            (resources("1"), resources("1000m"), vec![]),
+            (resources("0.0001"), resources("1m"), vec![]),
+            (resources("0.0011"), resources("1m"), vec!["resources.limits.x"]),
+            // Elsewhere a text is a text.
+            (json!({"labels": {"id": "0"}}), json!({"labels": {"id": "00"}}), vec!["labels.id"]),
             (json!({"command": ["a", "b"]}), json!({"command": ["a", "b", "c"]}), vec!["command"]),
             (
                 json!({"ports": [{"port": 1, "name": "x"}]}),
@@ -204,5 +303,75 @@ mod tests {
             assert_eq!(differences(&desired, &live(MANAGER)), expected, "{desired}");
         }
         assert!(differences(&json!({"spec": {}}), &live("somebody-else")).is_empty());
+    }
+
+    /// What we applied, as the API server tells it.
+    fn applied(desired: &Value) -> Value {
+        let mark = format!("f:{}", mark_of(desired));
+        json!({
+            "f:metadata": {"f:annotations": {mark: {}}, "f:labels": {"f:a": {}, "f:b": {}}},
+            "f:spec": {
+                "f:selector": {},
+                "f:words": {},
+                "f:ports": {"k:{\"port\":1,\"protocol\":\"TCP\"}": {
+                    ".": {}, "f:name": {}, "f:port": {}, "f:protocol": {},
+                }},
+                "f:resources": {"f:limits": {"f:memory": {}}},
+            },
+        })
+    }
+
+    #[test]
+    fn what_admission_makes_of_what_was_applied_is_left_alone_and_what_others_make_of_it_is_not() {
+        let desired = json!({
+            "metadata": {"labels": {"a": "1", "b": "2"}},
+            "spec": {
+                "selector": {"x": "1"}, "words": ["a"],
+                "ports": [{"port": 1, "protocol": "TCP", "name": "x"}],
+                "resources": {"limits": {"memory": "1Gi"}},
+            },
+        });
+        let differing = |fields: Value, spec: Value| {
+            let entry = json!({"manager": MANAGER, "operation": "Apply", "fieldsV1": fields});
+            let labels = json!({"b": "3"});
+            let metadata = json!({"managedFields": [entry], "labels": labels});
+            differences(&desired, &json!({"metadata": metadata, "spec": spec}))
+        };
+        let made = || {
+            json!({
+                "selector": {"x": "1", "y": "2"}, "words": ["a", "b"],
+                "ports": [{"port": 1, "protocol": "TCP", "name": "z"}],
+            })
+        };
+        // Labels, a selector and the name of a port are other ones, the resources are gone.
+        assert_eq!(differing(applied(&desired), made()), Vec::<String>::new());
+        assert_eq!(differing(applied(&desired), json!({})), Vec::<String>::new());
+        // Something else was applied.
+        let all = differing(applied(&json!({})), made());
+        let expected = [
+            "metadata.labels.a",
+            "metadata.labels.b",
+            "spec.ports[0].name",
+            "spec.resources",
+            "spec.selector.y",
+            "spec.words",
+        ];
+        assert_eq!(all, expected);
+        // Somebody else has written a field since, or taken one away.
+        for (field, path) in [
+            ("/f:metadata/f:labels/f:a", "metadata.labels.a"),
+            ("/f:metadata/f:labels/f:b", "metadata.labels.b"),
+            ("/f:spec/f:selector", "spec.selector.y"),
+            ("/f:spec/f:words", "spec.words"),
+            ("/f:spec/f:ports", "spec.ports[0].name"),
+            ("/f:spec/f:resources/f:limits/f:memory", "spec.resources"),
+        ] {
+            let mut fields = applied(&desired);
+            let (parent, name) = field.rsplit_once('/').unwrap();
+            fields.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name);
+            // What is in nobody's fields is a member, not the whole.
+            fields.pointer_mut(parent).unwrap()["."] = json!({});
+            assert_eq!(differing(fields, made()), [path]);
+        }
     }
 }

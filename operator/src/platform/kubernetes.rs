@@ -30,7 +30,7 @@ use crate::api::{
     ADMIN_PORT, CLUSTER_FINALIZER, DeletionPolicy, KafkaCluster, Listener, ListenerType, bytes_of,
     is_paused,
 };
-use crate::desired::compare::differences;
+use crate::desired::compare::{differences, marked};
 use crate::desired::objects::{
     self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, ASKED_SIZE_ANNOTATION, BROKER_LABEL,
     CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, IMAGE_ANNOTATION, Kind,
@@ -215,7 +215,7 @@ impl Kubernetes {
                 .map_err(|error| api_fault(&what, &error))?;
         }
         let params = PatchParams::apply(MANAGER).force();
-        api.patch(&key.name, &params, &Patch::Apply(object))
+        api.patch(&key.name, &params, &Patch::Apply(&marked(object)))
             .await
             .map_err(|error| api_fault(&what, &error))?;
         Ok(())

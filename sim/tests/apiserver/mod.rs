@@ -8,8 +8,7 @@
 //! collects what has lost its owner. [`monitor`] looks at every write of an operator (C14 of the
 //! checkers).
 //!
-//! It validates no schema and has no admission: `operator/tests/apiserver.rs` does that with a real
-//! one.
+//! It validates no schema: `operator/tests/apiserver.rs` does that with a real one.
 
 mod clock;
 pub(crate) mod faults;
@@ -73,7 +72,14 @@ struct State {
     changes: Vec<Arc<Change>>,
     made: u64,
     clock: VirtualClock,
+    /// What admission makes of an object that is written.
+    admission: Option<Admission>,
+    /// How many requests of clients asked for a change, leases and events left out.
+    asked: u64,
 }
+
+/// Changes an object before it is kept.
+pub(crate) type Admission = fn(&Key, &mut Value);
 
 /// The API server. Clones are the same one.
 #[derive(Clone)]
@@ -90,6 +96,8 @@ impl Default for ApiServer {
             changes: Vec::new(),
             made: 0,
             clock: VirtualClock::default(),
+            admission: None,
+            asked: 0,
         };
         Self { state: Arc::new(Mutex::new(state)), version: watch::Sender::new(0) }
     }
@@ -140,6 +148,18 @@ impl ApiServer {
         })
     }
 
+    /// From now on `admission` changes what is written.
+    pub(crate) fn admit_with(&self, admission: Admission) {
+        self.with(|state| state.admission = Some(admission));
+    }
+
+    /// How many requests of clients asked for a change, also of those that changed nothing; leases
+    /// and events left out.
+    #[must_use]
+    pub(crate) fn writes_asked(&self) -> u64 {
+        self.with(|state| state.asked)
+    }
+
     /// Makes an object.
     ///
     /// # Errors
@@ -151,8 +171,10 @@ impl ApiServer {
     /// Changes an object that is there, as its owner would: no precondition, no part.
     pub(crate) fn edit(&self, actor: &str, key: &Key, change: impl FnOnce(&mut Value)) {
         self.with(|state| {
-            if let Some(mut object) = state.object(key) {
+            if let Some(before) = state.object(key) {
+                let mut object = before.clone();
                 change(&mut object);
+                patch::disown(&mut object, &before);
                 state.store(actor, key, Some(object));
             }
         });
@@ -203,7 +225,14 @@ impl State {
     /// Puts `after` in the place of what is there. What does not change makes no version.
     fn store(&mut self, actor: &str, key: &Key, after: Option<Value>) -> Option<Value> {
         let before = self.objects.get(key).cloned();
-        let mut after = after.filter(|object| {
+        // After the managers of fields are known, as in Kubernetes.
+        let admitted = after.map(|mut object| {
+            if let Some(admission) = self.admission {
+                admission(key, &mut object);
+            }
+            object
+        });
+        let mut after = admitted.filter(|object| {
             // Whatever held it is gone.
             object.pointer("/metadata/deletionTimestamp").is_none()
                 || object
@@ -287,8 +316,10 @@ impl State {
             }
         }
         if !is_apply {
-            let mut object = live.ok_or_else(|| not_found(key))?;
+            let before = live.ok_or_else(|| not_found(key))?;
+            let mut object = before.clone();
             patch::merge(&mut object, body);
+            patch::disown(&mut object, &before);
             return Ok(self.store(actor, key, Some(object.clone())).unwrap_or(object));
         }
         let is_new = live.is_none();

@@ -93,6 +93,8 @@ fn apply_list(live: &mut Value, before: &Value, wanted: &[Value], path: &str) {
 pub(crate) fn fields(wanted: &Value, path: &str) -> Value {
     let mut set = Map::new();
     match wanted {
+        // One value.
+        Value::Object(_) if path.ends_with("elector") => {}
         Value::Object(wanted) => {
             for (key, value) in wanted {
                 set.insert(format!("f:{key}"), fields(value, &at(path, key)));
@@ -108,4 +110,35 @@ pub(crate) fn fields(wanted: &Value, path: &str) -> Value {
         _ => {}
     }
     Value::Object(set)
+}
+
+/// Takes what differs between `before` and `object` out of the fields that were applied to it: from
+/// now on they are another manager's.
+pub(crate) fn disown(object: &mut Value, before: &Value) {
+    let after = object.clone();
+    if let Some(fields) = object.pointer_mut("/metadata/managedFields/0/fieldsV1") {
+        disown_at(fields, before, &after);
+    }
+}
+
+/// Whether nothing of `fields` is left.
+fn disown_at(fields: &mut Value, before: &Value, after: &Value) -> bool {
+    let Some(fields) = fields.as_object_mut() else { return false };
+    if fields.is_empty() {
+        return before != after;
+    }
+    fields.retain(|name, inner| {
+        let part = |of: &Value| match name.split_once(':') {
+            Some(("k", keys)) => {
+                let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+                let is_it = |item: &&Value| keys.iter().all(|(key, it)| item.get(key) == Some(it));
+                of.as_array().and_then(|items| items.iter().find(is_it)).cloned()
+            }
+            Some((_, name)) => of.get(name).cloned(),
+            None => None,
+        };
+        let of = |value: &Value| part(value).unwrap_or(Value::Null);
+        !disown_at(inner, &of(before), &of(after))
+    });
+    fields.is_empty()
 }

@@ -200,6 +200,10 @@ fn unescaped(value: &str) -> String {
 impl Served {
     fn carry_out(&self, asked: &Asked, body: &Value) -> Result<Value, Refused> {
         let key = &asked.key;
+        let is_told = ["/leases", "/events"].iter().any(|end| key.resource.ends_with(end));
+        if asked.method != Method::GET && !is_told {
+            self.server.with(|state| state.asked += 1);
+        }
         if key.resource == "/version" {
             return Ok(version());
         }
