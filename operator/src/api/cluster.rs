@@ -74,7 +74,8 @@ pub struct KafkaClusterSpec {
 
     /// Broker configuration: the keys and values of Kafka's server.properties. Values are strings,
     /// numbers, true or false, or lists of them. Changing it restarts the brokers. Keys that the
-    /// operator sets itself (names, listeners, directories, quorum) are refused.
+    /// operator sets itself (names, listeners, directories, quorum) are refused. At most 200 keys, and
+    /// 256 KiB of keys and values together.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
@@ -256,12 +257,12 @@ pub struct BrokerAddress {
 pub struct Resources {
     /// What the broker is promised, for example `cpu: 500m` and `memory: 512Mi`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, QuantitySchema>")]
+    #[schemars(with = "BTreeMap<String, QuantitySchema>", extend("maxProperties" = 32))]
     pub requests: BTreeMap<String, Quantity>,
 
     /// What the broker may use at most.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, QuantitySchema>")]
+    #[schemars(with = "BTreeMap<String, QuantitySchema>", extend("maxProperties" = 32))]
     pub limits: BTreeMap<String, Quantity>,
 }
 
@@ -294,6 +295,7 @@ impl JsonSchema for QuantitySchema {
             "x-kubernetes-int-or-string": true,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "pattern": QUANTITY_PATTERN,
+            "maxLength": 64,
         })
     }
 }

@@ -25,6 +25,35 @@ fn text_of(value: Value) -> String {
     }
 }
 
+/// How many bytes the keys and values of a topic's configuration may have together. The operator
+/// keeps every topic in memory, and Kafka's users come to some hundred bytes.
+pub(crate) const TOPIC_CONFIG_MAX: usize = 32 << 10;
+/// And those of a cluster's.
+pub(crate) const CLUSTER_CONFIG_MAX: usize = 256 << 10;
+
+/// What is wrong with a configuration whose keys and values have more than `max` bytes together.
+pub(crate) fn too_large(config: &BTreeMap<String, String>, max: usize) -> Option<String> {
+    let bytes: usize = config.iter().map(|(key, value)| key.len() + value.len()).sum();
+    (bytes > max).then(|| {
+        format!(
+            "Keys and values have {bytes} bytes together, and may have {max}; remove some from \
+             spec.config."
+        )
+    })
+}
+
+/// A topic's configuration: [`config_schema`] with bounds. What the whole may be is no rule that a
+/// schema can have ([`too_large`]).
+pub(super) fn topic_config_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 100,
+        "additionalProperties": {
+            "x-kubernetes-preserve-unknown-fields": true, "maxLength": 16384, "maxItems": 1000,
+        },
+    })
+}
+
 /// Values of any type: `x-kubernetes-int-or-string` would refuse `true` and `0.5`.
 pub(super) fn config_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
@@ -32,7 +61,16 @@ pub(super) fn config_schema(_: &mut schemars::SchemaGenerator) -> schemars::Sche
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::api::{KafkaClusterSpec, KafkaTopicSpec};
+
+    #[test]
+    fn keys_count_as_values_do() {
+        let config = |text: &str| BTreeMap::from([(text.to_owned(), text.to_owned())]);
+        assert_eq!(too_large(&config("1234"), 8), None);
+        let said = too_large(&config("12345"), 8).unwrap();
+        assert!(said.contains("have 10 bytes") && said.contains("may have 8;"), "{said}");
+    }
 
     #[test]
     fn values_are_taken_as_they_are_written_in_yaml() {

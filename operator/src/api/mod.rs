@@ -25,6 +25,7 @@ pub use cluster::{
 pub use condition::{
     DEGRADED, PAUSED, PROGRESSING, READY, condition, find_condition, is_true, set_condition,
 };
+pub(crate) use config::{CLUSTER_CONFIG_MAX, TOPIC_CONFIG_MAX, too_large};
 pub use quantity::{bytes_of, nanos_of, shown};
 pub use topic::{ClusterRef, KafkaTopic, KafkaTopicSpec, KafkaTopicStatus};
 

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::DeletionPolicy;
-use super::config::{config_schema, config_values};
+use super::config::{config_values, topic_config_schema};
 
 /// What a topic should be.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -63,13 +63,14 @@ pub struct KafkaTopicSpec {
 
     /// Topic configuration: Kafka's keys; values are strings, numbers, true or false, or lists of
     /// them. A value that was changed by hand is put back; a key that leaves this map goes back to
-    /// the cluster's default; keys that were never in it are left alone.
+    /// the cluster's default; keys that were never in it are left alone. At most 100 keys, and 32 KiB
+    /// of keys and values together.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "config_values"
     )]
-    #[schemars(schema_with = "config_schema", extend("maxProperties" = 100))]
+    #[schemars(schema_with = "topic_config_schema")]
     pub config: BTreeMap<String, String>,
 
     /// What happens to the topic, and with it to its records, when this object is deleted. Default:

@@ -19,8 +19,8 @@ use super::topic::{
     REPLICAS_MESSAGE as TOPIC_REPLICAS_MESSAGE,
 };
 use super::{
-    ClusterStorage, DATA_VOLUME, KafkaCluster, KafkaTopic, Listener, ListenerType, OWNED_KEYS,
-    bytes_of,
+    CLUSTER_CONFIG_MAX, ClusterStorage, DATA_VOLUME, KafkaCluster, KafkaTopic, Listener,
+    ListenerType, OWNED_KEYS, TOPIC_CONFIG_MAX, bytes_of, too_large,
 };
 
 /// What is wrong with a document, where.
@@ -64,6 +64,7 @@ pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
     let owned: Vec<&str> =
         spec.config.keys().map(String::as_str).filter(|key| OWNED_KEYS.contains(key)).collect();
     problems.unless(owned.is_empty(), "spec.config", &owned_keys_message(&owned.join(", ")));
+    problems.if_any("spec.config", too_large(&spec.config, CLUSTER_CONFIG_MAX));
     problems.unless(
         spec.listeners.iter().any(|listener| listener.type_ == ListenerType::Internal),
         "spec.listeners",
@@ -170,6 +171,7 @@ pub fn topic(topic: &KafkaTopic) -> Vec<Problem> {
         "must be 1 to 100000",
     );
     problems.unless(spec.replicas == 1, "spec.replicas", TOPIC_REPLICAS_MESSAGE);
+    problems.if_any("spec.config", too_large(&spec.config, TOPIC_CONFIG_MAX));
     problems.0
 }
 
@@ -178,8 +180,12 @@ struct Problems(Vec<Problem>);
 impl Problems {
     fn unless(&mut self, right: bool, field: &str, message: &str) {
         if !right {
-            self.0.push(Problem { field: field.to_owned(), message: message.to_owned() });
+            self.if_any(field, Some(message.to_owned()));
         }
+    }
+
+    fn if_any(&mut self, field: &str, message: Option<String>) {
+        self.0.extend(message.map(|message| Problem { field: field.to_owned(), message }));
     }
 }
 

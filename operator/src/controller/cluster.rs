@@ -8,8 +8,8 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::core::DeserializeGuard;
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, watcher};
@@ -17,7 +17,7 @@ use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::objects::{news_of, tell_not_understood, untold, watched};
+use super::objects::{listed, news_of, paged, tell_not_understood, untold, watched};
 use super::topic::is_terminating;
 use super::{Context, PassFailed, RESYNC, WAITING, scoped};
 use crate::admin::KafkaAdmin;
@@ -40,7 +40,9 @@ const CHANGED: Duration = Duration::from_millis(500);
 pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let client = &context.client;
     let scope = namespace.as_deref();
-    let ours = watcher::Config::default().labels(CLUSTER_LABEL);
+    let ours = paged().labels(CLUSTER_LABEL);
+    let pods = scoped::<PartialObjectMeta<Pod>>(client, scope);
+    let pods = watcher(pods, ours.clone()).touched_objects();
     let by_label = |meta: &kube::api::ObjectMeta| {
         let name = meta.labels.as_ref()?.get(CLUSTER_LABEL)?;
         Some(ObjectRef::<KafkaCluster>::new(name).within(meta.namespace.as_deref()?))
@@ -72,7 +74,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .owns(scoped::<ConfigMap>(client, scope), ours.clone())
         .owns(scoped::<ServiceAccount>(client, scope), ours.clone())
         .owns(scoped::<PodDisruptionBudget>(client, scope), ours.clone())
-        .watches(scoped::<Pod>(client, scope), ours.clone(), move |pod| by_label(&pod.metadata))
+        .watches_stream(pods, move |pod| by_label(&pod.metadata))
         .watches_stream(claims, move |claim| by_label(&claim.metadata))
         .run(reconcile, |_, error, _| back_off(error), context.clone())
         .for_each(|result| {
@@ -94,9 +96,9 @@ pub(super) async fn let_go_of_doomed(
     kubernetes: &Kubernetes,
     scope: Option<&str>,
 ) {
-    let api = scoped::<DeserializeGuard<KafkaCluster>>(client, scope);
-    let clusters = match api.list(&ListParams::default()).await {
-        Ok(clusters) => clusters.items.into_iter().filter_map(|it| it.0.ok()).filter(is_held),
+    let api = scoped::<KafkaCluster>(client, scope);
+    let clusters = match listed(&api).await {
+        Ok(clusters) => clusters.into_iter().filter(is_held),
         Err(error) => {
             tracing::warn!(%error, namespace = scope, "clusters could not be listed; those of a \
                 namespace that is being deleted may hold it");

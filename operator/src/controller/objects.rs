@@ -6,7 +6,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use kube::api::{Api, ObjectMeta, Patch, PatchParams};
+use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::watcher::{self, Event};
@@ -17,8 +17,9 @@ use tokio::sync::mpsc;
 
 use super::Context;
 use crate::api::{
-    ClusterRef, DeletionPolicy, KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, READY,
-    condition,
+    ACCEPT_LOSS_ANNOTATION, CLUSTER_CONFIG_MAX, CLUSTER_FINALIZER, ClusterRef, DeletionPolicy,
+    KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, PAUSE_ANNOTATION, READY, Resources,
+    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, condition, too_large,
 };
 use crate::platform::kubernetes::said;
 
@@ -34,11 +35,26 @@ pub(super) trait Ours:
 {
     /// An object of which nothing is known but this.
     fn bare(metadata: ObjectMeta) -> Self;
+
+    /// Its configuration, and how many bytes that may have.
+    fn config(&self) -> (&BTreeMap<String, String>, usize);
+
+    /// Drops what is read from the API server where it is needed, and not from the cache.
+    fn reduce(&mut self);
 }
 
 impl Ours for KafkaCluster {
     fn bare(metadata: ObjectMeta) -> Self {
         Self { metadata, ..Self::new("", KafkaClusterSpec::default()) }
+    }
+
+    fn config(&self) -> (&BTreeMap<String, String>, usize) {
+        (&self.spec.config, CLUSTER_CONFIG_MAX)
+    }
+
+    fn reduce(&mut self) {
+        self.spec.config = BTreeMap::new();
+        self.spec.resources = Resources::default();
     }
 }
 
@@ -54,6 +70,75 @@ impl Ours for KafkaTopic {
         };
         Self { metadata, ..Self::new("", spec) }
     }
+
+    fn config(&self) -> (&BTreeMap<String, String>, usize) {
+        (&self.spec.config, TOPIC_CONFIG_MAX)
+    }
+
+    fn reduce(&mut self) {}
+}
+
+/// So many objects are listed at a time: each may have 1.5 MB, and a page is in memory twice while it
+/// is read.
+const PAGE: u32 = 20;
+
+/// A watch whose lists come in pages of a bounded size.
+pub(super) fn paged() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
+/// Every object that `api` has, of which nothing is known but its metadata.
+pub(super) async fn listed<K: Ours>(api: &Api<K>) -> kube::Result<Vec<K>> {
+    let mut all = Vec::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list_metadata(&params).await?;
+        all.extend(page.items.into_iter().map(|object| K::bare(reduced(object.metadata))));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// What is kept of the metadata of our objects. Labels, managed fields and what others annotate may
+/// be much, and nothing is decided by them.
+fn reduced(metadata: ObjectMeta) -> ObjectMeta {
+    const ANNOTATION_LEN_MAX: usize = 256;
+    let annotations = metadata.annotations.unwrap_or_default().into_iter();
+    let annotations = annotations
+        .filter(|(name, _)| [PAUSE_ANNOTATION, ACCEPT_LOSS_ANNOTATION].contains(&name.as_str()))
+        .map(|(name, value)| (name, value.chars().take(ANNOTATION_LEN_MAX).collect()))
+        .collect::<BTreeMap<_, _>>();
+    let mut finalizers = metadata.finalizers.unwrap_or_default();
+    finalizers.retain(|name| [CLUSTER_FINALIZER, TOPIC_FINALIZER].contains(&name.as_str()));
+    ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        resource_version: metadata.resource_version,
+        generation: metadata.generation,
+        creation_timestamp: metadata.creation_timestamp,
+        deletion_timestamp: metadata.deletion_timestamp,
+        finalizers: Some(finalizers).filter(|finalizers| !finalizers.is_empty()),
+        annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
+        ..ObjectMeta::default()
+    }
+}
+
+/// What is kept of an object; what is larger than may be is not understood.
+fn understood<K: Ours>(object: DeserializeGuard<K>) -> Result<K, Box<InvalidObject>> {
+    let mut object = object.0.map_err(Box::new)?;
+    let (config, max) = object.config();
+    let too_large = too_large(config, max);
+    *object.meta_mut() = reduced(std::mem::take(object.meta_mut()));
+    match too_large {
+        None => {
+            object.reduce();
+            Ok(object)
+        }
+        Some(error) => Err(Box::new(InvalidObject { error, metadata: object.meta().clone() })),
+    }
 }
 
 /// An object that this version cannot read, and why.
@@ -68,8 +153,8 @@ pub(super) fn watched<K: Ours>(
     api: Api<DeserializeGuard<K>>,
     not_understood: Option<mpsc::Sender<NotUnderstood<K>>>,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static {
-    let bare = move |found: InvalidObject, is_news: bool| {
-        let object = K::bare(found.metadata);
+    let bare = move |found: Box<InvalidObject>, is_news: bool| {
+        let object = K::bare(reduced(found.metadata));
         if let Some(told) = not_understood.as_ref().filter(|_| is_news) {
             // One that does not fit is told by the next watch.
             let _ = told.try_send((object.clone(), found.error));
@@ -79,17 +164,22 @@ pub(super) fn watched<K: Ours>(
     let read = move |event: Event<DeserializeGuard<K>>| match event {
         Event::Init => Some(Event::Init),
         Event::InitDone => Some(Event::InitDone),
-        Event::InitApply(DeserializeGuard(Ok(object))) => Some(Event::InitApply(object)),
-        Event::Apply(DeserializeGuard(Ok(object))) => Some(Event::Apply(object)),
-        Event::Delete(DeserializeGuard(Ok(object))) => Some(Event::Delete(object)),
-        Event::InitApply(DeserializeGuard(Err(found))) => {
-            bare(found, true);
-            None
+        Event::InitApply(object) => match understood(object) {
+            Ok(object) => Some(Event::InitApply(object)),
+            Err(found) => {
+                bare(found, true);
+                None
+            }
+        },
+        Event::Apply(object) => Some(match understood(object) {
+            Ok(object) => Event::Apply(object),
+            Err(found) => Event::Delete(bare(found, true)),
+        }),
+        Event::Delete(object) => {
+            Some(Event::Delete(understood(object).unwrap_or_else(|found| bare(found, false))))
         }
-        Event::Apply(DeserializeGuard(Err(found))) => Some(Event::Delete(bare(found, true))),
-        Event::Delete(DeserializeGuard(Err(found))) => Some(Event::Delete(bare(found, false))),
     };
-    kube::runtime::watcher(api, watcher::Config::default())
+    kube::runtime::watcher(api, paged())
         .map_ok(read)
         .filter_map(|event| std::future::ready(event.transpose()))
 }
@@ -149,8 +239,33 @@ pub(super) fn untold<K>() -> (mpsc::Sender<NotUnderstood<K>>, mpsc::Receiver<Not
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
+    use serde_json::Value;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_kept_of_an_object_but_what_passes_read_and_one_that_is_too_large_is_told() {
+        let object = |config: Value| {
+            let words = "x".repeat(1 << 20);
+            let metadata = json!({
+                "name": "a", "namespace": "ns", "uid": "1", "generation": 2,
+                "labels": {"a": words}, "managedFields": [{"manager": words}],
+                "finalizers": [TOPIC_FINALIZER, words],
+                "annotations": {PAUSE_ANNOTATION: words, "other": words},
+            });
+            let spec = json!({"clusterRef": {"name": "c"}, "config": config});
+            let guard = json!({"metadata": metadata, "spec": spec});
+            understood(serde_json::from_value::<DeserializeGuard<KafkaTopic>>(guard).unwrap())
+        };
+        let kept = object(json!({"a": "1"})).unwrap();
+        let text = serde_json::to_string(&kept).unwrap();
+        assert!(text.len() < 1000, "{}", text.len());
+        assert!(crate::api::is_paused(&kept.metadata) && crate::plan::has_finalizer(&kept));
+        assert_eq!((kept.metadata.generation, &*kept.spec.config["a"]), (Some(2), "1"));
+        let found = object(json!({"a": "1".repeat(TOPIC_CONFIG_MAX)})).unwrap_err();
+        assert!(found.error.contains("may have 32768"), "{}", found.error);
+        assert!(serde_json::to_string(&found.metadata).unwrap().len() < 1000);
+    }
 
     #[test]
     fn a_status_is_no_news() {

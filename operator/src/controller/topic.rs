@@ -7,8 +7,7 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::core::DeserializeGuard;
+use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -19,7 +18,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::objects::{news_of, tell_not_understood, untold, watched};
+use super::objects::{listed, news_of, tell_not_understood, untold, watched};
 use super::topics::{ClusterKey, Topics, cluster_key_of};
 use super::{Context, PassFailed, RESYNC, scoped};
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, UNANSWERED};
@@ -512,9 +511,9 @@ pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
 /// Lets go of every topic whose namespace is being deleted. An operator that is stopped may be
 /// going with that namespace, and nobody would let go of them after it.
 pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
-    let api = scoped::<DeserializeGuard<KafkaTopic>>(client, scope);
-    let topics = match api.list(&ListParams::default()).await {
-        Ok(topics) => topics.items.into_iter().filter_map(|it| it.0.ok()).filter(has_finalizer),
+    let api = scoped::<KafkaTopic>(client, scope);
+    let topics = match listed(&api).await {
+        Ok(topics) => topics.into_iter().filter(has_finalizer),
         Err(error) => {
             tracing::warn!(
                 error = said(&error),

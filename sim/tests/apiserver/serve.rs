@@ -237,17 +237,18 @@ impl Served {
     }
 
     fn list(&self, asked: &Asked) -> Value {
-        let items: Vec<Arc<Value>> = self
-            .server
-            .all(&asked.key.resource)
-            .into_iter()
-            .filter(|(key, object)| asked.selects(key, object))
-            .map(|(_, object)| object)
-            .collect();
+        let number = |name: &str| asked.query.get(name).and_then(|it| it.parse::<usize>().ok());
+        let limit = number("limit").unwrap_or(usize::MAX);
+        let from = number("continue").unwrap_or(0);
+        let selected = self.server.all(&asked.key.resource).into_iter();
+        let mut rest = selected.filter(|(key, object)| asked.selects(key, object)).skip(from);
+        let items: Vec<Arc<Value>> = rest.by_ref().take(limit).map(|(_, object)| object).collect();
+        let more = rest.next().map(|_| (from + items.len()).to_string());
         let version = self.server.changes_since(u64::MAX).1.to_string();
         json!({
             "apiVersion": asked.group_version, "kind": "List",
-            "metadata": {"resourceVersion": version}, "items": items,
+            "metadata": {"resourceVersion": version, "continue": more.unwrap_or_default()},
+            "items": items,
         })
     }
 
