@@ -309,9 +309,9 @@ async fn tell_not_written(context: &Context, cluster: &KafkaCluster, fault: &Fau
     let reason = "StatusNotWritten";
     let message = format!(
         "the API server does not take the status of this cluster, so what is written here is what \
-         was: {}; if its CustomResourceDefinition is older than the operator, upgrade it \
-         (crds.install of the Helm chart)",
-        fault.message
+         was: {}; if its CustomResourceDefinition is older than the operator, upgrade it: {}",
+        fault.message,
+        super::upgrade_command(&context.options)
     );
     let mut all = cluster.status.clone().unwrap_or_default().conditions;
     let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;

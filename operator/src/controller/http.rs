@@ -20,8 +20,10 @@ pub(crate) async fn serve(
 ) {
     let ready = move || async move {
         match &*health.borrow() {
-            None => (StatusCode::OK, "ok\n".to_owned()),
-            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            Health::Well => (StatusCode::OK, "ok\n".to_owned()),
+            Health::Outdated(why) | Health::Waits(why) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+            }
         }
     };
     let text = || async move {

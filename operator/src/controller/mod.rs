@@ -8,6 +8,7 @@ mod lease;
 mod metrics;
 mod objects;
 mod probe;
+mod schema;
 mod topic;
 mod topics;
 
@@ -93,7 +94,7 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
         .with_context(|| format!("listen on port {}", options.listen.1))?;
     let mut background = JoinSet::new();
     background.spawn(http::serve(listener, health.clone(), metrics.clone()));
-    background.spawn(probe::run(client.clone(), told));
+    background.spawn(probe::run(client.clone(), told, upgrade_command(&options)));
     tracing::info!(namespaces = ?options.namespaces, image = %options.image, "operator started");
 
     let scopes = scopes(&options);
@@ -183,6 +184,18 @@ async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health
             () = reconcile_all(context.clone()) => return,
         }
     }
+}
+
+/// How a person upgrades the definitions to those of this version.
+pub(crate) fn upgrade_command(options: &Options) -> String {
+    let exec = options
+        .lease
+        .as_ref()
+        .map(|lease| format!("kubectl exec -n {} {} -- ", lease.namespace, lease.identity));
+    format!(
+        "{}letterbox-operator crd | kubectl apply --server-side --force-conflicts -f -",
+        exec.unwrap_or_default()
+    )
 }
 
 /// Each watched namespace, or `None` for all of them.
