@@ -26,15 +26,45 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* Who else owns the definition .name: "release NAME in namespace NAMESPACE", or "another installation"; empty when nobody does. */}}
-{{- define "letterbox.crdOwner" -}}
-{{- $live := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" .name -}}
+{{/* The reference of .image, which has a repository, a tag and a digest. */}}
+{{- define "letterbox.image" -}}
+{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ with .image.digest }}@{{ . }}{{ end }}
+{{- end -}}
+
+{{/* Who else owns the object .name of .api and .kind: "release NAME in namespace NAMESPACE", or "another installation"; empty when nobody does. */}}
+{{- define "letterbox.owner" -}}
+{{- $live := lookup .api .kind .namespace .name -}}
 {{- if $live -}}
 {{- $annotations := $live.metadata.annotations | default dict -}}
 {{- $name := get $annotations "meta.helm.sh/release-name" -}}
 {{- $namespace := get $annotations "meta.helm.sh/release-namespace" -}}
 {{- if not $name -}}another installation
 {{- else if or (ne $name .root.Release.Name) (ne $namespace .root.Release.Namespace) -}}release {{ $name }} in namespace {{ $namespace }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "letterbox.crdOwner" -}}
+{{ include "letterbox.owner" (dict "root" .root "api" "apiextensions.k8s.io/v1" "kind" "CustomResourceDefinition" "namespace" "" "name" .name) }}
+{{- end -}}
+
+{{/* The fields below .path that the schema .wanted has and .served has not, each after a space. */}}
+{{- define "letterbox.lacks" -}}
+{{- $wanted := .wanted -}}
+{{- $served := .served -}}
+{{- $path := .path -}}
+{{- if not (get $served "x-kubernetes-preserve-unknown-fields") -}}
+{{- $has := get $served "properties" | default dict -}}
+{{- range $name, $field := (get $wanted "properties" | default dict) -}}
+{{- if not (hasKey $has $name) }} {{ $path }}.{{ $name }}
+{{- else -}}
+{{- include "letterbox.lacks" (dict "wanted" $field "served" (get $has $name) "path" (printf "%s.%s" $path $name)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $inner := list "items" "additionalProperties" -}}
+{{- if and (kindIs "map" (get $wanted $inner)) (kindIs "map" (get $served $inner)) -}}
+{{- include "letterbox.lacks" (dict "wanted" (get $wanted $inner) "served" (get $served $inner) "path" $path) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
