@@ -228,6 +228,10 @@ impl LogDir {
                 self.space.free.store(i64::try_from(free).unwrap_or(i64::MAX), Ordering::Relaxed);
                 self.say_space();
             }
+            // Its logs live on in files without names, which are gone with the process.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.fence("it was removed while it was in use", &error);
+            }
             // A look changes nothing: what was known last goes on, and a write that fails says more.
             Err(error) => self.say_state("look at free space", &error),
         }

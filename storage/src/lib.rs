@@ -49,7 +49,7 @@ pub use error::{AppendError, LogError, ReadError, RecordError};
 pub use lifecycle::WantedLog;
 pub use manager::{LogManager, LogManagerOptions, OfflineLog};
 pub use open_segments::sealed_files_max;
-pub use partition::Log;
+pub use partition::{Log, Loss};
 pub use producers::ProducerView;
 pub use progress::OpenProgress;
 pub use recover::{Recovered, recover};

@@ -14,7 +14,7 @@ use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::{LogManager, OfflineLog, lock};
 use super::open::{Found, holds_no_log};
-use super::partition::Identity;
+use super::partition::{Identity, Loss};
 use super::partition_table::{Kept, Name};
 use super::recover::Recovered;
 use super::upkeep::Doomed;
@@ -42,6 +42,9 @@ pub struct WantedLog {
     /// The topic was made in this run, so that no log of the partition can lie in a directory that
     /// was not read.
     pub is_new: bool,
+    /// Nobody counts on what is here of it, and another broker has all. A directory that is missing
+    /// is made anew then.
+    pub may_be_copied: bool,
 }
 
 impl WantedLog {
@@ -108,8 +111,16 @@ impl LogManager {
                     }
                 },
                 Ok(Some(offline)) => {
-                    answers.push(Some(self.reopen(offline, wanted).await));
-                    continue;
+                    let dir = offline.dir.clone();
+                    let opened = self.reopen(offline, wanted.clone()).await;
+                    let is_missing = matches!(opened, Err(LogError::Missing { .. }));
+                    if !is_missing
+                        || !wanted.may_be_copied
+                        || !self.forget_missing(&dir, &wanted).await
+                    {
+                        answers.push(Some(opened));
+                        continue;
+                    }
                 }
                 Err(error) => {
                     answers.push(Some(Err(error)));
@@ -170,7 +181,7 @@ impl LogManager {
                         kept: Kept::default(),
                         lacks_metadata: true,
                         counts_unsynced: false,
-                        may_have_lost: true,
+                        loss: Loss::Records,
                         lacks_records: false,
                     };
                     Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))
@@ -217,6 +228,28 @@ impl LogManager {
                 }))
             }
         }
+    }
+
+    /// Forgets a partition whose directory is missing in `dir`, durably; false when that cannot be
+    /// done now.
+    async fn forget_missing(&self, dir: &Arc<LogDir>, wanted: &WantedLog) -> bool {
+        if dir.offline().is_some() {
+            return false;
+        }
+        let (name, topic_id, forgetful) = (wanted.name(), wanted.topic_id, dir.clone());
+        let forget = move || {
+            forgetful.partitions.forget([(&name, Some(topic_id))]);
+            forgetful.partitions.write_changed()
+        };
+        let is_forgotten = self.env.blocking(forget).await;
+        if is_forgotten.is_ok() {
+            lock(&self.offline).remove(&wanted.name());
+            tracing::warn!(topic = %wanted.topic, partition = wanted.partition,
+                dir = %dir.path().join(wanted.dir_name()).display(),
+                "the directory of a replica is missing, and others have its records: it is made anew \
+                and copied");
+        }
+        is_forgotten.is_ok()
     }
 
     async fn reopen(&self, offline: OfflineLog, wanted: WantedLog) -> Result<Arc<Log>, LogError> {
@@ -469,6 +502,25 @@ fn name_aside(
         name.pop();
     }
     name + &tail
+}
+
+/// Makes a directory aside for what the log of a partition has, in the form of one, and gives its
+/// path. Blocks.
+pub(super) fn make_aside(
+    dir: &LogDir,
+    name: &Name,
+    topic_id: TopicId,
+) -> Result<PathBuf, LogError> {
+    let path = place_aside(dir, name, Some(topic_id), Fate::Stray);
+    dir.disk.create_dir_all(&path).during("create", &path)?;
+    let written = checkpoint::write_partition_metadata(&*dir.disk, &path, topic_id)
+        .during("write", &path)
+        .and_then(|()| dir.disk.sync_dir(&dir.path).during("sync", &dir.path));
+    if written.is_err() {
+        // It is tried again, and would leave one each time.
+        drop(dir.disk.remove_dir_all(&path));
+    }
+    written.map(|()| path)
 }
 
 /// Makes the directories of new partitions, durably, and their rows. Blocks.

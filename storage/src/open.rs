@@ -13,7 +13,7 @@ use super::checkpoint::{self, ACCEPT_DATA_LOSS, LACKS_RECORDS, NOT_SYNCED, PARTI
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::OfflineLog;
-use super::partition::Identity;
+use super::partition::{Identity, Loss};
 use super::partition_table::{Kept, Name};
 use super::recover::{Recovered, recover};
 use super::tail_cache::CacheBudget;
@@ -184,6 +184,11 @@ impl Found {
         }
         let (bytes_scanned, deleted) =
             (recovered.bytes_scanned, std::mem::take(&mut recovered.deleted));
+        let loss = match lacks_records {
+            true => Loss::Records,
+            false if counts_unsynced && !self.clean => Loss::End,
+            false => Loss::None,
+        };
         let identity = Identity {
             topic: self.topic.clone(),
             topic_id,
@@ -193,7 +198,7 @@ impl Found {
             kept,
             lacks_metadata,
             counts_unsynced,
-            may_have_lost: lacks_records || counts_unsynced && !self.clean,
+            loss,
             lacks_records,
         };
         let log = Log::new(identity, recovered, config, budget, now);

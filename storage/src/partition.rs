@@ -13,7 +13,7 @@
 //! What was queued for it has no effect.
 
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -27,6 +27,7 @@ use super::checkpoint::{self, Epochs, LACKS_RECORDS, NOT_SYNCED};
 use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
+use super::lifecycle::make_aside;
 use super::partition_table::Kept;
 use super::producers::{ProducerView, Producers};
 use super::recover::{self, Recovered};
@@ -37,6 +38,7 @@ use super::types::{AppendInfo, AppendOptions, Origin};
 use super::validate::{Effort, ValidBatch, Validated, validate};
 use letterbox_protocol::batch::{self, Batch, BatchHeader};
 use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
+use letterbox_protocol::topics::is_internal_topic;
 use tokio::time::Instant;
 
 /// How often it is said that a log cannot be read.
@@ -46,8 +48,23 @@ const NOT_READ_EVERY: Duration = Duration::from_secs(60);
 const SMALL_SYNC: u64 = 256 << 10;
 const RESERVE_MIN: u64 = 64 << 10;
 const RESERVE_MAX: u64 = 1 << 20;
+/// The files of a segment.
+const SUFFIXES: [&str; 4] = [".log", ".index", ".timeindex", ".txnindex"];
 /// Bytes after which the recovery point moves before its time.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// What a log may lack of what it has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing.
+    None,
+    /// Records at its end: it was opened after an end that was not in order when what counted was
+    /// not on the device (`flush.on.ack=false`, perhaps only before it was made `true`).
+    End,
+    /// Records within it, or all: it was opened with a loss that a person has accepted, or made in
+    /// this run.
+    Records,
+}
 
 /// The log of one partition. See the module's description for what holds between its offsets.
 pub struct Log {
@@ -68,7 +85,7 @@ pub struct Log {
     counts_unsynced: AtomicBool,
     /// The configuration is that of the topic, and whoever had to be told of the file was.
     is_configured: AtomicBool,
-    may_have_lost: bool,
+    loss: Mutex<Loss>,
     /// The file `lacks-records` is there.
     lacks_records: AtomicBool,
     /// Times it was cut or emptied: who has looked for records meanwhile looks again. Changed under
@@ -151,8 +168,8 @@ pub(super) struct Identity {
     pub(super) lacks_metadata: bool,
     /// `not-synced` is there.
     pub(super) counts_unsynced: bool,
-    /// See [`Log::may_have_lost`].
-    pub(super) may_have_lost: bool,
+    /// See [`Log::loss`].
+    pub(super) loss: Loss,
     /// See [`Log::lacks_records`].
     pub(super) lacks_records: bool,
 }
@@ -166,7 +183,7 @@ impl Log {
         now: TimestampMs,
     ) -> Self {
         let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata, .. } = identity;
-        let Identity { counts_unsynced, may_have_lost, lacks_records, .. } = identity;
+        let Identity { counts_unsynced, loss, lacks_records, .. } = identity;
         let end = found.end_offset;
         let start = kept.log_start.clamp(found.begins_at().min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
@@ -212,7 +229,7 @@ impl Log {
             recovery_point: kept.recovery_point.into(),
             counts_unsynced: counts_unsynced.into(),
             is_configured: false.into(),
-            may_have_lost,
+            loss: loss.into(),
             lacks_records: lacks_records.into(),
             cuts: 0.into(),
             queued: false.into(),
@@ -273,13 +290,17 @@ impl Log {
         }
     }
 
-    /// Whether it may have had records that counted and are not in it: it was made in this run, or
-    /// opened with a loss that a person has accepted, or after an end that was not in order when
-    /// what counted was not on the device (`flush.on.ack=false`, perhaps only before it was made
-    /// `true`).
+    /// What it may lack of what it counted, as it was made or opened, until that is known
+    /// ([`Log::loss_is_known`]).
     #[must_use]
-    pub fn may_have_lost(&self) -> bool {
-        self.may_have_lost
+    pub fn loss(&self) -> Loss {
+        *lock(&self.loss)
+    }
+
+    /// Whoever counts on it knows what it lacks, or counts on nothing in it: what it counts from now
+    /// on it has.
+    pub fn loss_is_known(&self) {
+        *lock(&self.loss) = Loss::None;
     }
 
     /// Whether a loss was accepted in it: where another replica has all, it is to be copied anew,
@@ -492,7 +513,12 @@ impl Log {
         bytes: BytesMut,
         options: &AppendOptions,
     ) -> Result<AppendInfo, AppendError> {
-        self.dir.check_writable_by(options.origin)?;
+        let is_of_coordinator =
+            options.origin == Origin::Replication && is_internal_topic(&self.topic);
+        // What a coordinator has written into its leader's reserve is committed only when it is here
+        // too.
+        let writer = if is_of_coordinator { Origin::Coordinator } else { options.origin };
+        self.dir.check_writable_by(writer)?;
         let config = self.config.load();
         if options.origin == Origin::Replication {
             return self.append_replicated(bytes, options, &config);
@@ -1156,6 +1182,46 @@ impl Log {
         self.restart_at(&mut inner, offset)
     }
 
+    /// As [`Log::truncate_fully_and_start_at`], and keeps what it has in a directory named `*-stray`
+    /// beside its own, which it gives. Blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_aside_and_start_at(&self, offset: Offset) -> Result<PathBuf, LogError> {
+        let _one = self.disk_work().during("set aside", &self.path)?;
+        let mut inner = lock(&self.inner);
+        let name = (self.topic.clone(), self.partition);
+        let aside = make_aside(&self.dir, &name, self.topic_id)?;
+        self.lower_recovery_point(0)?;
+        self.move_segments(&aside)?;
+        self.restart_at(&mut inner, offset)?;
+        Ok(aside)
+    }
+
+    /// Moves all segments to a directory beside, durably, the newest first: see
+    /// [`Log::remove_segments`].
+    fn move_segments(&self, aside: &Path) -> Result<(), LogError> {
+        let disk = &self.dir.disk;
+        for segment in self.segments.load().iter().rev() {
+            segment
+                .retire()
+                .and_then(|()| segment.trim())
+                .and_then(|()| segment.files()?.log.sync())
+                .during("sync", segment.path(".log"))?;
+            for suffix in SUFFIXES {
+                let path = segment.path(suffix);
+                if let Some(name) = path.file_name()
+                    && disk.exists(&path).during("look for", &path)?
+                {
+                    disk.rename(&path, &aside.join(name)).during("rename", &path)?;
+                }
+            }
+            disk.sync_dir(aside).during("sync", aside)?;
+            disk.sync_dir(&self.path).during("sync", &self.path)?;
+        }
+        Ok(())
+    }
+
     fn restart_at(&self, inner: &mut Inner, offset: Offset) -> Result<(), LogError> {
         // Whatever a crash leaves of it, even nothing, has to be taken for the log.
         self.lower_recovery_point(0)?;
@@ -1214,7 +1280,7 @@ impl Log {
     fn remove_segments(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
         for segment in segments.iter().rev() {
             segment.retire().during("open", segment.path(".log"))?;
-            for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
+            for suffix in SUFFIXES {
                 let path = segment.path(suffix);
                 if self.dir.disk.exists(&path).during("look for", &path)? {
                     self.dir.disk.remove_file(&path).during("remove", &path)?;

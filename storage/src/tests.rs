@@ -67,6 +67,7 @@ impl LogManager {
             partition,
             config,
             is_new: true,
+            may_be_copied: false,
         }])
         .await
         .remove(0)
@@ -697,6 +698,45 @@ async fn the_reserve_is_for_coordinators_and_fits_the_file_system() {
     assert!((3_000..4_200).contains(&taken), "{taken} KiB of 4 MiB");
 }
 
+/// A commit of a group's offsets is acknowledged when its followers have it.
+#[tokio::test]
+async fn a_follower_takes_into_its_reserve_what_a_coordinator_may_write() {
+    let disk = SimDisk::new(1);
+    let manager = open(&disk.env(), Path::new(DIR)).await;
+    let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: Origin::Replication };
+    for (topic, free, expected) in [
+        (TOPIC, 999_999, true),
+        ("__consumer_offsets", 999_999, false),
+        ("__consumer_offsets", 249_999, true),
+    ] {
+        disk.set_free(2_000_000);
+        let id = Uuid::from_u128(topic.len() as u128);
+        let log = manager.create(topic, id, 0, small()).await.unwrap();
+        disk.set_free(free);
+        log.dir().check_space(Some(1_000_000));
+        let mut builder = BatchBuilder::new(1).at(log.end_offset(), 1);
+        builder.push(1, Some(b"k"), Some(b"v"), &[]);
+        let appended = log.append(builder.build(), &options);
+        let is_full = matches!(appended, Err(AppendError::LogDirFull { .. }));
+        assert_eq!((is_full, appended.is_ok()), (expected, !expected), "{topic}, {free}");
+        log.dir().check_space(Some(0));
+    }
+}
+
+/// It would live on in files without names, in sync, until its process ends.
+#[tokio::test]
+async fn a_log_directory_that_is_removed_is_out_of_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let (manager, log) = new_log(&Env::real(), dir.path(), small()).await;
+    log.dir().check_space(None);
+    assert_eq!(log.dir().offline(), None);
+    Env::real().disk.remove_dir_all(dir.path()).unwrap();
+    log.dir().check_space(None);
+    assert!(log.is_offline());
+    let said = manager.until_all_offline().await;
+    assert!(said.contains("removed while it was in use"), "{said}");
+}
+
 #[derive(Default)]
 struct Observed {
     durable: Mutex<BTreeMap<i32, Offset>>,
@@ -870,6 +910,36 @@ async fn followers_truncate_and_continue() {
     log.append(replicated(500, 6), &options).unwrap();
     drop((manager, log));
     assert_eq!(contents(&open(&env, dir.path()).await.get(ID, 0).unwrap()).len(), 2);
+}
+
+/// A leader that has lost everything does not destroy the last copy.
+#[tokio::test]
+async fn what_a_follower_sets_aside_can_be_put_back() {
+    let disk = SimDisk::new(1);
+    let (manager, log) = new_log(&disk.env(), Path::new(DIR), small()).await;
+    for at in 0..60 {
+        append(&log, at, &["a value of some length", "and another"]);
+    }
+    log.set_high_watermark(120);
+    let (expected, segments) = (contents(&log), log.segments.load().len());
+    assert!(segments > 1);
+    let reader = log.read_from_disk(0, usize::MAX, 120, true).unwrap();
+    let aside = log.set_aside_and_start_at(0).unwrap();
+    assert_eq!((log.range(), log.high_watermark(), log.latest_epoch()), ((0, 0), 0, None));
+    assert!(!bytes_of(&reader).is_empty(), "who reads it goes on");
+    append(&log, 1, &["new"]);
+    log.sync().unwrap();
+    drop((log, manager));
+    disk.power_cut();
+    let manager = open(&disk.env(), Path::new(DIR)).await;
+    assert_eq!(contents(&manager.get(ID, 0).unwrap()).len(), 1);
+    drop(manager);
+    // As docs/offline-partitions.md says.
+    let real = Path::new(DIR).join(format!("{TOPIC}-0"));
+    disk.env().disk.remove_dir_all(&real).unwrap();
+    disk.env().disk.rename(&aside, &real).unwrap();
+    let manager = open(&disk.env(), Path::new(DIR)).await;
+    assert_eq!(contents(&manager.get(ID, 0).unwrap()), expected);
 }
 
 /// A log of ten records, one a batch, and how to append one.

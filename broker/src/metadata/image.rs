@@ -296,8 +296,8 @@ impl Topic {
 
 /// Who has and who leads a partition.
 ///
-/// `isr ⊆ replicas \ offline`, `elr ⊆ replicas \ isr`, `offline ⊆ replicas`, and `leader ∈ isr` when
-/// there is one. Made by the operations in [`crate::metadata::decide`] and checked by `apply`.
+/// `isr ⊆ replicas \ offline`, `elr ⊆ replicas \ isr`, `offline ⊆ replicas`,
+/// `lost ⊆ replicas \ (isr ∪ elr)`, and `leader ∈ isr` when there is one. Made by the operations in [`crate::metadata::decide`] and checked by `apply`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
     /// The brokers the partition is assigned to; the first is the preferred leader.
@@ -310,8 +310,9 @@ pub struct PartitionState {
     /// One of them leads when the ISR is empty.
     #[serde(default, skip_serializing_if = "is_none")]
     pub elr: Arc<[BrokerId]>,
-    /// Who led last, while the ISR is empty (KIP-966): leads again when nobody is eligible any
-    /// more, and may have lost what was committed.
+    /// Who may have the most, while the ISR is empty (KIP-966): who led last or, where that one's
+    /// log is lost, those whose log is not. Leads when nobody is eligible any more, and may lack
+    /// what was committed; of several nobody leads by itself, since it is not known who has more.
     #[serde(default, skip_serializing_if = "is_none")]
     pub last_known_elr: Arc<[BrokerId]>,
     /// Replicas that the partition gets and did not have before it began to move (KIP-455).
@@ -324,6 +325,10 @@ pub struct PartitionState {
     /// they are back they come into no ISR and lead nothing. One may be eligible.
     #[serde(default, skip_serializing_if = "is_none")]
     pub offline: Arc<[BrokerId]>,
+    /// Replicas whose log was lost, or lacks records within it because a loss was accepted, until
+    /// they are in sync again: one of them leads only when all replicas are such.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub lost: Arc<[BrokerId]>,
     /// The leader; `None` while nobody who has every committed record is alive.
     pub leader: Option<BrokerId>,
     /// Goes up by one when the leader changes, or may have lost its tail, or when a replica is taken
@@ -367,8 +372,9 @@ pub enum Election {
     /// It has every committed record.
     #[default]
     Clean,
-    /// Nobody was known to have every committed record, and it led last, before it lost what was
-    /// not yet on its disk (KIP-966).
+    /// Nobody was known to have every committed record, and nobody was known to have more than it:
+    /// it led last, before it lost what was not yet on its disk (KIP-966), or all other replicas
+    /// have lost their logs.
     LastKnown,
     /// Nobody was known to have every committed record, and the topic allows such a leader
     /// (`unclean.leader.election.enable`) or somebody asked for one.

@@ -96,9 +96,13 @@ impl PartitionRecord {
     /// came later can go back to a version that does not know it.
     ///
     /// 0: replicas, ISR, leader and epochs. 1: ELR, last known ELR, election, and replicas that
-    /// move; the ISR may be empty. 2: replicas whose log is out of use.
+    /// move; the ISR may be empty. 2: replicas whose log is out of use. 3: replicas whose log was
+    /// lost, and several that may have the most.
     fn version(&self) -> u16 {
-        let PartitionState { isr, elr, last_known_elr, election, offline, .. } = &self.state;
+        let PartitionState { isr, elr, last_known_elr, election, offline, lost, .. } = &self.state;
+        if !lost.is_empty() || last_known_elr.len() > 1 {
+            return 3;
+        }
         if !offline.is_empty() {
             return 2;
         }
@@ -186,7 +190,7 @@ kinds! {
     Broker "broker" 0,
     BrokerFence "brokerFence" 0,
     Topic "topic" 0,
-    Partition "partition" 2,
+    Partition "partition" 3,
     RemoveTopic "removeTopic" 0,
     Config "config" 0,
     GroupConfig "groupConfig" 0,
@@ -266,6 +270,7 @@ mod tests {
         };
         let moves = PartitionState { adding: ids(&[2]), removing: ids(&[1]), ..plain.clone() };
         let unclean = PartitionState { election: Election::Unclean, ..plain.clone() };
+        let lost = PartitionState { lost: ids(&[2]), ..plain.clone() };
         for (state, written) in [
             (
                 plain,
@@ -286,6 +291,10 @@ mod tests {
             (
                 unclean,
                 r#"[{"k":"partition","v":1,"d":{"election":"Unclean","isr":[1],"leader":1,"leader_epoch":4,"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
+            ),
+            (
+                lost,
+                r#"[{"k":"partition","v":3,"d":{"isr":[1],"leader":1,"leader_epoch":4,"lost":[2],"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
             ),
         ] {
             let record =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use letterbox_env::BoxListener;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
-use letterbox_storage::LogManager;
+use letterbox_storage::{LogManager, Loss};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -152,8 +152,13 @@ impl Membership {
 fn found_logs(logs: &LogManager) -> FoundLogs {
     let mut found = FoundLogs { has_unread: logs.has_unread(), ..FoundLogs::default() };
     for log in logs.logs() {
-        let list = if log.may_have_lost() { &mut found.may_have_lost } else { &mut found.open };
-        list.entry(log.topic_id()).or_default().insert(log.partition());
+        let (id, index, loss) = (log.topic_id(), log.partition(), log.loss());
+        let whole = loss == Loss::None;
+        let list = if whole { &mut found.open } else { &mut found.may_have_lost };
+        list.entry(id).or_default().insert(index);
+        if loss == Loss::Records {
+            found.lacks_records.entry(id).or_default().insert(index);
+        }
     }
     let offline = logs.not_open().into_iter();
     found.offline = offline.map(|(topic, id, index)| (topic.to_string(), id, index)).collect();

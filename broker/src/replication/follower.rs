@@ -81,13 +81,16 @@ pub(crate) enum FollowerEffect {
         counts: Offset,
     },
     /// Tell the leader up to where the log counts.
-    Report { leader: BrokerId, epoch: LeaderEpoch, counts: Offset },
+    Report { leader: BrokerId, epoch: LeaderEpoch, counts: Offset, last_epoch: LeaderEpoch },
     /// Append the records of the answer, in that epoch; then [`FollowerEvent::Done`].
     Append { epoch: LeaderEpoch },
     /// Cut the log to end at `to`; then [`FollowerEvent::Done`].
     Truncate { to: Offset },
     /// Empty the log and begin at `at`; then [`FollowerEvent::Done`].
     RestartAt { at: Offset },
+    /// The same, and keep what the log had where a person finds it: the leader has none of it, and
+    /// some of it had been committed. Whatever made such a leader, it must not destroy the last copy.
+    SetAside { at: Offset },
     /// Records that had been committed are cut, from `from` on: the leader was elected uncleanly.
     /// To be said in the log and in a metric.
     Lost { from: Offset, until: Offset },
@@ -222,12 +225,11 @@ impl FollowerState {
                 };
                 self.cut_to(agreed.min(log.end()).max(log.start()), log)
             }
-            Answer::OutOfRange { leader_start, leader_end } => {
-                self.doing = Doing::Changing { taken: None };
-                // What the leader has dropped at its start was deleted on purpose.
-                let mut effects = lost(leader_end, log);
-                effects.push(FollowerEffect::RestartAt { at: leader_start });
-                effects
+            Answer::OutOfRange { leader_start, .. } => {
+                // What the leader has dropped at its start was deleted on purpose. What lies between
+                // is another history, as the last epochs have shown.
+                self.begin_anew(leader_start, log)
+                    .unwrap_or_else(|| vec![FollowerEffect::RestartAt { at: leader_start }])
             }
             Answer::Fenced => {
                 self.doing = Doing::Nothing;
@@ -245,10 +247,22 @@ impl FollowerState {
     }
 
     fn cut_to(&mut self, to: Offset, log: &impl OwnLog) -> Vec<FollowerEffect> {
+        let anew = if to <= log.start() { self.begin_anew(to, log) } else { None };
         self.doing = Doing::Changing { taken: None };
-        let mut effects = lost(to, log);
-        effects.push(FollowerEffect::Truncate { to });
-        effects
+        anew.unwrap_or_else(|| {
+            let mut effects = lost(to, log);
+            effects.push(FollowerEffect::Truncate { to });
+            effects
+        })
+    }
+
+    /// Nothing of the own log stays, and the leader's begins at `at`; `None` when nothing that was
+    /// committed goes by it.
+    fn begin_anew(&mut self, at: Offset, log: &impl OwnLog) -> Option<Vec<FollowerEffect>> {
+        self.doing = Doing::Changing { taken: None };
+        let lost = lost(at.max(log.start()), log);
+        (!lost.is_empty())
+            .then(|| lost.into_iter().chain([FollowerEffect::SetAside { at }]).collect())
     }
 
     /// Takes the leader's high watermark and log start over, as far as the own log goes.
@@ -271,7 +285,8 @@ impl FollowerState {
         match self.leader {
             Some(leader) if counts > self.reported => {
                 self.reported = counts;
-                vec![FollowerEffect::Report { leader, epoch: self.epoch, counts }]
+                let last_epoch = log.latest_epoch().unwrap_or(-1);
+                vec![FollowerEffect::Report { leader, epoch: self.epoch, counts, last_epoch }]
             }
             _ => Vec::new(),
         }
@@ -325,12 +340,14 @@ impl fmt::Display for FollowerEffect {
                 "fetch from broker {leader} in epoch {epoch}: at {at} after epoch {last_epoch}, \
                  counts {counts}"
             ),
-            Self::Report { leader, epoch, counts } => {
-                write!(f, "report to broker {leader} in epoch {epoch}: counts {counts}")
-            }
+            Self::Report { leader, epoch, counts, last_epoch } => write!(
+                f,
+                "report to broker {leader} in epoch {epoch}: counts {counts}, epoch {last_epoch}"
+            ),
             Self::Append { epoch } => write!(f, "append in epoch {epoch}"),
             Self::Truncate { to } => write!(f, "truncate to {to}"),
             Self::RestartAt { at } => write!(f, "restart at {at}"),
+            Self::SetAside { at } => write!(f, "set aside and restart at {at}"),
             Self::Lost { from, until } => write!(f, "lost {from}..{until}"),
             Self::HighWatermark(offset) => write!(f, "high watermark {offset}"),
             Self::LogStart(offset) => write!(f, "log start {offset}"),
@@ -401,7 +418,11 @@ mod tests {
                             log.records.append(&mut coming.records);
                         }
                         Some(FollowerEffect::Truncate { to }) => log.truncate(to),
-                        Some(FollowerEffect::RestartAt { at }) => log.restart(at),
+                        Some(
+                            FollowerEffect::RestartAt { at } | FollowerEffect::SetAside { at },
+                        ) => {
+                            log.restart(at);
+                        }
                         other => panic!("{other:?}"),
                     }
                     FollowerEvent::Done
@@ -431,7 +452,8 @@ mod tests {
             match effect {
                 FollowerEffect::Append { .. }
                 | FollowerEffect::Truncate { .. }
-                | FollowerEffect::RestartAt { .. } => *change = Some(*effect),
+                | FollowerEffect::RestartAt { .. }
+                | FollowerEffect::SetAside { .. } => *change = Some(*effect),
                 FollowerEffect::HighWatermark(offset) => log.high_watermark = *offset,
                 FollowerEffect::LogStart(offset) => log.set_start(*offset),
                 _ => {}
@@ -454,7 +476,7 @@ mod tests {
             > done
               fetch from broker 1 in epoch 0: at 7 after epoch 0, counts 4
             > synced
-              report to broker 1 in epoch 0: counts 7
+              report to broker 1 in epoch 0: counts 7, epoch 0
             > synced
             > answered epoch=0 at=7 hw=7
               high watermark 7
@@ -543,7 +565,7 @@ mod tests {
               fetch from broker 1 in epoch 5: at 7 after epoch 2, counts 7
             > answered epoch=5 at=7 diverging=-1 end=0
               lost 0..7
-              truncate to 0
+              set aside and restart at 0
             ",
         );
     }
@@ -560,12 +582,49 @@ mod tests {
               restart at 9
             > done
               fetch from broker 1 in epoch 3: at 9 after epoch -1, counts 9
-            # The leader has less, and was elected uncleanly.
+            # The leader has less, and was elected uncleanly. Nothing is here that it lacks.
             > answered epoch=3 at=9 out-of-range=2 end=5
-              lost 5..9
               restart at 2
             > done
               fetch from broker 1 in epoch 3: at 2 after epoch -1, counts 2
+            ",
+        );
+    }
+
+    /// The leader has lost its log, and leads because nobody else was there, or somebody asked for
+    /// it; it may have other records by now, also more of them.
+    #[test]
+    fn the_last_copy_of_committed_records_is_set_aside() {
+        for end in ["0", "3", "90"] {
+            tell(
+                &"
+            > log is=0:6,2:4 hw=8
+            > follow leader=1 epoch=3
+              fetch from broker 1 in epoch 3: at 10 after epoch 2, counts 10
+            > answered epoch=3 at=10 out-of-range=0 end=END
+              lost 0..8
+              set aside and restart at 0
+            > done
+              fetch from broker 1 in epoch 3: at 0 after epoch -1, counts 0
+            "
+                .replace("END", end),
+            );
+        }
+        // Nothing of it was committed, or all that was has been deleted.
+        tell(
+            "
+            > log is=0:6 hw=0
+            > follow leader=1 epoch=3
+              fetch from broker 1 in epoch 3: at 6 after epoch 0, counts 6
+            > answered epoch=3 at=6 out-of-range=0 end=3
+              restart at 0
+            > done
+              fetch from broker 1 in epoch 3: at 0 after epoch -1, counts 0
+            > log is=0:6 hw=5
+            > follow leader=1 epoch=4
+              fetch from broker 1 in epoch 4: at 6 after epoch 0, counts 6
+            > answered epoch=4 at=6 out-of-range=5 end=30
+              restart at 5
             ",
         );
     }

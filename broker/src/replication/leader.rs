@@ -75,6 +75,18 @@ pub(crate) struct FollowerFetch {
     pub(crate) start: Offset,
 }
 
+/// A follower's word on how far its log counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FollowerReport {
+    pub(crate) replica: BrokerId,
+    pub(crate) broker_epoch: BrokerEpoch,
+    /// The epoch in which the follower follows.
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) counts: Offset,
+    /// The epoch of its last record then.
+    pub(crate) last_epoch: LeaderEpoch,
+}
+
 /// What the leader knows of a follower since it leads.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
@@ -348,14 +360,21 @@ impl LeaderState {
         (answer, self.heard_of(fetch.replica, leader_end, now_ms))
     }
 
-    /// A follower that has fetched before counts up to `counts` now, because its disk has synced.
+    /// A follower that has fetched before counts further now, because its disk has synced. It may
+    /// have said so of a log that it has cut and filled again meanwhile, in the same leader epoch;
+    /// that log was no part of this one, or it would not have been cut.
     pub(crate) fn reported(
         &mut self,
-        (replica, broker_epoch, leader_epoch): (BrokerId, BrokerEpoch, LeaderEpoch),
-        counts: Offset,
-        leader_end: Offset,
+        report: FollowerReport,
+        log: &impl OwnLog,
         now_ms: u64,
     ) -> Vec<LeaderEffect> {
+        let FollowerReport { replica, broker_epoch, leader_epoch, counts, last_epoch } = report;
+        let agrees = |(epoch, end): (_, Offset)| epoch == last_epoch && counts <= end;
+        if !log.end_of_epoch(last_epoch).is_some_and(agrees) {
+            return Vec::new();
+        }
+        let leader_end = log.end();
         let Some(follower) = self.followers.get_mut(&replica) else { return Vec::new() };
         let Some(verified) = follower.verified else { return Vec::new() };
         if leader_epoch != self.epoch || broker_epoch != follower.broker_epoch {
@@ -600,7 +619,14 @@ mod tests {
                 "report" => {
                     let (replica, broker_epoch) = registrations(line.text("by"))[0];
                     let by = (replica, broker_epoch, line.number("epoch"));
-                    told(leader.reported(by, line.number("counts"), log.end(), now_ms))
+                    let report = FollowerReport {
+                        replica: by.0,
+                        broker_epoch: by.1,
+                        leader_epoch: by.2,
+                        counts: line.number("counts"),
+                        last_epoch: line.find("last").map_or(by.2, |last| last.parse().unwrap()),
+                    };
+                    told(leader.reported(report, &log, now_ms))
                 }
                 "tick" => told(leader.tick(log.end(), now_ms)),
                 "committed" => {
@@ -717,6 +743,29 @@ mod tests {
               answer fenced
             > fetch by=2@12 epoch=4 at=10 last=3 counts=10
               answer not ready
+            ",
+        );
+    }
+
+    /// It had said so of the log that it has cut since, in the same leader epoch, and what it has in
+    /// its place is not on its disk.
+    #[test]
+    fn a_report_of_what_was_cut_since_counts_for_nothing() {
+        tell(
+            "
+            > begin epoch=3 replicas=1,2 isr=1,2 min=1 hw=4 log=1:6,3:4 live=1@11,2@12
+            > fetch by=2@12 epoch=3 at=9 last=2 counts=8
+              answer diverging: epoch 1 ends at 6
+            > fetch by=2@12 epoch=3 at=6 last=1 counts=6
+              answer records, high watermark 4, log start 0
+              high watermark 6
+            > fetch by=2@12 epoch=3 at=10 last=3 counts=6
+              answer records, high watermark 6, log start 0
+            > report by=2@12 epoch=3 counts=9 last=2
+            # An earlier version does not say of which log.
+            > report by=2@12 epoch=3 counts=9 last=-1
+            > report by=2@12 epoch=3 counts=10 last=3
+              high watermark 10
             ",
         );
     }
@@ -861,7 +910,7 @@ mod tests {
               answer records, high watermark 4, log start 0
             > fetch by=3@13 epoch=3 at=10 last=1 counts=9
               answer records, high watermark 4, log start 0
-            > report by=3@13 epoch=3 counts=10
+            > report by=3@13 epoch=3 counts=10 last=1
               ask for isr 1@11,2@12,3@13 on version 7
             ",
         );

@@ -360,6 +360,7 @@ impl ReplicaManager {
                     partition: index,
                     config,
                     is_new,
+                    may_be_copied: partition.may_be_copied(),
                 });
                 partitions.push((topic, partition.clone()));
             }
@@ -387,6 +388,7 @@ impl ReplicaManager {
                         back.push(key);
                     }
                     self.reconfigure_to_newest(&partition);
+                    partition.look_at_loss();
                 }
                 Err(error) => self.is_offline_because(&topic.name, &partition, error),
             }

@@ -35,6 +35,8 @@ pub(crate) enum Change {
     Truncate { to: Offset },
     /// Empty it; it begins and ends there.
     RestartAt { at: Offset },
+    /// Keep what it has beside it, empty it; it begins and ends there.
+    SetAside { at: Offset },
     /// It leads: what it lacks is lost.
     LacksNothingMore,
     /// Empty it; it begins there, with these batches of the leader of that epoch.
@@ -75,18 +77,25 @@ struct Wishes {
 struct OfLeader {
     /// From where each partition wants records from now on; `None`: it wants none any more.
     fetches: BTreeMap<Key, Option<Position>>,
-    /// Up to where each counts, in that epoch.
-    reports: BTreeMap<Key, (LeaderEpoch, Offset)>,
+    reports: BTreeMap<Key, Report>,
     /// The fetch that is parked there is to end.
     hurries: bool,
     wake: Wake,
 }
 
+/// Up to where a partition counts, in that leader epoch, with a last record of that epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) counts: Offset,
+    pub(crate) last_epoch: LeaderEpoch,
+}
+
 /// What is to be reported to a leader.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reports {
-    /// Up to where each partition counts, in that epoch.
-    pub(crate) counts: BTreeMap<Key, (LeaderEpoch, Offset)>,
+    /// Up to where each partition counts.
+    pub(crate) counts: BTreeMap<Key, Report>,
     /// The fetch that is parked there is to end.
     pub(crate) hurries: bool,
 }
@@ -122,9 +131,9 @@ impl Outbox {
     }
 
     /// `key` counts up to there.
-    pub(super) fn report(&self, key: Key, leader: BrokerId, epoch: LeaderEpoch, counts: Offset) {
+    pub(super) fn report(&self, key: Key, leader: BrokerId, report: Report) {
         if let Some(of_leader) = self.lock().leaders.get_mut(&leader) {
-            of_leader.reports.insert(key, (epoch, counts));
+            of_leader.reports.insert(key, report);
             of_leader.wake.reports.notify_one();
         }
     }
@@ -242,7 +251,7 @@ mod tests {
     fn a_partition_is_fetched_from_one_leader() {
         let (outbox, one, other) = (Outbox::default(), BrokerId(1), BrokerId(2));
         outbox.fetch(KEY, one, from(3));
-        outbox.report(KEY, one, 0, 3);
+        outbox.report(KEY, one, Report { epoch: 0, counts: 3, last_epoch: 0 });
         assert_eq!(outbox.take_fetches(one), BTreeMap::from([(KEY, Some(from(3)))]));
         outbox.fetch(KEY, other, from(3));
         assert_eq!(outbox.take_fetches(one), BTreeMap::from([(KEY, None)]));
@@ -258,10 +267,11 @@ mod tests {
         outbox.fetch(KEY, leader, from(3));
         outbox.fetch(KEY, leader, from(5));
         for counts in [6, 7] {
-            outbox.report(KEY, leader, 0, counts);
+            outbox.report(KEY, leader, Report { epoch: 0, counts, last_epoch: 0 });
         }
         assert_eq!(outbox.take_fetches(leader), BTreeMap::from([(KEY, Some(from(5)))]));
-        let counts = BTreeMap::from([(KEY, (0, 7))]);
+        let report = Report { epoch: 0, counts: 7, last_epoch: 0 };
+        let counts = BTreeMap::from([(KEY, report)]);
         assert_eq!(outbox.take_reports(leader), Reports { counts, hurries: false });
     }
 

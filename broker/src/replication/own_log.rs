@@ -75,6 +75,7 @@ mod tests {
                 partition: 0,
                 config,
                 is_new: true,
+                may_be_copied: false,
             };
             let log = logs.host(vec![wanted]).await.remove(0).unwrap();
             Self { log, model: ModelLog::default(), epoch: 0 }

@@ -9,15 +9,17 @@ use letterbox_env::{Clock, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::Batch;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset, TimestampMs, TopicId};
-use letterbox_storage::{AppendError, AppendOptions, Effort, Log, LogConfig, Origin, Validated};
+use letterbox_storage::{
+    AppendError, AppendOptions, Effort, Log, LogConfig, LogError, Origin, Validated,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::fetcher::{Key, Position};
 use super::follower::{Answer, FollowerEffect, FollowerEvent, OwnLog as _};
-use super::leader::{BrokerEpoch, Eligible, FollowerFetch, IsrAnswer, NotEnoughReplicas};
-use super::outbox::{Change, IsrWish, Outbox};
+use super::leader::{Eligible, FollowerFetch, FollowerReport, IsrAnswer, NotEnoughReplicas};
+use super::outbox::{Change, IsrWish, Outbox, Report};
 use super::role::{Commit, Effect, Event, LogState, MayNotAppend, Replica, Times};
 use super::waiters::{Ticket, Waiters};
 use crate::metadata::PartitionState;
@@ -192,6 +194,8 @@ pub struct Partition {
     led_epoch: AtomicI32,
     /// Whether it leads others: as `led_epoch`.
     is_replicated: AtomicBool,
+    /// It was said that the log does not take what its leader has.
+    is_refusal_said: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -232,6 +236,7 @@ impl Partition {
             role: Mutex::new(role),
             led_epoch: NOT_LED.into(),
             is_replicated: false.into(),
+            is_refusal_said: false.into(),
             shared,
         }
     }
@@ -318,6 +323,21 @@ impl Partition {
         }
     }
 
+    /// What its log lacks is to be told only where the metadata has it as out of use and is told
+    /// that it is back. Else the registration has told it, or the partition is new here.
+    pub(super) fn look_at_loss(&self) {
+        if self.unreported() != Some(false)
+            && let Some(log) = self.log.get()
+        {
+            log.loss_is_known();
+        }
+    }
+
+    /// See [`Replica::may_be_copied`].
+    pub(super) fn may_be_copied(&self) -> bool {
+        self.role().may_be_copied()
+    }
+
     /// Whether its log is out of use, where the metadata says otherwise.
     pub(super) fn unreported(&self) -> Option<bool> {
         self.look_at_log();
@@ -366,12 +386,8 @@ impl Partition {
     }
 
     /// A follower counts further than when it fetched last.
-    pub(crate) fn follower_reports(
-        &self,
-        by: (BrokerId, BrokerEpoch, LeaderEpoch),
-        counts: Offset,
-    ) {
-        self.act(|role, log, now_ms| ((), role.reported(by, counts, log, now_ms)));
+    pub(crate) fn follower_reports(&self, report: FollowerReport) {
+        self.act(|role, log, now_ms| ((), role.reported(report, log, now_ms)));
     }
 
     /// Log start, high watermark and up to where the log counts, as they are now: an idle partition
@@ -412,7 +428,10 @@ impl Partition {
     fn append_of_leader(&self, epoch: LeaderEpoch, records: &[u8]) {
         let Some(log) = self.log.get() else { return };
         match append_runs(log, records, epoch, self.shared.clock.wall_ms()) {
-            Ok(()) => self.step(Event::Follower(FollowerEvent::Done)),
+            Ok(()) => {
+                self.say_appends_again(log);
+                self.step(Event::Follower(FollowerEvent::Done));
+            }
             Err(AppendError::OutOfOrderOffset { base_offset, .. })
                 if base_offset < log.end_offset() && log.start_offset() == log.end_offset() =>
             {
@@ -434,9 +453,21 @@ impl Partition {
             let event = if is_over { FollowerEvent::Done } else { FollowerEvent::Failed };
             (is_over, role.step(Event::Follower(event), log, now_ms))
         });
-        if !is_over {
+        if !is_over && !self.is_refusal_said.swap(true, Ordering::Relaxed) {
             let (topic, partition, why) = (log.topic(), self.index, with_causes(why));
-            warn!(%topic, partition, why, "cannot append what the leader has; trying again");
+            warn!(
+                %topic,
+                partition,
+                why,
+                "cannot append what the leader has; trying again until it can, which is said"
+            );
+        }
+    }
+
+    fn say_appends_again(&self, log: &Log) {
+        if self.is_refusal_said.load(Ordering::Relaxed) {
+            self.is_refusal_said.store(false, Ordering::Relaxed);
+            info!(topic = %log.topic(), partition = self.index, "appends what the leader has again");
         }
     }
 
@@ -448,6 +479,7 @@ impl Partition {
             Change::RestartAt { at } => {
                 log.truncate_fully_and_start_at(*at).and_then(|()| log.lacks_nothing_more())
             }
+            Change::SetAside { at } => self.set_aside(log, *at),
             Change::LacksNothingMore => match log.lacks_nothing_more() {
                 Ok(()) => return,
                 Err(why) => Err(why),
@@ -474,6 +506,25 @@ impl Partition {
             }
         };
         self.step(Event::Follower(done));
+    }
+
+    /// Nothing of the log is the leader's, and some of it was committed: it is kept for a person.
+    /// Blocks.
+    fn set_aside(&self, log: &Log, at: Offset) -> Result<(), LogError> {
+        let (topic, partition) = (log.topic(), self.index);
+        let (from, to, dir) =
+            (log.start_offset(), log.end_offset(), log.set_aside_and_start_at(at)?);
+        error!(
+            %topic,
+            partition,
+            from,
+            to,
+            dir = %dir.display(),
+            "the leader has none of the records of this replica, some of which were committed: \
+            they are set aside in this directory and copied to nobody; when they are wanted, see \
+            docs/offline-partitions.md, else remove it"
+        );
+        log.lacks_nothing_more()
     }
 
     fn step(&self, event: Event) {
@@ -533,11 +584,12 @@ impl Partition {
             FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts } => {
                 outbox.fetch(key, leader, Position { epoch, at, last_epoch, counts });
             }
-            FollowerEffect::Report { leader, epoch, counts } => {
-                outbox.report(key, leader, epoch, counts);
+            FollowerEffect::Report { leader, epoch, counts, last_epoch } => {
+                outbox.report(key, leader, Report { epoch, counts, last_epoch });
             }
             FollowerEffect::Truncate { to } => outbox.change(key, Change::Truncate { to }),
             FollowerEffect::RestartAt { at } => outbox.change(key, Change::RestartAt { at }),
+            FollowerEffect::SetAside { at } => outbox.change(key, Change::SetAside { at }),
             FollowerEffect::WaitUntil(until_ms) => outbox.wait_until(key, until_ms),
             FollowerEffect::LogStart(offset) => {
                 // It only moves what is kept in memory.

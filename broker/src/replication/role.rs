@@ -19,8 +19,8 @@ use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 
 use super::follower::{Answer, FollowerEffect, FollowerEvent, FollowerState, OwnLog};
 use super::leader::{
-    Begin, BrokerEpoch, Eligible, FollowerFetch, IsrAnswer, LeaderEffect, LeaderState,
-    NotEnoughReplicas,
+    Begin, BrokerEpoch, Eligible, FollowerFetch, FollowerReport, IsrAnswer, LeaderEffect,
+    LeaderState, NotEnoughReplicas,
 };
 use super::outbox::IsrWish;
 use crate::metadata::PartitionState;
@@ -241,6 +241,14 @@ impl Replica {
         (!is_told && may_tell).then_some(is_offline)
     }
 
+    /// Whether nobody counts on what is here, because another broker leads and this one is neither
+    /// in sync nor eligible: what is not here is copied.
+    pub(crate) fn may_be_copied(&self) -> bool {
+        let PartitionState { leader, isr, elr, .. } = &self.assigned;
+        let counts = isr.contains(&self.me) || elr.contains(&self.me);
+        leader.is_some_and(|leader| leader != self.me) && !counts
+    }
+
     /// Whether this broker leads and others have the partition too.
     pub(crate) fn is_replicated(&self) -> bool {
         self.leader().is_some() && self.assigned.replicas.len() > 1
@@ -412,13 +420,12 @@ impl Replica {
     /// A follower counts further than when it fetched last.
     pub(crate) fn reported<L: OwnLog>(
         &mut self,
-        by: (BrokerId, BrokerEpoch, LeaderEpoch),
-        counts: Offset,
+        report: FollowerReport,
         log: Option<&L>,
         now_ms: u64,
     ) -> Vec<Effect> {
         let (Role::Leader(leader), Some(log)) = (&mut self.role, log) else { return Vec::new() };
-        let effects = leader.reported(by, counts, log.end(), now_ms);
+        let effects = leader.reported(report, log, now_ms);
         of_leader(leader.epoch(), effects)
     }
 
@@ -567,6 +574,9 @@ mod tests {
                         .into_iter()
                         .collect();
                 }
+                "may-be-copied" => {
+                    return vec![replica.as_ref().unwrap().may_be_copied().to_string()];
+                }
                 "commit" => {
                     let replica: &Replica = replica.as_ref().unwrap();
                     let commit = replica.commit(line.number("epoch"), line.number("end"));
@@ -594,6 +604,26 @@ mod tests {
         });
     }
 
+    #[test]
+    fn a_replica_that_nobody_counts_on_may_be_copied() {
+        tell(
+            "
+            > assigned replicas=1,2,3 isr=2,3 leader=2 epoch=3 version=5
+            > may-be-copied
+              true
+            > assigned replicas=1,2,3 isr=2 elr=1 leader=2 epoch=3 version=6
+            > may-be-copied
+              false
+            > assigned replicas=1,2,3 isr=1,2 leader=2 epoch=3 version=7
+            > may-be-copied
+              false
+            > assigned replicas=1,2,3 isr= elr=3 leader= epoch=4 version=8
+            > may-be-copied
+              false
+            ",
+        );
+    }
+
     fn told(effects: &[Effect], log: Option<&mut ModelLog>) -> Vec<String> {
         let moved = effects.iter().find_map(|effect| match effect {
             Effect::HighWatermark(offset) => Some(*offset),
@@ -613,6 +643,7 @@ mod tests {
             leader_epoch: line.number("epoch"),
             partition_epoch: line.number("version"),
             offline: line.find("offline").map_or(Vec::new(), |_| line.ids("offline")).into(),
+            elr: line.find("elr").map_or(Vec::new(), |_| line.ids("elr")).into(),
             adding: line.find("adding").map_or(Vec::new(), |_| line.ids("adding")).into(),
             ..PartitionState::default()
         }

@@ -19,7 +19,8 @@ use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 
 use super::follower::{Answer, FollowerEffect, FollowerEvent, FollowerState, OwnLog};
 use super::leader::{
-    Begin, BrokerEpoch, Eligible, FollowerFetch, IsrAnswer, LeaderEffect, LeaderState,
+    Begin, BrokerEpoch, Eligible, FollowerFetch, FollowerReport, IsrAnswer, LeaderEffect,
+    LeaderState,
 };
 
 const LAG_MAX_MS: u64 = 1_000;
@@ -174,8 +175,7 @@ enum Message {
     },
     Report {
         to: BrokerId,
-        from: (BrokerId, BrokerEpoch, LeaderEpoch),
-        counts: Offset,
+        report: FollowerReport,
     },
     Ask {
         from: (BrokerId, BrokerEpoch, LeaderEpoch),
@@ -493,13 +493,16 @@ impl World {
                     };
                     self.send(Message::Fetch { to: leader, fetch })?;
                 }
-                FollowerEffect::Report { leader, epoch, counts } => {
-                    let from = (broker.id, broker.epoch, epoch);
-                    self.send(Message::Report { to: leader, from, counts })?;
+                FollowerEffect::Report { leader, epoch, counts, last_epoch } => {
+                    let (replica, broker_epoch, leader_epoch) = (broker.id, broker.epoch, epoch);
+                    let report =
+                        FollowerReport { replica, broker_epoch, leader_epoch, counts, last_epoch };
+                    self.send(Message::Report { to: leader, report })?;
                 }
                 FollowerEffect::Append { .. }
                 | FollowerEffect::Truncate { .. }
-                | FollowerEffect::RestartAt { .. } => {
+                | FollowerEffect::RestartAt { .. }
+                | FollowerEffect::SetAside { .. } => {
                     broker.change = Some((effect, records.clone()));
                 }
                 FollowerEffect::Lost { from, until } => {
@@ -539,7 +542,9 @@ impl World {
                 self.seen.truncations += usize::from(to < broker.log.end());
                 broker.log.truncate(to);
             }
-            Some((FollowerEffect::RestartAt { at }, _)) => broker.log.restart(at),
+            Some((FollowerEffect::RestartAt { at } | FollowerEffect::SetAside { at }, _)) => {
+                broker.log.restart(at);
+            }
             _ => {}
         }
     }
@@ -793,12 +798,11 @@ impl World {
                 let effects = follower.step(event, &broker.log, now_ms);
                 self.follow_on(of, effects, records)
             }
-            Message::Report { to, from, counts } => {
+            Message::Report { to, report } => {
                 let of = self.of(to);
                 let broker = &mut self.brokers[of];
-                let end = broker.log.end();
                 let Role::Leader(leader) = &mut broker.role else { return Ok(()) };
-                let effects = leader.reported(from, counts, end, now_ms);
+                let effects = leader.reported(report, &broker.log, now_ms);
                 self.lead_on(of, effects)
             }
             Message::Ask { from, isr, partition_epoch } => {
@@ -1052,9 +1056,9 @@ mod tests {
               broker 2: append in epoch 0
               broker 3: append in epoch 0
               broker 2: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 0
-              broker 2: report to broker 1 in epoch 0: counts 1
+              broker 2: report to broker 1 in epoch 0: counts 1, epoch 0
               broker 3: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 0
-              broker 3: report to broker 1 in epoch 0: counts 1
+              broker 3: report to broker 1 in epoch 0: counts 1, epoch 0
               broker 1: high watermark 1
               broker 2: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 1
               broker 3: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 1
@@ -1079,7 +1083,7 @@ mod tests {
             > exchange
               broker 3: append in epoch 1
               broker 3: fetch from broker 2 in epoch 1: at 2 after epoch 1, counts 1
-              broker 3: report to broker 2 in epoch 1: counts 2
+              broker 3: report to broker 2 in epoch 1: counts 2, epoch 1
               broker 2: high watermark 2
               broker 3: fetch from broker 2 in epoch 1: at 2 after epoch 1, counts 2
               broker 3: high watermark 2
@@ -1099,7 +1103,7 @@ mod tests {
               broker 1: append in epoch 1
               broker 1: high watermark 2
               broker 1: fetch from broker 2 in epoch 1: at 2 after epoch 1, counts 1
-              broker 1: report to broker 2 in epoch 1: counts 2
+              broker 1: report to broker 2 in epoch 1: counts 2, epoch 1
             > log at=1
               0@0 2@1, durable 2, high watermark 2
             > log at=3
@@ -1141,9 +1145,9 @@ mod tests {
             > finish at=3
               broker 3: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 0
             > sync at=2
-              broker 2: report to broker 1 in epoch 0: counts 1
+              broker 2: report to broker 1 in epoch 0: counts 1, epoch 0
             > sync at=3
-              broker 3: report to broker 1 in epoch 0: counts 1
+              broker 3: report to broker 1 in epoch 0: counts 1, epoch 0
             > deliver
             > deliver
             > deliver
@@ -1191,9 +1195,9 @@ mod tests {
               broker 2: append in epoch 0
               broker 3: append in epoch 0
               broker 2: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 0
-              broker 2: report to broker 1 in epoch 0: counts 1
+              broker 2: report to broker 1 in epoch 0: counts 1, epoch 0
               broker 3: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 0
-              broker 3: report to broker 1 in epoch 0: counts 1
+              broker 3: report to broker 1 in epoch 0: counts 1, epoch 0
               broker 1: high watermark 1
               broker 2: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 1
               broker 3: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 1
@@ -1235,9 +1239,9 @@ mod tests {
               broker 1: append in epoch 2
               broker 2: append in epoch 2
               broker 1: fetch from broker 3 in epoch 2: at 3 after epoch 2, counts 1
-              broker 1: report to broker 3 in epoch 2: counts 3
+              broker 1: report to broker 3 in epoch 2: counts 3, epoch 2
               broker 2: fetch from broker 3 in epoch 2: at 3 after epoch 2, counts 1
-              broker 2: report to broker 3 in epoch 2: counts 3
+              broker 2: report to broker 3 in epoch 2: counts 3, epoch 2
               broker 3: high watermark 3
               broker 1: fetch from broker 3 in epoch 2: at 3 after epoch 2, counts 3
               broker 2: fetch from broker 3 in epoch 2: at 3 after epoch 2, counts 3
@@ -1269,9 +1273,9 @@ mod tests {
               broker 2: append in epoch 0
               broker 3: append in epoch 0
               broker 2: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 0
-              broker 2: report to broker 1 in epoch 0: counts 1
+              broker 2: report to broker 1 in epoch 0: counts 1, epoch 0
               broker 3: fetch from broker 1 in epoch 0: at 1 after epoch 0, counts 0
-              broker 3: report to broker 1 in epoch 0: counts 1
+              broker 3: report to broker 1 in epoch 0: counts 1, epoch 0
             > log at=1
               0@0, durable 0, high watermark 0
             > power-cut at=1

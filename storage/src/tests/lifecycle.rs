@@ -146,6 +146,7 @@ fn many(count: i32, id: Uuid) -> Vec<WantedLog> {
             partition,
             config: small(),
             is_new: true,
+            may_be_copied: false,
         })
         .collect()
 }
@@ -218,6 +219,45 @@ async fn a_topic_of_the_same_name_is_hosted_after_a_crash_between_delete_and_cre
             break;
         }
     }
+}
+
+/// Nobody counts on this copy. One that is back is opened as it is.
+#[tokio::test]
+async fn a_missing_directory_of_a_replica_that_others_have_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::real();
+    let manager = open(&env, dir.path()).await;
+    let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    append(&log, 1, &["kept"]);
+    manager.close().await.unwrap();
+    drop((manager, log));
+    let (path, aside) = (dir.path().join("orders-0"), dir.path().join("moved"));
+    env.disk.rename(&path, &aside).unwrap();
+    let wanted = |may_be_copied| WantedLog {
+        topic: TOPIC.into(),
+        topic_id: OLD,
+        partition: 0,
+        config: small(),
+        is_new: false,
+        may_be_copied,
+    };
+    let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
+    assert!(matches!(&logs[0], Err(LogError::Missing { .. })));
+    assert!(manager.host(vec![wanted(false)]).await[0].is_err());
+    env.disk.rename(&path.with_file_name("moved"), &path).unwrap();
+    let log = manager.host(vec![wanted(true)]).await.remove(0).unwrap();
+    assert_eq!((log.end_offset(), log.loss()), (1, Loss::None));
+    manager.close().await.unwrap();
+    drop((manager, log));
+    env.disk.rename(&path, &aside).unwrap();
+    let (manager, logs) = start(&env, dir.path(), OLD, 1).await;
+    assert!(logs[0].is_err());
+    let log = manager.host(vec![wanted(true)]).await.remove(0).unwrap();
+    assert_eq!((log.range(), log.loss()), ((0, 0), Loss::Records));
+    assert!(manager.offline_logs().is_empty());
+    drop((manager, log));
+    let (_manager, logs) = start(&env, dir.path(), OLD, 1).await;
+    assert_eq!(logs[0].as_ref().unwrap().range(), (0, 0));
 }
 
 #[tokio::test]
@@ -529,6 +569,7 @@ async fn a_partition_in_two_log_directories_is_offline_until_one_is_moved_away()
             partition: 0,
             config: small(),
             is_new: false,
+            may_be_copied: false,
         }]
     };
     for (dir, value) in [(&a, "first"), (&b, "second")] {

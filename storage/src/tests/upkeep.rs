@@ -562,7 +562,7 @@ async fn a_log_that_counted_what_was_not_synced_says_so_after_a_power_cut() {
     drop((log, manager));
     disk.power_cut();
     let (manager, log) = open().await;
-    assert!(!log.may_have_lost(), "all that counted was on the device");
+    assert_eq!(log.loss(), Loss::None, "all that counted was on the device");
     log.set_config(not_durable());
     append(&log, 1, &["b"]);
     assert_eq!(log.durable_end(), 1, "nothing tells the next start");
@@ -577,19 +577,19 @@ async fn a_log_that_counted_what_was_not_synced_says_so_after_a_power_cut() {
     for _ in 0..2 {
         let manager = LogManager::open(disk.env(), options(Path::new(DIR))).await.unwrap();
         let log = manager.get(Uuid::from_u128(1), 0).unwrap();
-        assert!(log.may_have_lost());
+        assert_eq!(log.loss(), Loss::End);
         log.sync().unwrap();
         drop((log, manager));
         disk.power_cut();
     }
     let (manager, log) = open().await;
-    assert!(log.may_have_lost());
+    assert_eq!(log.loss(), Loss::End);
     append(&log, 1, &["d"]);
     log.sync().unwrap();
     disk.env().disk.sync_dir(&log.path).unwrap();
     drop((log, manager));
     disk.power_cut();
-    assert!(!open().await.1.may_have_lost(), "everything was synced since");
+    assert_eq!(open().await.1.loss(), Loss::None, "everything was synced since");
 }
 
 /// Until it was copied anew or leads, however often the broker starts.
@@ -618,7 +618,7 @@ async fn a_log_with_an_accepted_loss_says_so() {
     for _ in 0..2 {
         let (manager, log) = open().await;
         let log = log.unwrap();
-        assert!(log.may_have_lost() && log.lacks_records());
+        assert!(log.loss() == Loss::Records && log.lacks_records());
         log.sync().unwrap();
         drop((log, manager));
         disk.power_cut();
@@ -628,7 +628,7 @@ async fn a_log_with_an_accepted_loss_says_so() {
     disk.env().disk.sync_dir(&path).unwrap();
     drop(manager);
     let (_manager, log) = open().await;
-    assert!(!log.unwrap().may_have_lost());
+    assert_eq!(log.unwrap().loss(), Loss::None);
 }
 
 /// Files of logs that nobody uses are closed when there is no descriptor for another, not only

@@ -53,8 +53,8 @@ pub struct RegisterBroker {
     pub replaces: Option<i64>,
 }
 
-/// The logs that a broker has found at its start. A partition whose log it counted in and does not
-/// find now is lost here, with all its records: its log directory was lost and given up, say.
+/// The logs that a broker has found at its start. A partition whose log it does not find now is lost
+/// here, with all its records: its log directory was lost and given up, say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundLogs {
     /// Those that are open and whole: the partitions of each topic.
@@ -62,6 +62,10 @@ pub struct FoundLogs {
     /// Those that are open and may lack what counted, whatever `flush.on.ack` says now: it was
     /// false before, or a person has accepted a loss.
     pub may_have_lost: BTreeMap<TopicId, BTreeSet<i32>>,
+    /// Those of `may_have_lost` that lack more than their end: they go on behind records that are
+    /// missing within them, or have none. An earlier version does not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lacks_records: BTreeMap<TopicId, BTreeSet<i32>>,
     /// Those that are there and out of use: by the topic's name, and its id where that is known.
     pub offline: Vec<(String, Option<TopicId>, i32)>,
     /// A log directory could not be read: what is nowhere else may lie in it.
@@ -72,8 +76,10 @@ pub struct FoundLogs {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     Whole,
-    Lacking,
+    /// It may lack its end.
+    Shortened,
     Offline,
+    /// It is nowhere, or lacks records within it.
     Lost,
 }
 
@@ -85,8 +91,10 @@ impl FoundLogs {
         let is_it = |(name, id, partition): &(String, Option<TopicId>, i32)| {
             *partition == index && id.map_or(**name == *topic.name, |id| id == topic.id)
         };
-        if is_in(&self.may_have_lost) {
-            Found::Lacking
+        if is_in(&self.lacks_records) {
+            Found::Lost
+        } else if is_in(&self.may_have_lost) {
+            Found::Shortened
         } else if is_in(&self.open) {
             Found::Whole
         } else if self.has_unread || self.offline.iter().any(is_it) {
@@ -158,10 +166,12 @@ impl RegisterBroker {
                 let is_offline = found == Found::Offline && state.replicas.len() > 1;
                 change = change.with_log(self.id, is_offline);
             }
-            let has_lost = matches!(found, Some(Found::Lacking | Found::Lost))
+            let is_shortened = found == Some(Found::Shortened)
                 || !self.clean_start && !self.has_synced(image, topic);
-            if has_lost {
+            if found == Some(Found::Lost) {
                 change = change.lost(self.id);
+            } else if is_shortened {
+                change = change.shortened(self.id);
             } else if !self.clean_start && state.leader == Some(self.id) {
                 change = change.renewed();
             }

@@ -6,8 +6,12 @@
 //! long as it stays too small: the ELR (KIP-966). A leader is taken from the ISR, or from the ELR
 //! when the ISR is empty; from elsewhere only as [`Election`] says, and then the state tells.
 //!
+//! A log that lacks its end is apart from one that was lost. Who led last and lacks an end leads
+//! again, because nobody is known to have more. A lost log leads only when all replicas are lost:
+//! the others would empty theirs. A person may ask for it by an unclean election.
+//!
 //! Invariants of every state made here: `leader ∈ isr ⊆ replicas \ offline`; the ISR is empty only without a
-//! leader; ISR, ELR and last known ELR are never all empty; the partition epoch goes up with every
+//! leader; `lost ⊆ replicas \ (isr ∪ elr)`; ISR, ELR and last known ELR are never all empty; the partition epoch goes up with every
 //! change, and the leader epoch whenever the leader changes, may have lost its tail, or a replica
 //! is taken away (which is when Apache Kafka raises it).
 
@@ -28,6 +32,8 @@ pub(super) struct Change<'a> {
     topic: &'a Topic,
     before: &'a PartitionState,
     may_be_unclean: bool,
+    /// A person asks for a leader, whoever it is.
+    by_anybody: bool,
     replicas: Vec<BrokerId>,
     adding: Vec<BrokerId>,
     removing: Vec<BrokerId>,
@@ -35,8 +41,10 @@ pub(super) struct Change<'a> {
     isr: Vec<BrokerId>,
     /// The first of the assignment shall lead, if it may.
     prefers_the_first: bool,
-    /// It may have lost what it had.
-    lost: Option<BrokerId>,
+    /// Those that have nothing, or lack records within what they have.
+    lost: Vec<BrokerId>,
+    /// It may lack the end of what it had.
+    shortened: Option<BrokerId>,
     /// The leader begins anew.
     renewed: bool,
 }
@@ -54,13 +62,15 @@ impl<'a> Change<'a> {
             topic,
             before,
             may_be_unclean: may_be_unclean(image, rules, topic),
+            by_anybody: false,
             replicas: before.replicas.to_vec(),
             adding: before.adding.to_vec(),
             removing: before.removing.to_vec(),
             offline: before.offline.to_vec(),
             isr: before.isr.to_vec(),
             prefers_the_first: false,
-            lost: None,
+            lost: before.lost.to_vec(),
+            shortened: None,
             renewed: false,
         }
     }
@@ -87,9 +97,18 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// A replica may have lost what it had: it leaves ISR and ELR.
+    /// A replica has lost its log, or records within it: it leaves ISR and ELR, and does not lead
+    /// before it is in sync again, unless all replicas have.
     pub(super) fn lost(mut self, id: BrokerId) -> Self {
-        self.lost = Some(id);
+        if !self.lost.contains(&id) {
+            self.lost.push(id);
+        }
+        self.without(id)
+    }
+
+    /// A replica may have lost the end of what it had: it leaves ISR and ELR.
+    pub(super) fn shortened(mut self, id: BrokerId) -> Self {
+        self.shortened = Some(id);
         self.without(id)
     }
 
@@ -106,9 +125,10 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// Anybody may lead where nobody can who has every committed record.
+    /// Anybody may lead where nobody can who has every committed record; who has lost its log only
+    /// when nobody else is there.
     pub(super) fn by_anybody(mut self) -> Self {
-        self.may_be_unclean = true;
+        self.by_anybody = true;
         self
     }
 
@@ -142,7 +162,9 @@ impl<'a> Change<'a> {
         self.complete_move();
         let before = self.before;
         let elr = if election.is_clean() { self.eligible() } else { Vec::new() };
-        let last_known = if self.isr.is_empty() { self.last_known() } else { None };
+        let last_known = if self.isr.is_empty() { self.last_known() } else { Vec::new() };
+        let lost = self.replicas.iter().copied();
+        let lost = lost.filter(|id| self.lost.contains(id) && !self.isr.contains(id)).collect();
         let leader = self.leader();
         let is_offline = |id: &BrokerId| self.offline.contains(id);
         let offline = self.replicas.iter().copied().filter(is_offline).collect();
@@ -154,10 +176,11 @@ impl<'a> Change<'a> {
             replicas: kept(&before.replicas, self.replicas),
             isr: kept(&before.isr, self.isr),
             elr: kept(&before.elr, elr),
-            last_known_elr: kept(&before.last_known_elr, last_known.into_iter().collect()),
+            last_known_elr: kept(&before.last_known_elr, last_known),
             adding: kept(&before.adding, self.adding),
             removing: kept(&before.removing, self.removing),
             offline: kept(&before.offline, offline),
+            lost: kept(&before.lost, lost),
             leader,
             ..before.clone()
         };
@@ -181,17 +204,31 @@ impl<'a> Change<'a> {
         let of_elr = self.first_of(if self.isr.is_empty() { &elr } else { &[] });
         let last = || {
             let is_none = self.isr.is_empty() && elr.is_empty();
-            self.last_known().filter(|last| is_none && self.may_lead(*last))
+            let known = if is_none { self.last_known() } else { Vec::new() };
+            let all_are_lost = known.iter().all(|id| self.lost.contains(id));
+            self.first_of(if known.len() == 1 || all_are_lost { &known } else { &[] })
         };
-        let any = || self.first_of(if self.may_be_unclean { &self.replicas } else { &[] });
         let found = of_elr
             .map(|id| (id, Election::Clean))
             .or_else(|| Some((last()?, Election::LastKnown)))
-            .or_else(|| Some((any()?, Election::Unclean)));
+            .or_else(|| Some((self.any()?, Election::Unclean)));
         found.map_or(Election::Clean, |(id, election)| {
             self.isr = vec![id];
             election
         })
+    }
+
+    /// Whom an unclean election takes: who had the partition before it moved rather than who is
+    /// only getting it, and who has lost its log only when a person asks and nobody else is there.
+    fn any(&self) -> Option<BrokerId> {
+        if !self.may_be_unclean && !self.by_anybody {
+            return None;
+        }
+        let (lost, left): (Vec<BrokerId>, Vec<_>) =
+            self.replicas.iter().partition(|id| self.lost.contains(id));
+        let (new, old): (Vec<_>, Vec<_>) = left.iter().partition(|id| self.adding.contains(id));
+        let of_lost = || self.first_of(if self.by_anybody { &lost } else { &[] });
+        self.first_of(&old).or_else(|| self.first_of(&new)).or_else(of_lost)
     }
 
     /// Who has every committed record beside the ISR: nobody as soon as the ISR is large enough, also
@@ -201,18 +238,30 @@ impl<'a> Change<'a> {
             return Vec::new();
         }
         let had_all = |id: &BrokerId| self.before.elr.contains(id) || self.before.isr.contains(id);
-        let is_eligible =
-            |id: &BrokerId| had_all(id) && !self.isr.contains(id) && self.lost != Some(*id);
+        let may_lack = |id: &BrokerId| self.lost.contains(id) || self.shortened == Some(*id);
+        let is_eligible = |id: &BrokerId| had_all(id) && !self.isr.contains(id) && !may_lack(id);
         self.replicas.iter().copied().filter(is_eligible).collect()
     }
 
-    /// Who led last, if it still has a replica.
-    fn last_known(&self) -> Option<BrokerId> {
+    /// Who may have the most, while nobody is known to have everything: who led last, if it still
+    /// has a replica and has not lost it; else all that have not lost theirs; else all.
+    fn last_known(&self) -> Vec<BrokerId> {
         let before = self.before;
-        let last = before.leader.iter().chain(&*before.last_known_elr);
+        let has_some = |id: &BrokerId| self.replicas.contains(id) && !self.lost.contains(id);
         // Where an earlier version wrote no last leader, somebody who had everything.
-        let mut last = last.chain(&*before.isr).chain(&*before.elr).copied();
-        last.find(|id| self.replicas.contains(id))
+        let had_all = || before.isr.iter().chain(&*before.elr).copied().find(has_some);
+        let known: Vec<_> = before.last_known_elr.iter().copied().filter(has_some).collect();
+        if let Some(leader) = before.leader.filter(has_some) {
+            vec![leader]
+        } else if !known.is_empty() {
+            known
+        } else if let Some(one) = had_all() {
+            vec![one]
+        } else if self.replicas.iter().any(has_some) {
+            self.replicas.iter().copied().filter(has_some).collect()
+        } else {
+            self.replicas.clone()
+        }
     }
 
     /// How many must be in sync in the state that is made.

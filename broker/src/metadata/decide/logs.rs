@@ -38,6 +38,10 @@ pub struct LogReport {
     /// logs that could be opened by then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_have_lost: bool,
+    /// It lacks records within it, or all: see [`FoundLogs::lacks_records`](super::FoundLogs). An
+    /// earlier version does not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_records: bool,
 }
 
 impl Decide for ReportLogs {
@@ -53,7 +57,9 @@ impl Decide for ReportLogs {
 impl ReportLogs {
     fn take(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
         registered(&draft.image, self.broker, self.broker_epoch)?;
-        for LogReport { topic_id, partition, is_offline, may_have_lost } in &self.logs {
+        for LogReport { topic_id, partition, is_offline, may_have_lost, lacks_records } in
+            &self.logs
+        {
             let image = &draft.image;
             let Some(topic) = image.topic_by_id(topic_id) else { continue };
             // It may have been taken away meanwhile.
@@ -62,8 +68,10 @@ impl ReportLogs {
                 continue;
             };
             let mut change = Change::of(image, context.rules, topic, state);
-            if *may_have_lost {
+            if *lacks_records {
                 change = change.lost(self.broker);
+            } else if *may_have_lost {
+                change = change.shortened(self.broker);
             }
             let Some(next) = change.with_log(self.broker, *is_offline).build() else { continue };
             let record = PartitionRecord::of(*topic_id, *partition, &next);

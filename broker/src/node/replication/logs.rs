@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use letterbox_storage::Loss;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,15 +40,16 @@ pub(super) async fn tell(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// Tells whether the controller has taken note.
 async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
-    let has_lost = |key: &Key| {
-        let hosted = shared.replicas.hosted(key);
-        hosted.is_some_and(|one| one.log().is_ok_and(|log| log.may_have_lost()))
-    };
-    let of_one = |(key, is_offline): &(Key, bool)| LogReport {
-        topic_id: key.0,
-        partition: key.1,
-        is_offline: *is_offline,
-        may_have_lost: has_lost(key),
+    let log = |key: &Key| shared.replicas.hosted(key).and_then(|one| one.log().ok().cloned());
+    let of_one = |(key, is_offline): &(Key, bool)| {
+        let loss = log(key).map_or(Loss::None, |log| log.loss());
+        LogReport {
+            topic_id: key.0,
+            partition: key.1,
+            is_offline: *is_offline,
+            may_have_lost: loss != Loss::None,
+            lacks_records: loss == Loss::Records,
+        }
     };
     let operation = ReportLogs {
         broker: shared.me.id,
@@ -61,7 +63,10 @@ async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
         Err(error) => Some(error.to_string()),
     };
     match &refusal {
-        None => info!(offline, back, "the controller knows which replicas are out of use here"),
+        None => {
+            logs.iter().filter_map(|(key, _)| log(key)).for_each(|log| log.loss_is_known());
+            info!(offline, back, "the controller knows which replicas are out of use here");
+        }
         Some(why) => warn!(
             offline,
             back,

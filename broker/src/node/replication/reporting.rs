@@ -16,7 +16,7 @@ use tracing::debug;
 use super::Shared;
 use super::fetching::as_replica;
 use super::peer::{Peer, PeerError};
-use crate::replication::outbox::Reports;
+use crate::replication::outbox::{Report, Reports};
 
 /// Goes on until `stop`. Reports of all partitions that come while one is under way are the next.
 /// One that is lost is not repeated: the next fetch says the same.
@@ -50,11 +50,12 @@ pub(super) async fn report(
 fn request(shared: &Shared, leader: BrokerId) -> Option<m::FetchRequest> {
     let Reports { counts: reports, hurries } = shared.replicas.outbox().take_reports(leader);
     let mut topics: BTreeMap<TopicId, Vec<FetchPartition>> = BTreeMap::new();
-    for ((topic, index), (epoch, counts)) in reports {
+    for ((topic, index), Report { epoch, counts, last_epoch }) in reports {
         let mut said = FetchPartition::default()
             .with_partition(index)
             .with_current_leader_epoch(epoch)
-            .with_fetch_offset(counts);
+            .with_fetch_offset(counts)
+            .with_last_fetched_epoch(last_epoch);
         let standing = Standing { counts, high_watermark: -1 };
         replica::put_standing(&mut said.unknown_tagged_fields, standing);
         topics.entry(topic).or_default().push(said);

@@ -137,7 +137,9 @@ fn is_in(ids: &[BrokerId], id: &BrokerId) -> bool {
 
 fn check_state(image: &MetadataImage, state: &PartitionState) {
     let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
-    let offline = &state.offline;
+    let PartitionState { offline, lost, .. } = state;
+    assert!(lost.iter().all(|id| is_in(replicas, id) && !isr.contains(id)), "{state:?}");
+    assert!(lost.iter().all(|id| !elr.contains(id)), "{state:?}");
     assert!(offline.iter().all(|id| is_in(replicas, id) && !isr.contains(id)), "{state:?}");
     assert!(adding.iter().all(|id| is_in(replicas, id) && !removing.contains(id)), "{state:?}");
     assert!(removing.iter().all(|id| is_in(replicas, id)), "{state:?}");
@@ -156,7 +158,7 @@ fn check_state(image: &MetadataImage, state: &PartitionState) {
             assert!(!may_lead.iter().any(is_there), "{state:?}");
         }
     }
-    assert!(!isr.is_empty() || leader.is_none() && last_known_elr.len() == 1, "{state:?}");
+    assert!(!isr.is_empty() || leader.is_none() && !last_known_elr.is_empty(), "{state:?}");
     assert!(last_known_elr.is_empty() || isr.is_empty(), "{state:?}");
 }
 
@@ -579,7 +581,8 @@ fn report_logs(world: &mut World, broker: BrokerId, n: u8, is_offline: bool) {
         topic_id: topic.id,
         partition,
         is_offline,
-        may_have_lost: partition == 2,
+        may_have_lost: partition > 0,
+        lacks_records: partition == 2,
     });
     let broker_epoch = world.image.brokers.get(&broker).map_or(0, |known| known.epoch);
     let _ = world.run(&ReportLogs { broker, broker_epoch, logs: logs.collect() });

@@ -100,10 +100,11 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
         proptest::collection::btree_map(uuid(), indexes, 0..3)
     };
     let offline = vec((name(), proptest::option::of(uuid()), any::<i32>()), 0..3);
-    let found = (some(), some(), offline, any::<bool>()).prop_map(
-        |(open, may_have_lost, offline, has_unread)| FoundLogs {
+    let found = (some(), some(), some(), offline, any::<bool>()).prop_map(
+        |(open, may_have_lost, lacks_records, offline, has_unread)| FoundLogs {
             open,
             may_have_lost,
+            lacks_records,
             offline,
             has_unread,
         },
@@ -184,6 +185,7 @@ fn operation() -> impl Strategy<Value = Operation> {
                     partition,
                     is_offline,
                     may_have_lost: partition > 0,
+                    lacks_records: partition > 1,
                 };
                 let logs = logs.into_iter().map(of_one).collect();
                 ReportLogs { broker, broker_epoch, logs }.into()

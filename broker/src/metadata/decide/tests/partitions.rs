@@ -34,6 +34,7 @@ fn told(state: &PartitionState) -> String {
         ("adding", &state.adding),
         ("removing", &state.removing),
         ("offline", &state.offline),
+        ("lost", &state.lost),
     ] {
         if !ids.is_empty() {
             text.push_str(&format!(" {name} {}", list(ids)));
@@ -105,9 +106,16 @@ impl One {
         self.0.run(&AlterConfigs { resources, validate_only: false }).remove(0).1.unwrap();
     }
 
-    fn log(&mut self, id: BrokerId, is_offline: bool, may_have_lost: bool) {
+    /// `is` is `offline`, `online`, `shorter` or `anew`: the last two are online.
+    fn log(&mut self, id: BrokerId, is: &str) {
         let topic_id = self.0.image.topic("t").unwrap().id;
-        let logs = vec![LogReport { topic_id, partition: 0, is_offline, may_have_lost }];
+        let logs = vec![LogReport {
+            topic_id,
+            partition: 0,
+            is_offline: is == "offline",
+            may_have_lost: matches!(is, "shorter" | "anew"),
+            lacks_records: is == "anew",
+        }];
         let broker_epoch = self.epoch(id);
         self.0.run(&ReportLogs { broker: id, broker_epoch, logs }).unwrap();
     }
@@ -140,7 +148,7 @@ impl One {
             }
             "unfence" => self.fence(one(), false),
             "isr" => return self.alter(&line.ids("is")).err(),
-            "log" => self.log(one(), line.text("is") == "offline", line.text("is") == "shorter"),
+            "log" => self.log(one(), line.text("is")),
             "start" => self.start(one(), line.text("clean") == "yes", 1),
             "start-with" => {
                 let mut logs = FoundLogs::default();
@@ -148,6 +156,10 @@ impl One {
                 match line.text("log") {
                     "whole" => logs.open.extend(all),
                     "shorter" => logs.may_have_lost.extend(all),
+                    "holed" => {
+                        logs.may_have_lost.extend(all.clone());
+                        logs.lacks_records.extend(all);
+                    }
                     "offline" => logs.offline.push(("t".to_owned(), None, 0)),
                     "unread" => logs.has_unread = true,
                     _ => {}
@@ -405,11 +417,11 @@ fn who_starts_without_a_log_neither_leads_nor_is_in_sync() {
         > start-with broker=1 log=whole
         epoch 0 1 leads isr 1,2,3
         > start-with broker=1 log=none
-        epoch 1 2 leads isr 2,3
+        epoch 1 2 leads isr 2,3 lost 1
         > start-with broker=2 log=offline
-        epoch 2 3 leads isr 3 elr 2 offline 2
+        epoch 2 3 leads isr 3 elr 2 offline 2 lost 1
         > start-with broker=2 log=unread
-        epoch 2 3 leads isr 3 elr 2 offline 2
+        epoch 2 3 leads isr 3 elr 2 offline 2 lost 1
         > isr is=1,3
         epoch 2 3 leads isr 1,3 offline 2
         > start-with broker=2 log=whole
@@ -417,9 +429,118 @@ fn who_starts_without_a_log_neither_leads_nor_is_in_sync() {
         > fence broker=1,3
         epoch 3 nobody leads elr 1,3 last-known 3
         > start-with broker=1 log=none
-        epoch 3 nobody leads elr 3 last-known 3
+        epoch 3 nobody leads elr 3 last-known 3 lost 1
+        # 2 has missed something, and is the only one that has anything.
         > start-with broker=3 log=none
-        epoch 4 3 leads (LastKnown) isr 3
+        epoch 4 2 leads (LastKnown) isr 2 lost 1,3
+        > isr is=2,3
+        epoch 4 2 leads (LastKnown) isr 2,3 lost 1
+        ",
+    );
+}
+
+/// It was the last in sync: the others, who are behind, have what there is.
+#[test]
+fn a_lost_log_leads_only_when_all_are_lost() {
+    for log in ["none", "holed"] {
+        tell(
+            &"
+            > create with=min.insync.replicas:1,flush.on.ack:true
+            epoch 0 1 leads isr 1,2,3
+            > isr is=1
+            epoch 0 1 leads isr 1
+            > fence broker=1,2,3
+            epoch 1 nobody leads elr 1 last-known 1
+            > start-with broker=1 log=LOG
+            epoch 1 nobody leads last-known 2,3 lost 1
+            # It is not known which of two has more.
+            > start-with broker=2 log=whole
+            epoch 1 nobody leads last-known 2,3 lost 1
+            > start-with broker=3 log=LOG
+            epoch 2 2 leads (LastKnown) isr 2 lost 1,3
+            > start-with broker=2 log=LOG
+            epoch 3 1 leads (LastKnown) isr 1 lost 2,3
+            > isr is=1,2
+            epoch 3 1 leads (LastKnown) isr 1,2 lost 3
+            "
+            .replace("LOG", log),
+        );
+    }
+    // A log that lacks its end is another matter: it led last, and nobody is known to have more.
+    tell(
+        "
+        > create with=min.insync.replicas:1,flush.on.ack:true
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > start-with broker=1 log=shorter
+        epoch 1 1 leads (LastKnown) isr 1
+        # Made anew while the broker runs, where nothing was left.
+        > log broker=1 is=offline
+        epoch 2 nobody leads elr 1 last-known 1 offline 1
+        > log broker=1 is=anew
+        epoch 2 nobody leads last-known 2,3 lost 1
+        ",
+    );
+}
+
+/// The configuration asks for a leader at any cost, but not for one that has nothing while another
+/// may come back with something; a person may.
+#[test]
+fn an_unclean_election_takes_who_has_something() {
+    tell(
+        "
+        > create with=min.insync.replicas:1,unclean.leader.election.enable:true
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > fence broker=1,2,3
+        epoch 1 nobody leads elr 1 last-known 1
+        > start-with broker=1 log=none
+        epoch 1 nobody leads last-known 2,3 lost 1
+        > start-with broker=3 log=whole
+        epoch 2 3 leads (Unclean) isr 3 lost 1
+        # Eligible, though fenced: a lost one does not take the lead from it.
+        > fence broker=3
+        epoch 3 nobody leads elr 3 last-known 3 lost 1
+        > elect wanted=unclean
+        epoch 4 1 leads (Unclean) isr 1
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > start-with broker=1 log=none
+        epoch 1 nobody leads last-known 2,3 lost 1
+        > move to=4,2,3
+        epoch 1 nobody leads last-known 2,3 of 4,2,3,1 adding 4 removing 1 lost 1
+        # Who had the partition before it moved rather than who is only getting it.
+        > elect wanted=unclean
+        epoch 2 2 leads (Unclean) isr 2 of 4,2,3,1 adding 4 removing 1 lost 1
+        > elect wanted=preferred
+        PreferredLeaderNotAvailable
+        > isr is=4,2,3
+        epoch 3 2 leads isr 4,2,3
+        ",
+    );
+}
+
+/// The others are gone for good. A person says so by an unclean election.
+#[test]
+fn a_lost_log_leads_when_a_person_asks_for_it() {
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > fence broker=2,3
+        epoch 0 1 leads isr 1
+        > start-with broker=1 log=none
+        epoch 1 nobody leads last-known 2,3 lost 1
+        > move to=1
+        epoch 1 nobody leads last-known 2,3 of 1,2,3 removing 2,3 lost 1
+        > elect wanted=unclean
+        epoch 2 1 leads (Unclean) isr 1
         ",
     );
 }
@@ -723,6 +844,8 @@ struct Model {
     offline: BTreeSet<BrokerId>,
     committed: Vec<u32>,
     next: u32,
+    /// Who lost its log and was not in sync since.
+    lost: BTreeSet<BrokerId>,
     /// The leader epoch whose leader was looked at.
     looked_at: i32,
     seen: Seen,
@@ -734,6 +857,7 @@ struct Seen {
     elected: usize,
     from_elr: usize,
     unclean: usize,
+    last_known: usize,
 }
 
 fn common(one: &[u32], other: &[u32]) -> usize {
@@ -753,6 +877,7 @@ impl Model {
             offline: BTreeSet::new(),
             committed: Vec::new(),
             next: 0,
+            lost: BTreeSet::new(),
             looked_at: 0,
             seen: Seen::default(),
         };
@@ -791,7 +916,7 @@ impl Model {
 
     fn step(&mut self, (what, whom, more): (u8, u8, u8)) {
         let id = IDS[usize::from(whom) % 5];
-        match what % 20 {
+        match what % 23 {
             0..=2 => self.produce(),
             3 | 4 => self.fetch(id),
             5 => drop(self.synced.insert(id, self.logs[&id].len())),
@@ -803,6 +928,7 @@ impl Model {
                 self.up.insert(id);
                 self.one.start(id, false, usize::from(more % 3) + 1);
             }
+            20..=22 if !self.up.contains(&id) => self.start_empty(id),
             13 => self.configure(id, more),
             14 if self.up.contains(&id) => drop(self.one.stop(id)),
             15 => drop(self.one.elect(WantedLeader::Preferred)),
@@ -812,10 +938,10 @@ impl Model {
             }
             17 => drop(self.one.move_to(None)),
             18 if self.up.contains(&id) && self.offline.insert(id) => {
-                self.one.log(id, true, false);
+                self.one.log(id, "offline");
             }
             19 if self.up.contains(&id) && self.offline.remove(&id) => {
-                self.one.log(id, false, false);
+                self.one.log(id, "online");
             }
             _ => {}
         }
@@ -824,6 +950,17 @@ impl Model {
             log.clear();
             self.synced.insert(*id, 0);
         }
+    }
+
+    /// Its disk was lost, and that was accepted.
+    fn start_empty(&mut self, id: BrokerId) {
+        self.up.insert(id);
+        self.logs.entry(id).or_default().clear();
+        self.synced.insert(id, 0);
+        self.offline.remove(&id);
+        self.lost.insert(id);
+        let logs = Some(FoundLogs::default());
+        self.one.0.run(&RegisterBroker { logs, ..register(id.0, "a") }).unwrap();
     }
 
     fn produce(&mut self) {
@@ -847,6 +984,8 @@ impl Model {
     }
 
     fn commit(&mut self) {
+        let state = self.one.state();
+        self.lost.retain(|id| state.replicas.contains(id) && !state.isr.contains(id));
         let Some(leader) = self.leader() else { return };
         let isr = self.one.state().isr;
         if isr.len() < self.required(leader) {
@@ -913,6 +1052,7 @@ impl Model {
                 self.seen.from_elr += usize::from(before.isr.is_empty());
             } else {
                 self.seen.unclean += 1;
+                self.check_left(before, leader)?;
                 self.committed.truncate(common(&self.logs[&leader], &self.committed));
             }
         }
@@ -921,6 +1061,27 @@ impl Model {
             self.seen.elected += 1;
             let kept = common(&self.logs[&leader], &self.committed);
             prop_assert_eq!(kept, self.committed.len(), "{:?} -> {:?}", before, after);
+        }
+        Ok(())
+    }
+
+    /// Nobody who has something loses it to a leader that was elected without anybody's asking, as
+    /// long as what counts is on disks.
+    fn check_left(
+        &mut self,
+        before: &PartitionState,
+        leader: BrokerId,
+    ) -> Result<(), TestCaseError> {
+        let after = self.one.state();
+        let left = || before.replicas.iter().filter(|id| !self.lost.contains(id));
+        let has_lost = self.lost.contains(&leader);
+        let others = left().filter(|id| after.replicas.contains(id) && **id != leader).count();
+        prop_assert!(!has_lost || others == 0, "{:?} -> {:?}", before, after);
+        if after.election == Election::LastKnown && !self.counts_page_cache {
+            self.seen.last_known += 1;
+            let has = |id: &BrokerId| common(&self.logs[id], &self.committed);
+            let most = left().filter(|id| after.replicas.contains(id)).map(has).max();
+            prop_assert!(most.unwrap_or(0) <= has(&leader), "{:?} -> {:?}", before, after);
         }
         Ok(())
     }
@@ -956,11 +1117,13 @@ fn nobody_leads_without_what_was_committed_unless_the_state_says_so() {
             elected: sum.elected + seen.elected,
             from_elr: sum.from_elr + seen.from_elr,
             unclean: sum.unclean + seen.unclean,
+            last_known: sum.last_known + seen.last_known,
         });
         Ok(())
     };
     TestRunner::new(config).run(&(any::<bool>(), 1usize..4, steps), run).unwrap();
     let seen = all.get();
     let is_enough = seen.committed > 500 && seen.elected > 500 && seen.from_elr > 10;
-    assert!(is_enough && seen.unclean > 10, "too little happened: {seen:?}");
+    let is_enough = is_enough && seen.unclean > 10 && seen.last_known > 5;
+    assert!(is_enough, "too little happened: {seen:?}");
 }

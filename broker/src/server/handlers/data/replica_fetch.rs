@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use super::Services;
 use super::fetch::{Fetched, FetchedPartition, FetchedTopic, Looks};
 use crate::replication::follower::Answer;
-use crate::replication::leader::{BrokerEpoch, FollowerFetch};
+use crate::replication::leader::{BrokerEpoch, FollowerFetch, FollowerReport};
 use crate::replication::{Partition, Ticket, Wanted};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
@@ -158,8 +158,13 @@ fn take_report(services: &Services, replica: Replica, topic: &FetchTopic) {
         let partition = services.replicas.hosted(&(topic.topic_id, what.partition));
         let standing = replica::standing(&what.unknown_tagged_fields);
         if let (Some(partition), Some(standing)) = (partition, standing) {
-            let by = (replica.id, replica.epoch, what.current_leader_epoch);
-            partition.follower_reports(by, standing.counts);
+            partition.follower_reports(FollowerReport {
+                replica: replica.id,
+                broker_epoch: replica.epoch,
+                leader_epoch: what.current_leader_epoch,
+                counts: standing.counts,
+                last_epoch: what.last_fetched_epoch,
+            });
         }
     }
 }
