@@ -191,7 +191,7 @@ fn clients_that_trickle_are_given_up_and_stop_no_other() {
                 at_once = vec![*byte];
             }
             let took = begun.elapsed().as_secs();
-            assert!((30..42).contains(&took), "{took} s");
+            assert!((1..20).contains(&took), "{took} s: closed when others wait for its memory");
             Ok(())
         });
     }
@@ -229,7 +229,7 @@ async fn send_slowly(env: &Env, bytes: usize, every_ms: u64) -> bool {
 #[test]
 fn a_request_that_waits_for_memory_is_not_given_up() {
     let mut cluster = cluster();
-    // The first has most of the memory, the others in turn the right to go past it.
+    // One after the other has the memory.
     for at in 0..14 {
         cluster.client(&format!("holder-{at}"), |env| async move {
             assert!(send_slowly(&env, 2 * 1024, 25).await, "it kept pace");
@@ -268,9 +268,8 @@ fn who_goes_past_the_memory_slowly_is_given_up_when_others_wait_for_that() {
         for _ in 0..3 {
             let mut stream = connect(&env).await;
             let took = large_request(&mut stream).await;
-            // Both go past the memory, one after the other, since a buffer that grows counts twice
-            // for a moment. Each has 5 s and what its pace buys: 5 / (1 - 20 / 76.8) = 6.8 s.
-            assert!(took < Duration::from_secs(14), "{took:?}");
+            // Both are in front of it, one after the other. Each has 1 s and what its pace buys.
+            assert!(took < Duration::from_secs(4), "{took:?}");
         }
         Ok(())
     });

@@ -2,28 +2,36 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use letterbox_storage::sealed_files_max;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::in_flight::Never;
+use super::lines::{At, Lines, Reading, Waiting};
 
 /// Requests and answers up to this size have a part of the account that larger ones cannot take.
 pub(crate) const SMALL: usize = 64 * 1024;
 /// The part of the account that is kept for small ones: one byte in so many.
 const SMALL_PART: usize = 8;
+/// How often it is looked who does not go on, while others wait.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The one account of what clients make the broker hold: requests while they are read, decoded and
 /// handled, and answers until they are read.
 ///
-/// `queued.max.request.bytes` is its size. Shares grow as bytes come and are given back as they go.
+/// `queued.max.request.bytes` is its size. A request that is read holds all of its bytes from its
+/// beginning, or none of them and waits; so none holds what another waits for and waits itself.
 /// Past its size:
-/// - a request waits, holding what it has. So that requests which wait for each other always end,
-///   the one that has waited longest goes on regardless, one at a time: what is held is at most the
-///   account and one request (`socket.request.max.bytes`; twice while its buffer grows). Its client
-///   must be quicker than others
-///   ([`Pace::begin_in_the_way`](super::pace::Pace::begin_in_the_way)) as long as others wait;
+/// - a request waits its turn ([`super::lines`]). So that those of any size end, and those that
+///   were read whole are decoded, one at a time goes on regardless: what is held is at most the
+///   account and one request (`socket.request.max.bytes`);
+/// - while others wait, the client of a request that holds memory must be quick
+///   ([`Progress`](super::pace::Progress)), or its connection is closed: the largest first, and no
+///   more of them than those who wait need;
 /// - an answer is refused, unless the records in it can be sent from their files;
 /// - those up to [`SMALL`] have an eighth of the account that larger ones cannot take, so they
 ///   still pass.
@@ -33,28 +41,33 @@ const SMALL_PART: usize = 8;
 pub(crate) struct Account {
     bytes: usize,
     used: AtomicUsize,
+    /// Of them, those of frames that are being read and go past nothing.
+    being_read: AtomicUsize,
+    /// Of them, those of the one that goes past the account; they are in no other's way.
+    past: AtomicUsize,
     /// Requests that wait for room.
     waiting: AtomicUsize,
-    large_freed: Notify,
-    small_freed: Notify,
+    lines: Mutex<Lines>,
     /// Someone began to wait.
     pressed: Notify,
-    /// The right to go past the account.
-    lane: Arc<Semaphore>,
+    /// Held by the one of those who wait that looks who does not go on.
+    look: tokio::sync::Mutex<()>,
 }
 
 impl Account {
     /// An account of `bytes`.
     #[must_use]
     pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        let most = bytes - bytes / SMALL_PART;
         Arc::new(Self {
             bytes,
             used: AtomicUsize::new(0),
+            being_read: AtomicUsize::new(0),
+            past: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            large_freed: Notify::new(),
-            small_freed: Notify::new(),
+            lines: Mutex::new(Lines::new(most - bytes / SMALL_PART)),
             pressed: Notify::new(),
-            lane: Arc::new(Semaphore::new(1)),
+            look: tokio::sync::Mutex::default(),
         })
     }
 
@@ -92,23 +105,92 @@ impl Account {
         if is_large { self.bytes - self.bytes / SMALL_PART } else { self.bytes }
     }
 
-    fn try_take(&self, more: usize, is_large: bool) -> bool {
-        let most = self.most(is_large);
+    pub(super) fn try_take(&self, more: usize, is_large: bool) -> bool {
+        self.try_take_of(self.most(is_large), more)
+    }
+
+    /// Takes for what does not depend on a client that sends: besides all frames that are being
+    /// read there is an eighth for it.
+    pub(super) fn try_take_whole(&self, more: usize, is_large: bool) -> bool {
+        let besides = self.being_read.load(Ordering::SeqCst) + self.bytes / SMALL_PART;
+        self.try_take_of(self.most(is_large).max(besides), more)
+    }
+
+    fn try_take_of(&self, most: usize, more: usize) -> bool {
+        let most = most.saturating_add(self.past.load(Ordering::SeqCst));
         let fits = |used: usize| used.checked_add(more).filter(|after| *after <= most);
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
     }
 
-    fn give_back(&self, bytes: usize) {
-        if bytes > 0 {
-            self.used.fetch_sub(bytes, Ordering::SeqCst);
-            self.freed();
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives those who wait what there is.
+    fn serve(self: &Arc<Self>) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut left = Vec::new();
+        let mut lines = self.lines();
+        while let Some((waiting, grant)) = lines.next(self) {
+            if grant.is_past {
+                self.take_past(waiting.more);
+            }
+            self.begins(grant.reading.as_ref());
+            let share = Share {
+                of: self.clone(),
+                bytes: waiting.more,
+                is_large: waiting.is_large,
+                is_past: grant.is_past,
+                reading: grant.reading,
+                at: None,
+            };
+            // Who has just given up gives it back, when the lines may be looked at again.
+            left.extend(waiting.granted.send(share).err());
+        }
+        drop(lines);
+        drop(left);
+    }
+
+    fn take_past(&self, more: usize) {
+        self.past.fetch_add(more, Ordering::SeqCst);
+        self.used.fetch_add(more, Ordering::SeqCst);
+    }
+
+    /// The next one may go past the account.
+    fn end_past(&self, lines: &mut Lines) {
+        self.past.store(0, Ordering::SeqCst);
+        lines.is_past = false;
+    }
+
+    fn begins(&self, reading: Option<&Reading>) {
+        self.being_read.fetch_add(reading.map_or(0, Reading::in_pool), Ordering::SeqCst);
+    }
+
+    fn ends(&self, lines: &mut Lines, reading: &Reading) {
+        self.being_read.fetch_sub(reading.in_pool(), Ordering::SeqCst);
+        lines.ends(reading);
+    }
+
+    /// A share of `more` bytes, once it is the turn of who is `at`. Cancel safe.
+    async fn wait(self: &Arc<Self>, at: At, more: usize, is_large: bool) -> Share {
+        let (granted, mut share) = oneshot::channel();
+        let _in_line = InLine::enter(self, at, Waiting { more, is_large, granted });
+        self.serve();
+        tokio::select! {
+            biased;
+            share = &mut share => share.unwrap_or_else(|_| Share::new(self)),
+            never = self.look_after() => match never {},
         }
     }
 
-    fn freed(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.small_freed.notify_one();
-            self.large_freed.notify_one();
+    /// Closes the connections of those who do not go on, for as long as it is polled.
+    async fn look_after(&self) -> Never {
+        let _one = self.look.lock().await;
+        loop {
+            self.lines().give_up_late(Instant::now());
+            tokio::time::sleep(LOOK).await;
         }
     }
 }
@@ -120,14 +202,19 @@ pub(crate) struct Share {
     /// It will be more than [`SMALL`].
     is_large: bool,
     /// It may go past the account.
-    lane: Option<OwnedSemaphorePermit>,
+    is_past: bool,
+    /// Its request is being read.
+    reading: Option<Reading>,
+    /// Its place in line; kept by one that was cancelled while it waited.
+    at: Option<At>,
 }
 
 impl Share {
     /// A share of nothing.
     #[must_use]
     pub(crate) fn new(of: &Arc<Account>) -> Self {
-        Self { of: of.clone(), bytes: 0, is_large: false, lane: None }
+        let of = of.clone();
+        Self { of, bytes: 0, is_large: false, is_past: false, reading: None, at: None }
     }
 
     /// Bytes that it holds.
@@ -136,19 +223,42 @@ impl Share {
         self.bytes
     }
 
-    /// Says that the share will grow to `total` in the end: a large one takes nothing of the part
-    /// for small ones, not even at first.
-    pub(crate) fn expect(&mut self, total: usize) {
-        self.is_large |= total > SMALL;
+    /// Takes all that a frame of `total` bytes needs, which is to be read, if there is room and
+    /// nobody waits; tells whether it holds that much now.
+    pub(crate) fn try_claim(&mut self, total: usize) -> bool {
+        if self.bytes >= total {
+            return true;
+        }
+        let is_large = total > SMALL;
+        let account = self.of.clone();
+        let reading = account.lines().try_read(&account, total, is_large);
+        if let Some(reading) = reading {
+            account.begins(Some(&reading));
+            let mut granted = Self::new(&account);
+            (granted.bytes, granted.is_large, granted.reading) = (total, is_large, Some(reading));
+            self.add(granted);
+        }
+        self.bytes >= total
+    }
+
+    /// Waits until it holds all that a frame of `total` bytes needs, which comes from `ip`. Cancel
+    /// safe, and keeps its place in line.
+    pub(crate) async fn claim(&mut self, total: usize, ip: IpAddr) {
+        while !self.try_claim(total) {
+            let account = self.of.clone();
+            let at = *self.at.get_or_insert_with(|| account.lines().frame_from(ip, total));
+            self.add(account.wait(at, total, total > SMALL).await);
+            self.at = None;
+        }
     }
 
     /// Grows to `total` bytes if there is room; tells whether it holds that much now.
     pub(crate) fn try_grow_to(&mut self, total: usize) -> bool {
         let more = total.saturating_sub(self.bytes);
         if more > 0 {
-            if self.lane.is_some() {
-                self.of.used.fetch_add(more, Ordering::SeqCst);
-            } else if !self.of.try_take(more, self.is_large || total > SMALL) {
+            if self.is_past {
+                self.of.take_past(more);
+            } else if !self.of.try_take_whole(more, self.is_large || total > SMALL) {
                 return false;
             }
             self.bytes = total;
@@ -156,50 +266,48 @@ impl Share {
         true
     }
 
-    /// Grows to `total` bytes, and waits for room. Cancel safe; who waited and is cancelled has
-    /// lost its place in line.
+    /// Grows to `total` bytes for a request that was read, and waits for room. Cancel safe, and
+    /// keeps its place in line.
     pub(crate) async fn grow_to(&mut self, total: usize) {
-        if self.try_grow_to(total) {
-            return;
-        }
-        let account = self.of.clone();
-        let _waits = Waits::new(&account);
-        let freed = if self.is_large || total > SMALL {
-            &account.large_freed
-        } else {
-            &account.small_freed
-        };
-        let mut lane = pin!(account.lane.clone().acquire_owned());
-        loop {
-            let notified = freed.notified();
-            if self.try_grow_to(total) {
-                // What is left may do for the next one.
-                return freed.notify_one();
-            }
-            tokio::select! {
-                biased;
-                // The semaphore is never closed.
-                permit = &mut lane => self.lane = permit.ok(),
-                () = notified => {}
-            }
+        while !self.try_grow_to(total) {
+            self.is_large |= total > SMALL;
+            let account = self.of.clone();
+            let at = *self.at.get_or_insert_with(|| account.lines().whole());
+            self.add(account.wait(at, total - self.bytes, self.is_large).await);
+            self.at = None;
         }
     }
 
-    /// Whether it goes past the account.
-    pub(crate) fn is_past(&self) -> bool {
-        self.lane.is_some()
+    /// Until when the client must move the next bytes of the frame that is being read, if others
+    /// wait for its memory.
+    pub(crate) fn must_move_by(&self, until: Instant) {
+        if let Some(reading) = &self.reading {
+            reading.must_move_by(until);
+        }
     }
 
-    /// Whether it goes past the account while others wait, who can only when it is given back.
-    pub(crate) fn is_in_the_way(&self) -> bool {
-        self.is_past() && self.of.waiting.load(Ordering::SeqCst) > 0
+    /// Completes when the client is given up, because others need what it holds.
+    pub(crate) async fn given_up(&self) {
+        match &self.reading {
+            Some(reading) => reading.given_up().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The frame was read: what is held no longer depends on its client.
+    pub(crate) fn is_read(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            self.of.ends(&mut self.of.lines(), &reading);
+            self.of.serve();
+        }
     }
 
     /// Holds what `other` held too.
     pub(crate) fn add(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
         self.is_large |= other.is_large;
-        self.lane = self.lane.take().or_else(|| other.lane.take());
+        self.is_past |= std::mem::take(&mut other.is_past);
+        self.reading = self.reading.take().or_else(|| other.reading.take());
     }
 
     /// Grows or shrinks to `total` bytes; tells whether it could.
@@ -216,10 +324,13 @@ impl Share {
     pub(crate) fn shrink_to(&mut self, total: usize) {
         let less = self.bytes.saturating_sub(total);
         self.bytes -= less;
-        self.of.give_back(less);
-        if total <= SMALL || self.of.used() <= self.of.most(true) {
-            self.lane = None;
+        self.of.used.fetch_sub(less, Ordering::SeqCst);
+        let is_within = total <= SMALL || self.of.used() <= self.of.most(true);
+        if self.is_past && is_within {
+            self.is_past = false;
+            self.of.end_past(&mut self.of.lines());
         }
+        self.of.serve();
     }
 
     /// Completes when others wait for what this share holds. Small ones are in the way only when
@@ -242,25 +353,44 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.lane = None;
-        self.of.give_back(self.bytes);
+        self.of.used.fetch_sub(self.bytes, Ordering::SeqCst);
+        let reading = self.reading.take();
+        if self.is_past || reading.is_some() {
+            let mut lines = self.of.lines();
+            if self.is_past {
+                self.of.end_past(&mut lines);
+            }
+            reading.iter().for_each(|reading| self.of.ends(&mut lines, reading));
+        } else if self.bytes == 0 {
+            return;
+        }
+        self.of.serve();
     }
 }
 
-/// Counts one who waits.
-struct Waits<'a>(&'a Account);
+/// One who waits.
+struct InLine<'a> {
+    account: &'a Arc<Account>,
+    at: At,
+}
 
-impl<'a> Waits<'a> {
-    fn new(account: &'a Account) -> Self {
+impl<'a> InLine<'a> {
+    fn enter(account: &'a Arc<Account>, at: At, waiting: Waiting) -> Self {
+        account.lines().enter(at, waiting);
         account.waiting.fetch_add(1, Ordering::SeqCst);
         account.pressed.notify_waiters();
-        Self(account)
+        Self { account, at }
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.account.waiting.fetch_sub(1, Ordering::SeqCst);
+        let was_waiting = self.account.lines().leave(self.at);
+        if was_waiting {
+            // Those behind it may need less.
+            self.account.serve();
+        }
     }
 }
 
@@ -441,9 +571,7 @@ mod tests {
         let account = Account::new(8 * MIB);
         let large = share(&account, 7 * MIB);
         assert!(!Share::new(&account).try_grow_to(SMALL + 1));
-        let mut begins = Share::new(&account);
-        begins.expect(MIB);
-        assert!(!begins.try_grow_to(1), "a large one begins with what is kept for small ones");
+        assert!(!Share::new(&account).try_claim(MIB), "nor a large frame");
         let small: Vec<Share> = (0..MIB / SMALL).map(|_| share(&account, SMALL)).collect();
         assert!(!Share::new(&account).try_grow_to(1), "more than the account");
         drop(large);
@@ -463,7 +591,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_that_wait_for_each_other_all_end() {
+    async fn requests_that_were_read_and_wait_for_each_other_all_end() {
         let account = Account::new(MIB);
         // Each has half of what it needs, and nothing is left.
         let held: Vec<Share> = (0..2).map(|_| share(&account, MIB * 7 / 16)).collect();
@@ -488,13 +616,150 @@ mod tests {
         let mut second = Share::new(&account);
         let mut growing = Box::pin(second.grow_to(3 * MIB));
         assert!(futures::poll!(&mut growing).is_pending());
-        assert!(!Share::new(&account).try_grow_to(1));
+        assert!(Share::new(&account).try_grow_to(MIB / 2), "the account itself is not taken");
         // It holds what others need, and is told so.
         first.until_pressed().await;
         drop(first);
         growing.await;
         drop(second);
         assert_eq!(account.used(), 0);
+    }
+
+    const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+
+    /// Connections that each announce a request of `bytes` and stop; each comes back at once when
+    /// it is closed.
+    fn stallers(account: &Arc<Account>, many: usize, bytes: usize) -> tokio::task::JoinSet<()> {
+        let mut stallers = tokio::task::JoinSet::new();
+        for _ in 0..many {
+            let account = account.clone();
+            stallers.spawn(async move {
+                loop {
+                    let mut share = Share::new(&account);
+                    share.claim(bytes, STRANGER).await;
+                    share.given_up().await;
+                }
+            });
+        }
+        stallers
+    }
+
+    /// How long a request of `bytes` waits that is read in no time, and the longest of ten.
+    async fn longest_wait(account: &Arc<Account>, bytes: usize, ip: IpAddr) -> Duration {
+        let mut longest = Duration::ZERO;
+        for _ in 0..10 {
+            let begun = Instant::now();
+            let mut share = Share::new(account);
+            share.claim(bytes, ip).await;
+            share.is_read();
+            longest = longest.max(begun.elapsed());
+            assert!(account.used() <= account.size() + 100 * MIB, "{}", account.used());
+            drop(share);
+            tokio::time::sleep(Duration::from_millis(770)).await;
+        }
+        longest
+    }
+
+    /// 400 of them kept a request of 1 MiB waiting for 20 to 45 s.
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_stop_keep_no_other_waiting() {
+        for (stall, honest, ip, most_ms) in [
+            // From the same address, as all are behind one NAT.
+            (99 * MIB, MIB, STRANGER, 1_200),
+            (99 * MIB, 40 * MIB, STRANGER, 1_200),
+            (90 * MIB, MIB, STRANGER, 1_200),
+            (90 * MIB, 60 * MIB, STRANGER, 1_200),
+            (20 * MIB, MIB, STRANGER, 1_200),
+            (80 * MIB, MIB, STRANGER, 100),
+            // As large as those that stop, or larger: they share what there is.
+            (MIB, MIB, STRANGER, 4_000),
+            (MIB, 3 * MIB, STRANGER, 4_000),
+            (MIB, 100 * MIB, STRANGER, 5_000),
+            // From an address of its own it has the next turn.
+            (99 * MIB, 99 * MIB, OTHER, 2_400),
+            (99 * MIB, 100 * MIB, OTHER, 2_400),
+            (MIB, MIB, OTHER, 1_400),
+        ] {
+            let account = Account::new(256 * MIB);
+            let stallers = stallers(&account, 400, stall);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let waited = longest_wait(&account, honest, ip).await;
+            let of = format!("{} MiB from {ip} beside {} MiB", honest / MIB, stall / MIB);
+            assert!(waited <= Duration::from_millis(most_ms), "{of}: {waited:?}");
+            let metadata = Share::new(&account).try_resize_to(10 * MIB);
+            assert!(metadata, "{of}: no answer is refused for requests that are not there");
+            drop(stallers);
+        }
+    }
+
+    #[tokio::test]
+    async fn large_requests_that_go_on_for_long_keep_no_small_one_waiting() {
+        let account = Account::new(256 * MIB);
+        let mut large = Vec::new();
+        for bytes in [80 * MIB, 96 * MIB, 100 * MIB, 8 * MIB] {
+            loop {
+                let mut share = Share::new(&account);
+                if futures::poll!(Box::pin(share.claim(bytes, STRANGER))).is_pending() {
+                    break;
+                }
+                large.push(share);
+            }
+        }
+        assert!(large.len() > 3, "two pools, and one goes past the account");
+        let mut small = Share::new(&account);
+        assert!(futures::poll!(Box::pin(small.claim(MIB, STRANGER))).is_ready());
+    }
+
+    /// Those who are slow and in nobody's way are let be, and of the others the largest goes first.
+    #[tokio::test(start_paused = true)]
+    async fn no_more_clients_are_given_up_than_those_who_wait_need() {
+        let account = Account::new(64 * MIB);
+        let mut reading: Vec<Share> = Vec::new();
+        for bytes in [20 * MIB, 2 * MIB, 22 * MIB] {
+            let mut share = Share::new(&account);
+            assert!(share.try_claim(bytes));
+            reading.push(share);
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        reading[2].must_move_by(Instant::now() + Duration::from_secs(5));
+        for share in &reading {
+            assert!(futures::poll!(Box::pin(share.given_up())).is_pending(), "nobody waits");
+        }
+        // The right to go past the account is taken.
+        let mut past = Share::new(&account);
+        past.claim(70 * MIB, STRANGER).await;
+        past.is_read();
+        let mut waits = Share::new(&account);
+        let mut claim = Box::pin(waits.claim(3 * MIB, STRANGER));
+        assert!(futures::poll!(&mut claim).is_pending());
+        let mut given_up = Vec::new();
+        for share in &reading {
+            given_up.push(futures::poll!(Box::pin(share.given_up())).is_ready());
+        }
+        assert_eq!(given_up, [true, false, false]);
+        drop((reading, past));
+        claim.await;
+        drop(waits);
+        assert_eq!((account.used(), account.being_read.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_cancelled_keeps_its_place_in_line() {
+        let account = Account::new(8 * MIB);
+        let mut past = Share::new(&account);
+        past.claim(10 * MIB, STRANGER).await;
+        let (mut first, mut second) = (Share::new(&account), Share::new(&account));
+        assert!(futures::poll!(Box::pin(first.claim(5 * MIB, STRANGER))).is_pending());
+        let mut waits = Box::pin(second.claim(5 * MIB, STRANGER));
+        assert!(futures::poll!(&mut waits).is_pending());
+        let mut again = Box::pin(first.claim(5 * MIB, STRANGER));
+        assert!(futures::poll!(&mut again).is_pending());
+        drop(past);
+        assert!(futures::poll!(&mut waits).is_pending());
+        again.await;
+        drop(first);
+        waits.await;
     }
 
     #[tokio::test]
@@ -506,7 +771,7 @@ mod tests {
             share
         };
         let mut second = Share::new(&account);
-        assert!(futures::poll!(Box::pin(second.grow_to(MIB / 2))).is_pending());
+        assert!(futures::poll!(Box::pin(second.grow_to(MIB))).is_pending());
         assert_eq!(account.waiting.load(Ordering::Relaxed), 0);
         drop(first);
         assert!(second.try_grow_to(MIB / 2));

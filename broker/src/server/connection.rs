@@ -5,13 +5,13 @@
 //! would make one sync a request). Any other request is finished before the next one is looked at,
 //! as Kafka does.
 //!
-//! What the connection holds is bounded by what it has sent: a frame takes memory from the account
-//! as its bytes come ([`super::budget`]), and a client that is slower than [`super::pace`] allows
-//! is given up. While a request waits, the broker reads on into its small buffer, so that it learns
-//! when the client has gone: a Fetch that waits for records is dropped then, any other request is
-//! finished.
+//! A large frame takes memory from the account before it is read ([`super::budget`]), and a client
+//! that is slower than [`super::pace`] allows is given up. While a request waits, the broker reads
+//! on into its small buffer, so that it learns when the client has gone: a Fetch that waits for
+//! records is dropped then, any other request is finished.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,7 @@ use super::context::Connection;
 use super::dispatch::{self, Answer, Checked};
 use super::in_flight::{InFlight, Never};
 use super::incoming::Incoming;
-use super::pace::{Pace, SILENCE_IN_THE_WAY_MAX, SILENCE_MAX};
+use super::pace::{Pace, Progress, SILENCE_MAX};
 use super::response::Response;
 
 /// Requests of one connection that may wait for their answer at once.
@@ -91,9 +91,7 @@ struct Loop<'a> {
     /// A request that waits for memory to be decoded in.
     held: Option<Checked>,
     /// Set while a part of a frame has come.
-    pace: Option<Pace>,
-    /// Set while others wait for this frame alone.
-    pace_in_the_way: Option<Pace>,
+    progress: Option<Progress>,
     idle: Duration,
 }
 
@@ -133,8 +131,7 @@ async fn serve_confined(
         incoming: Incoming::new(),
         barrier: Barrier::None,
         held: None,
-        pace: None,
-        pace_in_the_way: None,
+        progress: None,
     };
     let ended = match this.run(stop).await {
         Ok(never) => match never {},
@@ -160,14 +157,15 @@ impl Loop<'_> {
             while self.may_start() {
                 match self.next_frame()? {
                     Some(frame) => {
-                        self.pace = None;
+                        self.progress = None;
+                        self.share.is_read();
                         patience.ends_at(Instant::now() + self.idle);
                         self.start(frame).await?;
                     }
                     None => break,
                 }
             }
-            if self.pace.is_none() && !self.incoming.is_empty() && self.may_start() {
+            if self.progress.is_none() && !self.incoming.is_empty() && self.may_start() {
                 // The next frame has begun behind the last one.
                 patience.ends_at(self.made_wait());
             }
@@ -185,6 +183,10 @@ impl Loop<'_> {
                 && (may_start || (self.held.is_none() && self.incoming.may_watch()))
                 && !stop.is_cancelled();
             let may_leave = self.may_start() && !stop.is_cancelled();
+            if let Some(progress) = &self.progress {
+                self.share.must_move_by(progress.until_while_others_wait());
+            }
+            let frame_from = self.held.is_none().then(|| self.connection.caller.peer.ip());
             tokio::select! {
                 biased;
                 Some(outcome) = self.in_flight.next(may_leave), if !self.in_flight.is_empty() => {
@@ -202,18 +204,21 @@ impl Loop<'_> {
                     patience.ends_at(self.made_wait());
                 }
                 () = stop.cancelled(), if may_read => {}
-                () = self.share.grow_to(needs.unwrap_or_default()), if needs.is_some() => {
-                    if let Some(held) = self.held.take() {
-                        self.handle(held).await?;
-                    }
-                    patience.ends_at(self.made_wait());
-                }
                 read = self.incoming.read_from(self.stream), if may_read => {
                     let read = read?;
                     if read == 0 {
                         return Err(self.closed());
                     }
                     patience.ends_at(self.moved(read));
+                }
+                memory = memory(&mut self.share, needs, frame_from), if needs.is_some() || may_read => {
+                    if matches!(memory, Memory::IsTaken) {
+                        return Err(Ended::Stalled);
+                    }
+                    if let Some(held) = self.held.take() {
+                        self.handle(held).await?;
+                    }
+                    patience.ends_at(self.made_wait());
                 }
                 () = patience.ended(), if may_read => match self.excused_until(may_start) {
                     Some(until) => patience.ends_at(until),
@@ -237,19 +242,18 @@ impl Loop<'_> {
         if self.incoming.is_empty() {
             return now + self.idle;
         }
-        self.pace = Some(Pace::begin(now));
-        self.due(now)
+        self.progress.insert(Progress::begin(now)).until()
     }
 
     /// Until when the client need not have gone on: it waits for an answer, got the last one a
     /// moment ago, or keeps its pace.
     fn excused_until(&mut self, may_start: bool) -> Option<Instant> {
         let now = Instant::now();
-        let is_waited_for = self.in_flight.is_empty() || (may_start && self.pace.is_some());
+        let is_waited_for = self.in_flight.is_empty() || (may_start && self.progress.is_some());
         let until = if !is_waited_for {
             now + self.idle
-        } else if self.pace.is_some() {
-            self.due(now)
+        } else if let Some(progress) = &self.progress {
+            progress.until()
         } else {
             self.in_flight.answered_at().map_or(now, |at| at + self.idle)
         };
@@ -260,32 +264,13 @@ impl Loop<'_> {
     fn moved(&mut self, bytes: usize) -> Instant {
         let now = Instant::now();
         let whole = self.frame_len().ok().flatten().unwrap_or_default();
-        match &mut self.pace {
-            Some(pace) => pace.moved(now, bytes as u64, whole as u64),
-            None => self.pace = Some(Pace::begin(now)),
+        match &mut self.progress {
+            Some(progress) => {
+                progress.moved(now, bytes as u64, whole as u64);
+                progress.until()
+            }
+            None => self.progress.insert(Progress::begin(now)).until(),
         }
-        if let Some(pace) = &mut self.pace_in_the_way {
-            pace.moved(now, bytes as u64, whole as u64);
-        }
-        self.due(now)
-    }
-
-    /// Until when the client must have gone on, or when it is to be asked again.
-    fn due(&mut self, now: Instant) -> Instant {
-        let Some(pace) = self.pace else { return now };
-        if !self.share.is_in_the_way() {
-            self.pace_in_the_way = None;
-            // Others may begin to wait any moment.
-            return if self.share.is_past() {
-                pace.until().min(now + SILENCE_IN_THE_WAY_MAX)
-            } else {
-                pace.until()
-            };
-        }
-        self.pace_in_the_way
-            .get_or_insert_with(|| Pace::begin_in_the_way(now))
-            .until()
-            .min(pace.until())
     }
 
     /// Finishes what is in flight, and answers it while the connection is open for that.
@@ -338,7 +323,7 @@ impl Loop<'_> {
     /// when there is not enough memory for that.
     fn make_room(&mut self) -> Result<Option<usize>, Ended> {
         let len = self.frame_len()?.unwrap_or_default();
-        Ok(self.incoming.make_room(len, &mut self.share, &self.services.memory))
+        Ok(self.incoming.make_room(len, &mut self.share))
     }
 
     fn next_frame(&mut self) -> Result<Option<BytesMut>, Ended> {
@@ -395,6 +380,26 @@ impl Loop<'_> {
         }
         Ok(())
     }
+}
+
+enum Memory {
+    IsThere,
+    /// Others need it, and the client does not go on.
+    IsTaken,
+}
+
+/// Waits until `share` holds what it `needs`: for a frame from an address that is to be read, or
+/// for a request that was read. Who needs nothing waits until it is to give back what it holds.
+async fn memory(share: &mut Share, needs: Option<usize>, frame_from: Option<IpAddr>) -> Memory {
+    match (needs, frame_from) {
+        (None, _) => {
+            share.given_up().await;
+            return Memory::IsTaken;
+        }
+        (Some(total), Some(ip)) => share.claim(total, ip.to_canonical()).await,
+        (Some(total), None) => share.grow_to(total).await,
+    }
+    Memory::IsThere
 }
 
 /// Completes when the Produce that is being validated has been appended; never without one.

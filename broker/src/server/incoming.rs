@@ -11,18 +11,11 @@ use std::io;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::budget::{Account, SMALL, Share};
+use super::budget::Share;
 
-/// A frame up to this size is read into the connection's own buffer; a larger one takes from the
-/// account.
+/// A frame up to this size is read into the connection's own buffer; a larger one takes all of its
+/// bytes from the account before it is read on. Those are addresses alone until bytes come.
 pub(super) const BUFFER: usize = 16 * 1024;
-/// What a larger frame gets at once while memory is plenty: Kafka's default `message.max.bytes` and
-/// what is around it, but at most one part of the account in [`FIRST_STEP_PARTS`]. Later steps
-/// double.
-const FIRST_STEP: usize = 1_152 * 1024;
-/// So that a few clients which announce a large frame and send nothing of it leave most of a small
-/// account to others.
-const FIRST_STEP_PARTS: usize = 8;
 /// Bytes of a frame's size.
 const SIZE: usize = 4;
 
@@ -53,13 +46,8 @@ impl Incoming {
     }
 
     /// Makes room for the next bytes of the frame at the front, which has `len` bytes after its
-    /// size; 0: not known yet. Says what `share` must grow to when there is not enough memory.
-    pub(super) fn make_room(
-        &mut self,
-        len: usize,
-        share: &mut Share,
-        memory: &Account,
-    ) -> Option<usize> {
+    /// size; 0: not known yet. Says what `share` must hold when there is not enough memory.
+    pub(super) fn make_room(&mut self, len: usize, share: &mut Share) -> Option<usize> {
         let wanted = len.saturating_add(SIZE);
         if wanted <= BUFFER {
             if self.buffer.capacity() < wanted.max(self.buffer.len() + 1) {
@@ -67,28 +55,15 @@ impl Incoming {
             }
             return None;
         }
-        share.expect(wanted);
-        let held = self.large.capacity();
-        let target = if self.large.is_empty() {
-            // A length that is only announced gets one step; what has come doubles it.
-            let step = FIRST_STEP.min(memory.size() / FIRST_STEP_PARTS).max(SMALL);
-            let first = if memory.is_tight() { SMALL } else { step };
-            wanted.min(first.max(share.bytes()))
-        } else if self.large.len() == held {
-            wanted.min(held.saturating_mul(2))
-        } else {
-            return None;
-        };
-        // While the bytes are copied there are both.
-        let both = held.saturating_add(target);
-        if !share.try_grow_to(both) {
-            return Some(both);
+        if self.large.is_empty() {
+            if !share.try_claim(wanted) {
+                return Some(wanted);
+            }
+            let mut large = BytesMut::with_capacity(wanted);
+            large.extend_from_slice(&self.buffer);
+            (self.large, self.wanted) = (large, wanted);
+            self.buffer.clear();
         }
-        let mut larger = BytesMut::with_capacity(target);
-        larger.extend_from_slice(self.bytes());
-        (self.large, self.wanted) = (larger, wanted);
-        self.buffer.clear();
-        share.shrink_to(target);
         None
     }
 
@@ -140,8 +115,10 @@ impl Incoming {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::sync::Arc;
 
+    use super::super::budget::Account;
     use super::*;
 
     const MIB: usize = 1024 * 1024;
@@ -170,6 +147,11 @@ mod tests {
             bytes.map_or(0, |size| u32::from_be_bytes(*size) as usize)
         }
 
+        fn room(&mut self) -> Option<usize> {
+            let len = self.len();
+            self.incoming.make_room(len, &mut self.share)
+        }
+
         /// The next frame of `stream`, with its share.
         async fn next(&mut self, stream: &mut &[u8]) -> (BytesMut, Share) {
             loop {
@@ -180,9 +162,9 @@ mod tests {
                     let fresh = Share::new(&self.account);
                     return (frame, std::mem::replace(&mut self.share, fresh));
                 }
-                while let Some(total) = self.incoming.make_room(len, &mut self.share, &self.account)
-                {
-                    self.share.grow_to(total).await;
+                if let Some(total) = self.room() {
+                    self.share.claim(total, IpAddr::from([127, 0, 0, 1])).await;
+                    assert_eq!(self.room(), None);
                 }
                 assert!(self.incoming.large.capacity() <= self.share.bytes());
                 assert!(self.incoming.read_from(stream).await.unwrap() > 0, "the stream ended");
@@ -242,26 +224,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_buffers_count_while_one_is_copied_into_a_larger_one() {
-        let mut client = Client::new(8 * MIB);
+    async fn a_large_frame_takes_all_that_it_needs_or_nothing() {
+        let mut client = Client::new(16 * MIB);
         let bytes = frame(3 * MIB, b'l');
-        let mut stream = &bytes[..MIB];
-        for _ in 0..2 {
-            let len = client.len();
-            assert_eq!(client.incoming.make_room(len, &mut client.share, &client.account), None);
-            client.incoming.read_from(&mut stream).await.unwrap();
-        }
-        while !stream.is_empty() {
-            client.incoming.read_from(&mut stream).await.unwrap();
-        }
-        assert_eq!((client.incoming.bytes().len(), client.account.used()), (MIB, MIB));
+        let mut stream = &bytes[..BUFFER];
+        assert_eq!(client.room(), None);
+        client.incoming.read_from(&mut stream).await.unwrap();
         let mut others = Share::new(&client.account);
-        assert!(others.try_grow_to(4 * MIB + 1));
-        let len = client.len();
-        let mut room = || client.incoming.make_room(len, &mut client.share, &client.account);
-        assert_eq!(room(), Some(3 * MIB), "1 MiB, and 2 MiB to copy it to");
+        assert!(others.try_grow_to(11 * MIB));
+        assert_eq!(client.room(), Some(3 * MIB + SIZE));
+        assert_eq!((client.share.bytes(), client.account.used()), (0, others.bytes()));
         drop(others);
-        assert_eq!(room(), None);
-        assert_eq!(client.account.used(), 2 * MIB, "and the old one is given back");
+        assert_eq!((client.room(), client.account.used()), (None, 3 * MIB + SIZE));
     }
 }

@@ -17,6 +17,7 @@ mod handlers;
 mod heavy;
 mod in_flight;
 mod incoming;
+mod lines;
 pub(crate) mod listener;
 mod pace;
 mod response;

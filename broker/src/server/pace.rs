@@ -17,10 +17,12 @@ const RATE_MIN: u64 = 16 * 1024;
 /// How long the largest frame may take, besides [`SILENCE_MAX`].
 const WHOLE_MAX: u64 = 120;
 
-/// How long a client may move nothing while its frame goes past the account and others wait for it
-/// to end.
-pub(super) const SILENCE_IN_THE_WAY_MAX: Duration = Duration::from_secs(5);
-/// How long such a frame may take, besides [`SILENCE_IN_THE_WAY_MAX`].
+/// How long a client may read nothing of its answer while others wait for memory.
+const SILENCE_IN_THE_WAY_MAX: Duration = Duration::from_secs(5);
+/// How long a client may send nothing of its request while others wait for memory: all of it is
+/// there when it begins, so this is a lost packet or two.
+const SILENCE_WHILE_OTHERS_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long the largest frame may take while others wait for memory, besides the silence.
 const WHOLE_IN_THE_WAY_MAX: u64 = 10;
 
 /// The moment until which the next bytes of one frame must move.
@@ -37,10 +39,13 @@ impl Pace {
         Self { until: now + SILENCE_MAX, silence_max: SILENCE_MAX, whole_max: WHOLE_MAX }
     }
 
-    /// From now on others wait for the end of this frame and of no other: one slow client must not
-    /// keep them for minutes.
+    /// From now on others wait for what an answer holds: one slow client must not keep them for
+    /// minutes.
     pub(super) fn begin_in_the_way(now: Instant) -> Self {
-        let silence_max = SILENCE_IN_THE_WAY_MAX;
+        Self::begin_quick(now, SILENCE_IN_THE_WAY_MAX)
+    }
+
+    fn begin_quick(now: Instant, silence_max: Duration) -> Self {
         Self { until: now + silence_max, silence_max, whole_max: WHOLE_IN_THE_WAY_MAX }
     }
 
@@ -57,6 +62,40 @@ impl Pace {
     /// When the client is too slow.
     pub(super) fn until(&self) -> Instant {
         self.until
+    }
+}
+
+/// How a request comes in: as it must at least, and as it must while others wait for its memory.
+/// Both begin with it, so that who has stopped long ago is closed as soon as somebody waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    alone: Pace,
+    while_others_wait: Pace,
+}
+
+impl Progress {
+    /// A frame begins, or goes on after the broker itself made it wait.
+    pub(super) fn begin(now: Instant) -> Self {
+        let while_others_wait = Pace::begin_quick(now, SILENCE_WHILE_OTHERS_WAIT_MAX);
+        Self { alone: Pace::begin(now), while_others_wait }
+    }
+
+    /// `bytes` of a frame of `whole` bytes have come.
+    pub(super) fn moved(&mut self, now: Instant, bytes: u64, whole: u64) {
+        self.alone.moved(now, bytes, whole);
+        // It was late, and nobody needed what it holds; or the broker itself did not come to read.
+        self.while_others_wait.until = self.while_others_wait.until.max(now);
+        self.while_others_wait.moved(now, bytes, whole);
+    }
+
+    /// When the client is too slow.
+    pub(super) fn until(&self) -> Instant {
+        self.alone.until()
+    }
+
+    /// When it is too slow, if others wait for what it holds.
+    pub(super) fn until_while_others_wait(&self) -> Instant {
+        self.while_others_wait.until()
     }
 }
 

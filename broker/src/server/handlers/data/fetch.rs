@@ -37,6 +37,46 @@ const NARROW: u32 = 64;
 /// Between two looks at more of them, for each: some twenty times of what the look takes.
 const BETWEEN_LOOKS: Duration = Duration::from_micros(20);
 
+/// Pieces of files in one answer: each keeps a file open until the answer is read.
+const FILES_MAX: usize = 256;
+
+/// What an answer may still take.
+pub(super) struct Left {
+    bytes: usize,
+    files: usize,
+    /// The first batch of an answer is sent even when it is larger than allowed, or a consumer with
+    /// a small limit would never get past it (KIP-74).
+    is_first: bool,
+}
+
+impl Left {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self { bytes, files: FILES_MAX, is_first: true }
+    }
+
+    /// What of a partition is read.
+    pub(super) fn wanted(&self, what: &FetchPartition) -> Wanted {
+        let most = usize::try_from(what.partition_max_bytes).unwrap_or(0).min(self.bytes);
+        Wanted {
+            from: what.fetch_offset,
+            max_bytes: if self.has_all_files() { 0 } else { most },
+            at_least_one_batch: self.is_first,
+        }
+    }
+
+    pub(super) fn take(&mut self, records: &ReadResult) {
+        let is_file = |slice: &&Slice| matches!(slice, Slice::File { .. });
+        self.files = self.files.saturating_sub(records.slices.iter().filter(is_file).count());
+        self.bytes = self.bytes.saturating_sub(records.bytes);
+        self.is_first &= records.bytes == 0;
+    }
+
+    /// Whether nothing more is read, however little there is.
+    pub(super) fn has_all_files(&self) -> bool {
+        self.files == 0
+    }
+}
+
 /// The answer, before it is written down.
 pub(crate) struct Fetched {
     pub(crate) error: ErrorCode,
@@ -331,8 +371,7 @@ async fn gather(
     min_bytes: usize,
     memory: &mut Share,
 ) -> (Fetched, bool) {
-    let mut left = most;
-    let mut bytes = 0;
+    let (mut left, mut bytes) = (Left::new(most), 0);
     let mut failed = false;
     let mut out = Vec::with_capacity(topics.len());
     for topic in topics {
@@ -340,7 +379,7 @@ async fn gather(
         for asked in &topic.partitions {
             let read = match &asked.found {
                 Ok(partition) => {
-                    match one(services, partition, &asked.what, left, bytes == 0, memory).await {
+                    match one(services, partition, &asked.what, &left, memory).await {
                         // Deleted, or moved, while this request waited or read.
                         _ if partition.is_gone() => Err(partition.gone_as(topic.missing)),
                         read => read,
@@ -358,36 +397,29 @@ async fn gather(
             });
             failed |= fetched.error != ErrorCode::None;
             bytes += fetched.records.bytes;
-            left = left.saturating_sub(fetched.records.bytes);
+            left.take(&fetched.records);
             partitions.push(fetched);
         }
         out.push(FetchedTopic { name: topic.name.clone(), id: topic.id, partitions });
     }
     (
         Fetched { error: ErrorCode::None, topics: out, read_committed: false },
-        failed || bytes >= min_bytes,
+        failed || bytes >= min_bytes || left.has_all_files(),
     )
 }
 
-/// Reads one partition. The first batch of a response is sent even when it is larger than allowed,
-/// or a consumer with a small limit would never get past it (KIP-74).
+/// Reads one partition.
 async fn one(
     services: &Services,
     partition: &Arc<Partition>,
     what: &FetchPartition,
-    left: usize,
-    is_first: bool,
+    left: &Left,
     memory: &mut Share,
 ) -> Result<FetchedPartition, ErrorCode> {
-    let wanted = Wanted {
-        from: what.fetch_offset,
-        max_bytes: usize::try_from(what.partition_max_bytes).unwrap_or(0).min(left),
-        at_least_one_batch: is_first,
-    };
     // An answer keeps what it shows of the cache until it is read, so it counts. Without room for
     // it the same bytes are sent from the file.
     let may_keep = |bytes| memory.try_grow_to(memory.bytes() + bytes);
-    let shown = partition.read(&services.env, wanted, may_keep).await?;
+    let shown = partition.read(&services.env, left.wanted(what), may_keep).await?;
     let (error, records) = match shown.records {
         Ok(records) => (ErrorCode::None, records),
         Err(error) => (error, ReadResult::default()),

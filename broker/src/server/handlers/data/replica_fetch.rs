@@ -31,10 +31,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Services;
-use super::fetch::{Fetched, FetchedPartition, FetchedTopic, Looks};
+use super::fetch::{Fetched, FetchedPartition, FetchedTopic, Left, Looks};
 use crate::replication::follower::Answer;
 use crate::replication::leader::{BrokerEpoch, FollowerFetch, FollowerReport};
-use crate::replication::{Partition, Ticket, Wanted};
+use crate::replication::{Partition, Ticket};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
 use crate::server::budget::Share;
@@ -239,15 +239,13 @@ async fn gather(
     (most, min_bytes): (usize, usize),
     memory: &mut Share,
 ) -> (Fetched, bool) {
-    let (mut left, mut bytes, mut has_news) = (most, 0, false);
+    let (mut left, mut bytes, mut has_news) = (Left::new(most), 0, false);
     let mut out = Vec::with_capacity(topics.len());
     for topic in topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
             let fetched = match &asked.found {
-                Ok(partition) => {
-                    read(services, partition, &asked.what, (left, bytes == 0), memory).await
-                }
+                Ok(partition) => read(services, partition, &asked.what, &left, memory).await,
                 Err(answer) => answer.clone(),
             };
             let (what, records) = (&asked.what, &fetched.records);
@@ -256,30 +254,28 @@ async fn gather(
                 || fetched.high_watermark.min(what.fetch_offset) > asked.known
                 || fetched.log_start_offset.min(asked.known) > what.log_start_offset;
             bytes += records.bytes;
-            left = left.saturating_sub(records.bytes);
+            left.take(records);
             partitions.push(fetched);
         }
         out.push(FetchedTopic { name: topic.name.clone(), id: topic.id, partitions });
     }
     let fetched = Fetched { error: ErrorCode::None, topics: out, read_committed: false };
-    (fetched, has_news || bytes >= min_bytes)
+    (fetched, has_news || bytes >= min_bytes || left.has_all_files())
 }
 
 async fn read(
     services: &Services,
     partition: &Arc<Partition>,
     what: &FetchPartition,
-    (left, is_first): (usize, bool),
+    left: &Left,
     memory: &mut Share,
 ) -> FetchedPartition {
-    let wanted = Wanted {
-        from: what.fetch_offset,
-        max_bytes: usize::try_from(what.partition_max_bytes).unwrap_or(0).min(left),
-        at_least_one_batch: is_first,
-    };
     let may_keep = |bytes| memory.try_grow_to(memory.bytes() + bytes);
     let epoch = what.current_leader_epoch;
-    let shown = match partition.read_for_follower(&services.env, epoch, wanted, may_keep).await {
+    let shown = match partition
+        .read_for_follower(&services.env, epoch, left.wanted(what), may_keep)
+        .await
+    {
         Ok(shown) => shown,
         Err(error) => return said(what, error),
     };
