@@ -18,6 +18,7 @@ use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 use letterbox_env::{TryWrite, panics};
 use prometheus_client::metrics::counter::Counter;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::dispatch::Outcome;
@@ -39,6 +40,8 @@ pub(super) struct InFlight {
 
 struct Begun {
     bytes_sent: Counter,
+    /// Of the connection's task. The thread of a delivery has no timers of its own.
+    runtime: Option<Handle>,
     inner: Mutex<Inner>,
     /// The connection's task.
     task: AtomicWaker,
@@ -76,6 +79,7 @@ impl InFlight {
         };
         let begun = Arc::new(Begun {
             bytes_sent,
+            runtime: Handle::try_current().ok(),
             inner: inner.into(),
             task: AtomicWaker::new(),
             is_due: AtomicBool::new(false),
@@ -169,6 +173,7 @@ impl Deliver for Begun {
     fn deliver(self: Arc<Self>, may_write: bool) {
         // In front of the look at what has ended: what ends after it makes a delivery of its own.
         self.is_due.store(false, Ordering::Release);
+        let _in_runtime = self.runtime.as_ref().map(Handle::enter);
         // Where the lock is taken, somebody is at it and may have looked already: the task looks
         // again.
         let is_done = may_write
@@ -395,6 +400,25 @@ mod tests {
         assert!(panics::catch(|| f.found(true)).is_err());
         f.sync_ends(&[(0, "first")]);
         drop(f);
+    }
+
+    /// A Produce to several partitions waits for each of them up to its timeout: when one was
+    /// synced before the others, its connection ended.
+    #[tokio::test]
+    async fn what_goes_on_on_the_thread_that_synced_may_wait_for_a_time() {
+        let mut f = fixture(100);
+        let (end, answer) = oneshot::channel::<()>();
+        f.in_flight.push(Box::pin(async move {
+            let _ = answer.await;
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            Ok(Some(Bytes::from("late").into()))
+        }));
+        assert_eq!(f.found(true), None);
+        std::thread::scope(|threads| threads.spawn(|| delivering(|| end.send(()).unwrap())).join())
+            .unwrap();
+        f.sync_ends(&[(0, "a"), (1, "b"), (2, "c")]);
+        let late = f.in_flight.next(true).await.unwrap().unwrap();
+        assert_eq!((f.got().concat(), late.map_or(0, |late| late.len())), ("abc".into(), 4));
     }
 
     #[test]
