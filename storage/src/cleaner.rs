@@ -1,10 +1,14 @@
 //! Compaction: of each key only the last record stays.
 //!
 //! Only sealed, durable segments below the high watermark are touched. Offsets never change, so
-//! gaps appear. Each segment that changes is rewritten by itself: it and its indexes are written
-//! beside (`.log.cleaned`) and synced, the old indexes removed, and each renamed over the old one.
-//! After a crash at any step either the old or the new segment is there, whole; both are right, and
-//! indexes that are missing are made anew. Neighbours are not merged.
+//! gaps appear. A segment that changes is written beside (`.log.cleaned`) with its indexes and
+//! synced, the old indexes are removed, and each file is renamed over the old one. After a crash at
+//! any step either the old or the new segment is there, whole; both are right, and indexes that are
+//! missing are made anew.
+//!
+//! Neighbours that fit into one segment are written into one, as with Kafka. Its first name
+//! ([`merged`]) says which offsets it has; from then on it is what counts, and the next start goes
+//! on with what is left to do ([`end_merge`]).
 //!
 //! What is written is taken from the room that clients' records have, and nothing is written when
 //! there is none.
@@ -16,11 +20,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crc_fast::{CrcAlgorithm, Digest};
-use letterbox_env::{FileRef, OpenMode, with_causes};
+use letterbox_env::panics::lock;
+use letterbox_env::{Disk, FileRef, OpenMode, with_causes};
 use letterbox_protocol::batch::{self, ATTRIBUTES_AT, BatchBuilder, BatchHeader, HEADER_BYTES};
 use letterbox_protocol::compression::Packer;
 use letterbox_protocol::model::{Offset, TimestampMs};
@@ -30,13 +36,18 @@ use super::Log;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::repack::{Bits, Records};
-use super::segment::{NewIndexes, Segment};
+use super::segment::{INDEX_INTERVAL, NewIndexes, Segment, TIME_ENTRY, file_name, offset_of};
 
 /// Bytes gathered before a write.
 const WRITE_BYTES: usize = 1 << 20;
 /// Bytes written before a sync: the last sync of a big segment must not keep a stop waiting, nor
 /// the device from others.
 const SYNC_BYTES: u64 = 16 << 20;
+
+/// Segments that become one at once: meanwhile the files of all of them are open.
+const MERGED_MAX: usize = 16;
+/// Between the two offsets in the name of a merged segment, and behind them.
+const MERGED: (char, &str) = ('-', ".log.swap");
 
 /// Bytes of records that a batch may have in its file.
 const BATCH_MAX: usize = (i32::MAX as usize) - 1024;
@@ -114,6 +125,11 @@ impl Log {
     /// # Errors
     /// `Interrupted`; `Malformed`; `Io`. The log is whole, compacted in part.
     pub(super) fn compact(&self, pass: &Pass) -> Result<Option<Offset>, LogError> {
+        self.check_interrupted(pass)?;
+        {
+            let _one = self.disk_work().during("compact", &self.path)?;
+            self.finish_merge()?;
+        }
         let segments = self.segments.load_full();
         let Some(cleanable) =
             self.cleanable(&segments, pass).during("look at segments of", &self.path)?
@@ -122,11 +138,10 @@ impl Log {
         };
         let end = segments.get(cleanable.len()).map_or(pass.first_dirty, |next| next.base);
         let Some(last_offsets) = self.last_offsets(cleanable, end, pass)? else { return Ok(None) };
-        for segment in cleanable
-            .iter()
-            .filter(|segment| segment.base < last_offsets.upper && segment.size() > 0)
-        {
-            self.compact_segment(segment, &last_offsets, pass)?;
+        let known = cleanable.partition_point(|segment| segment.base < last_offsets.upper);
+        let end = cleanable.get(known).map_or(end, |next| next.base);
+        for (group, end) in self.groups(cleanable.get(..known).unwrap_or_default(), end) {
+            self.compact_group(group, end, &last_offsets, pass)?;
         }
         let before: u64 = cleanable.iter().map(|segment| segment.size()).sum();
         tracing::info!(topic = %self.topic(), partition = self.partition(), bytes = before, upper = last_offsets.upper, "compacted a log");
@@ -172,6 +187,37 @@ impl Log {
         Ok(segments.get(..count).filter(|_| enough))
     }
 
+    /// Neighbours that fit into one segment, with the offset where each group ends; `end` is that
+    /// of the last.
+    fn groups<'a>(
+        &self,
+        segments: &'a [Arc<Segment>],
+        end: Offset,
+    ) -> Vec<(&'a [Arc<Segment>], Offset)> {
+        let config = self.config();
+        let end_of = |at: usize| segments.get(at).map_or(end, |next| next.base);
+        let fits = |from: usize, to: usize| {
+            let group = segments.get(from..to).unwrap_or_default();
+            let bytes: u64 = group.iter().map(|segment| segment.size()).sum();
+            let index = (bytes / u64::from(INDEX_INTERVAL) + 2) * TIME_ENTRY;
+            let offsets = end_of(to).saturating_sub(end_of(from));
+            group.len() <= MERGED_MAX
+                && bytes <= config.segment_bytes.min(i32::MAX as u64)
+                && index <= u64::from(config.segment_index_bytes)
+                && offsets <= i64::from(i32::MAX)
+        };
+        let (mut groups, mut from) = (Vec::new(), 0);
+        while from < segments.len() {
+            let mut to = from + 1;
+            while to < segments.len() && fits(from, to + 1) {
+                to += 1;
+            }
+            groups.extend(segments.get(from..to).map(|group| (group, end_of(to))));
+            from = to;
+        }
+        groups
+    }
+
     fn last_offsets(
         &self,
         segments: &[Arc<Segment>],
@@ -214,25 +260,31 @@ impl Log {
         }
     }
 
-    fn compact_segment(
+    /// Compacts neighbours into one segment, which ends at `end`.
+    fn compact_group(
         &self,
-        old: &Arc<Segment>,
+        group: &[Arc<Segment>],
+        end: Offset,
         last: &LastOffsets,
         pass: &Pass,
     ) -> Result<(), LogError> {
-        match self.write_cleaned(old, last, pass) {
+        let Some(first) = group.first() else { return Ok(()) };
+        let written = self.write_cleaned(first, group, last, pass);
+        let done = match written {
             // Also where it is larger, as horizons and codecs may make it: what goes once and comes
             // back would be brought to life when its tombstone is gone.
-            Ok(Some(written)) => self.swap(old, written),
+            Ok(Some(written)) if group.len() == 1 => return self.swap(first, written),
+            Ok(Some(written)) => self.merge(group, end, written),
             Ok(None) => Ok(()),
-            Err(error) => {
-                // In the way of nobody: if they cannot be removed the next start does.
-                if let Ok(_one) = self.disk_work() {
-                    self.remove_cleaned(old);
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
+        };
+        if done.is_err()
+            && let Ok(_one) = self.disk_work()
+        {
+            // In the way of nobody: if they cannot be removed the next start does.
+            self.remove_cleaned(first);
         }
+        done
     }
 
     fn remove_cleaned(&self, old: &Segment) {
@@ -241,28 +293,55 @@ impl Log {
         }
     }
 
-    /// Writes what stays of a segment beside it, and its indexes, durably; gives its bytes, or
-    /// `None` when all stays as it is.
+    /// Writes what stays of these segments beside the first, and its indexes, durably; gives its
+    /// bytes, or `None` when all stays as it is.
     fn write_cleaned(
         &self,
-        old: &Segment,
+        first: &Segment,
+        group: &[Arc<Segment>],
         last: &LastOffsets,
         pass: &Pass,
     ) -> Result<Option<u64>, LogError> {
-        let (path, from) = (cleaned(old, ".log"), old.path(".log"));
-        let (mut out, mut indexes): (Option<Writer>, _) = (None, NewIndexes::new(old.base));
+        let path = cleaned(first, ".log");
+        let out = if group.len() > 1 { Some(self.begin_cleaned(first, 0)?) } else { None };
+        let mut new = (out, NewIndexes::new(first.base));
+        for old in group {
+            self.clean(old, (first, &mut new), last, pass)?;
+        }
+        let (Some(mut out), mut indexes) = new else { return Ok(None) };
+        out.flush().during("write", &path)?;
+        out.sync().during("sync", &path)?;
+        for (suffix, bytes) in indexes.files() {
+            let path = cleaned(first, suffix);
+            let mut out = self.create_cleaned(&path)?;
+            out.write(&bytes).and_then(|()| out.flush()).during("write", &path)?;
+            out.sync().during("sync", &path)?;
+        }
+        Ok(Some(out.written))
+    }
+
+    /// Writes what stays of `old` to the file beside `first`, which begins with the first batch
+    /// that changes.
+    fn clean(
+        &self,
+        old: &Segment,
+        (first, (out, indexes)): (&Segment, &mut (Option<Writer>, NewIndexes)),
+        last: &LastOffsets,
+        pass: &Pass,
+    ) -> Result<(), LogError> {
+        let (path, from) = (cleaned(first, ".log"), old.path(".log"));
         for batch in old.scan_from(0).during("read", &from)? {
             self.check_interrupted(pass)?;
             let batch = batch.during("read", &from)?;
             let (at, header) = batch.map_err(|(_, error)| damaged(old, error))?;
             let bytes = old.read_batch(at, &header).during("read", &from)?;
             let verdict = self.judge(old, &bytes, &header, last, pass.now)?;
-            let out = match (&mut out, &verdict) {
+            let out = match (&mut *out, &verdict) {
                 (None, Verdict::Same) => {
                     indexes.note(at, &header);
                     continue;
                 }
-                (None, _) => out.insert(self.begin_cleaned(old, at)?),
+                (None, _) => out.insert(self.begin_cleaned(first, at)?),
                 (Some(out), _) => out,
             };
             let position = out.position();
@@ -281,16 +360,7 @@ impl Log {
                 out.sync().during("sync", &path)?;
             }
         }
-        let Some(mut out) = out else { return Ok(None) };
-        out.flush().during("write", &path)?;
-        out.sync().during("sync", &path)?;
-        for (suffix, bytes) in indexes.files() {
-            let path = cleaned(old, suffix);
-            let mut out = self.create_cleaned(&path)?;
-            out.write(&bytes).and_then(|()| out.flush()).during("write", &path)?;
-            out.sync().during("sync", &path)?;
-        }
-        Ok(Some(out.written))
+        Ok(())
     }
 
     fn create_cleaned(&self, path: &Path) -> Result<Writer, LogError> {
@@ -368,6 +438,57 @@ impl Log {
             }
         });
         made.map(drop)
+    }
+
+    /// Puts the cleaned files of a group in the place of all of it.
+    fn merge(&self, group: &[Arc<Segment>], end: Offset, size: u64) -> Result<(), LogError> {
+        let (Some(first), Some(newest)) = (group.first(), group.last()) else { return Ok(()) };
+        for old in group {
+            // As in a swap.
+            old.retire().during("open", old.path(".log"))?;
+        }
+        let _one = self.disk_work().during("compact", &self.path)?;
+        if self.is_closed() {
+            return Err(LogError::Interrupted);
+        }
+        let is_same = |found: &[Arc<Segment>]| {
+            found.iter().zip(group).all(|(found, old)| Arc::ptr_eq(found, old))
+        };
+        if !self.segments.load().windows(group.len()).any(is_same) {
+            // Retention or a truncation took some of it meanwhile.
+            self.remove_cleaned(first);
+            return Ok(());
+        }
+        let (from, name) = (cleaned(first, ".log"), merged(first.base, end));
+        self.dir.disk.rename(&from, &self.path.join(&name)).during("rename", &from)?;
+        let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, first.base, size));
+        new.is_as_old_as(newest);
+        *lock(&self.merging) = Some(Merging { name, old: group.to_vec(), new });
+        self.finish_merge()
+    }
+
+    /// Finishes a merge that was decided and then failed. To be called while the disk work is held,
+    /// before anything else becomes of its segments: what the next start would do is done.
+    pub(super) fn finish_merge(&self) -> Result<(), LogError> {
+        let mut merging = lock(&self.merging);
+        let Some(Merging { name, old, new }) = &*merging else { return Ok(()) };
+        let disk = &self.dir.disk;
+        end_merge(&**disk, &self.path, name)?;
+        // One that does not come so far is made anew.
+        for suffix in [".index", ".timeindex"] {
+            let _ = disk.rename(&cleaned(new, suffix), &new.path(suffix));
+        }
+        new.became_durable();
+        new.seal(&self.dir.open_segments);
+        self.replace_segments(|segments| {
+            let is_old = |segment: &Arc<Segment>| old.iter().any(|old| Arc::ptr_eq(segment, old));
+            let at = segments.iter().position(is_old).unwrap_or(segments.len());
+            segments.retain(|segment| !is_old(segment));
+            segments.insert(at.min(segments.len()), new.clone());
+        });
+        let new = new.clone();
+        *merging = None;
+        new.files().map(drop).during("open", new.path(".log"))
     }
 
     fn judge(
@@ -476,6 +597,50 @@ impl Log {
 /// Where a file of a segment is written anew.
 fn cleaned(segment: &Segment, suffix: &str) -> PathBuf {
     segment.path(&format!("{suffix}.cleaned"))
+}
+
+/// A merge that was decided: its file has the name that says so.
+pub(super) struct Merging {
+    name: String,
+    old: Vec<Arc<Segment>>,
+    new: Arc<Segment>,
+}
+
+/// The first name of a segment that has everything from `base` to `end`.
+fn merged(base: Offset, end: Offset) -> String {
+    format!("{base:020}{}{end:020}{}", MERGED.0, MERGED.1)
+}
+
+/// The offsets in the name of a merged segment.
+pub(super) fn merged_range(name: &str) -> Option<Range<Offset>> {
+    let (base, end) = name.strip_suffix(MERGED.1)?.split_once(MERGED.0)?;
+    Some(offset_of(base, "")?..offset_of(end, "")?)
+}
+
+/// Puts a merged segment in the place of those that it was made of. They go first, durably: once it
+/// has its last name nothing tells them from the segments behind it. May be done again at any step.
+pub(super) fn end_merge(disk: &dyn Disk, dir: &Path, name: &str) -> Result<(), LogError> {
+    let Some(range) = merged_range(name) else { return Ok(()) };
+    let (from, to) = (dir.join(name), dir.join(file_name(range.start, ".log")));
+    // Its own name, durably, before anything else goes.
+    disk.sync_dir(dir).during("sync", dir)?;
+    if disk.exists(&from).during("look for", &from)? {
+        for entry in disk.list(dir).during("list", dir)? {
+            let of = |suffix: &&str| {
+                let base = offset_of(&entry.name, suffix);
+                base.is_some_and(|base| {
+                    range.contains(&base) && (base, *suffix) != (range.start, ".log")
+                })
+            };
+            if [".log", ".index", ".timeindex", ".txnindex"].iter().any(of) {
+                let path = dir.join(&entry.name);
+                disk.remove_file(&path).during("remove", &path)?;
+            }
+        }
+        disk.sync_dir(dir).during("sync", dir)?;
+        disk.rename(&from, &to).during("rename", &from)?;
+    }
+    disk.sync_dir(dir).during("sync", dir)
 }
 
 fn damaged(segment: &Segment, error: impl std::error::Error) -> LogError {

@@ -24,6 +24,7 @@ use letterbox_env::panics::lock;
 use letterbox_env::{Fault, OpenMode, with_causes};
 
 use super::checkpoint::{self, Epochs, LACKS_RECORDS, NOT_SYNCED};
+use super::cleaner::Merging;
 use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
@@ -103,6 +104,8 @@ pub struct Log {
     not_read_said: Mutex<Option<Instant>>,
     disk_work: Mutex<()>,
     pub(super) renaming: Mutex<Renaming>,
+    /// Changed while `disk_work` is held.
+    pub(super) merging: Mutex<Option<Merging>>,
     inner: Mutex<Inner>,
     pub(super) cache: Mutex<TailCache>,
 }
@@ -240,6 +243,7 @@ impl Log {
             not_read_said: Mutex::default(),
             disk_work: Mutex::new(()),
             renaming: Mutex::default(),
+            merging: Mutex::default(),
             inner: Mutex::new(inner),
             cache: Mutex::new(TailCache::new(budget)),
         }
@@ -1124,6 +1128,7 @@ impl Log {
     /// The file system's own; the log directory is offline then.
     pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
         let _one = self.disk_work().during("truncate", &self.path)?;
+        self.finish_merge()?;
         let mut inner = lock(&self.inner);
         if offset >= self.end_offset() {
             // The epochs too, even when no data is cut (KAFKA-10706).
@@ -1178,6 +1183,7 @@ impl Log {
     /// The file system's own; the log directory is offline then.
     pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> {
         let _one = self.disk_work().during("truncate", &self.path)?;
+        self.finish_merge()?;
         let mut inner = lock(&self.inner);
         self.restart_at(&mut inner, offset)
     }

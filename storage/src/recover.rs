@@ -12,6 +12,7 @@ use std::sync::Arc;
 use letterbox_env::{Disk, Fault, File, OpenMode};
 
 use super::checkpoint::Epochs;
+use super::cleaner::{end_merge, merged_range};
 use super::error::{IoContext, LogError};
 use super::producers::Producers;
 use super::segment::{INDEX_INTERVAL, RESERVE_BYTE, Scan, Segment, file_name, offset_of};
@@ -124,13 +125,17 @@ pub fn recover(
     clean: bool,
 ) -> Result<Recovered, LogError> {
     let durable_end = durable_end.max(recovery_point);
-    let names: Vec<String> = disk
-        .list(dir)
-        .during("list", dir)?
-        .into_iter()
-        .filter(|entry| !entry.is_dir)
-        .map(|entry| entry.name)
-        .collect();
+    let list = || -> Result<Vec<String>, LogError> {
+        let entries = disk.list(dir).during("list", dir)?.into_iter();
+        Ok(entries.filter(|entry| !entry.is_dir).map(|entry| entry.name).collect())
+    };
+    let mut names = list()?;
+    if names.iter().any(|name| merged_range(name).is_some()) {
+        for name in names.iter().filter(|name| merged_range(name).is_some()) {
+            end_merge(&**disk, dir, name)?;
+        }
+        names = list()?;
+    }
     let deleted =
         names.iter().filter(|name| name.ends_with(".deleted")).map(|name| dir.join(name)).collect();
     remove_unfinished(disk, dir, &names)?;

@@ -35,6 +35,7 @@ impl Log {
             return Ok(Vec::new());
         }
         let Ok(_one) = self.disk_work() else { return Ok(Vec::new()) };
+        self.finish_merge()?;
         let gone = self
             .take_oldest(now, |segments| {
                 Ok(self.deletable_in_memory(now, segments, candidates)?.min(AT_ONCE))

@@ -21,7 +21,7 @@ use letterbox_protocol::batch::{Batch, BatchError, BatchHeader, HEADER_BYTES};
 use letterbox_protocol::model::{Offset, TimestampMs};
 
 const OFFSET_ENTRY: u64 = 8;
-const TIME_ENTRY: u64 = 12;
+pub(super) const TIME_ENTRY: u64 = 12;
 /// `index.interval.bytes` where an index is made anew.
 pub(super) const INDEX_INTERVAL: u32 = 4096;
 /// Index entries that wait in memory.

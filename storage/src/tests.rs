@@ -1385,37 +1385,84 @@ async fn compaction_with_room_for_few_keys_goes_on_where_it_stopped() {
     );
 }
 
+/// Segments of 700 bytes, and what of them fits into `segment_bytes` may become one.
+async fn with_segments_to_merge(env: &Env, segment_bytes: u64) -> (Arc<LogManager>, Arc<Log>) {
+    let (manager, log) = new_log(env, Path::new(DIR), compacted()).await;
+    for i in 0..40i64 {
+        keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
+    }
+    log.set_config(LogConfig { segment_bytes, ..compacted() });
+    log.set_high_watermark(40);
+    log.checkpoint().unwrap();
+    (manager, log)
+}
+
 #[tokio::test]
 async fn crash_between_any_two_steps_of_compaction_loses_no_key() {
-    for at in 0.. {
-        let dir = Path::new(DIR);
-        let disk = SimDisk::new(1);
-        let (manager, log) = new_log(&disk.env(), dir, compacted()).await;
-        for i in 0..40i64 {
-            keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
-        }
-        log.set_high_watermark(40);
-        log.checkpoint().unwrap();
-        log.dir.partitions.set_recovery_points([&*log]).unwrap();
-        let expected = latest(&table(&log));
-        disk.inject(Fault::FailChange, "", at, u64::MAX);
-        let done = log.compact(&pass(1, 0, 1_000)).is_ok();
-        drop((manager, log));
-        disk.heal();
-        let manager = open(&disk.env(), dir).await;
-        let log = manager
-            .get(ID, 0)
-            .unwrap_or_else(|| panic!("after {at} changes: {:?}", manager.offline_logs()));
-        assert_eq!((latest(&table(&log)), log.end_offset()), (expected, 40), "after {at} changes");
-        for offset in 0..40 {
-            let found = log.read_from_disk(offset, 1, 40, true).unwrap();
-            assert!(batches(&bytes_of(&found)).iter().all(|batch| batch.last_offset() >= offset));
-        }
-        if done {
-            assert!(at > 15, "the faults have to have met something: {at}");
-            break;
+    for (segment_bytes, cuts_power) in [(700, false), (700, true), (1_500, false), (1_500, true)] {
+        for at in 0.. {
+            let said = format!("{segment_bytes}, {cuts_power}, after {at} changes");
+            let dir = Path::new(DIR);
+            let disk = SimDisk::new(at);
+            let (manager, log) = with_segments_to_merge(&disk.env(), segment_bytes).await;
+            log.dir.partitions.set_recovery_points([&*log]).unwrap();
+            let (expected, before) = (latest(&table(&log)), log.segments_count());
+            disk.inject(Fault::FailChange, "", at, u64::MAX);
+            let done = log.compact(&pass(1, 0, 1_000)).is_ok();
+            drop((manager, log));
+            if cuts_power {
+                disk.power_cut();
+            }
+            disk.heal();
+            let manager = open(&disk.env(), dir).await;
+            let log = manager
+                .get(ID, 0)
+                .unwrap_or_else(|| panic!("{said}: {:?}", manager.offline_logs()));
+            let found = table(&log);
+            assert_eq!((latest(&found), log.end_offset()), (expected, 40), "{said}");
+            assert!(found.is_sorted_by(|one, next| one.0 < next.0), "{said}: {found:?}");
+            for offset in 0..40 {
+                let found = log.read_from_disk(offset, 1, 40, true).unwrap();
+                let batches = batches(&bytes_of(&found));
+                assert!(batches.iter().all(|batch| batch.last_offset() >= offset), "{said}");
+            }
+            let left = disk.list(&log.path).unwrap();
+            assert!(!left.iter().any(|entry| entry.name.ends_with(".swap")), "{said}: {left:?}");
+            if done {
+                assert!(at > 15, "the faults have to have met something: {at}");
+                let after = log.segments_count();
+                assert_eq!(after < before, segment_bytes > 700, "{said}: {before}, {after}");
+                break;
+            }
         }
     }
+}
+
+/// Each pass left the segments as many as they were, with a record or none in each.
+#[tokio::test]
+async fn small_neighbours_become_one_segment_as_far_as_they_fit() {
+    let disk = SimDisk::new(1);
+    let (_manager, log) = with_segments_to_merge(&disk.env(), 1_500).await;
+    let before = log.segments_count();
+    assert!(before >= 5, "{before}");
+    let (reader, whole) = (log.segments.load_full(), table(&log));
+    log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
+    let segments = log.segments.load_full();
+    assert!(segments.len() <= before.div_ceil(2) + 1, "{before}, then {}", segments.len());
+    assert!(segments.iter().all(|segment| segment.size() <= 1_500));
+    assert_eq!(latest(&table(&log)), latest(&whole));
+    // Who still has the old list reads on.
+    assert!(reader.iter().all(|segment| segment.find(segment.base).is_ok()));
+    // Compacted once more, what is left of all of them fits into one.
+    log.set_config(LogConfig { min_cleanable_dirty_permille: 0, ..compacted() });
+    log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
+    assert_eq!(log.segments_count(), 2, "and the one that takes appends");
+    assert_eq!(latest(&table(&log)), latest(&whole));
+    // By an index as large as is allowed.
+    let (_manager, log) = with_segments_to_merge(&SimDisk::new(1).env(), 1_500).await;
+    log.set_config(LogConfig { segment_bytes: 1_500, segment_index_bytes: 12, ..compacted() });
+    log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
+    assert_eq!(log.segments_count(), before);
 }
 
 /// Who reads up to the latest offset, as Kafka Streams does to restore its state, waited for ever.

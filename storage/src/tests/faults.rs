@@ -215,15 +215,11 @@ async fn one_directory_that_is_refused_is_not_taken_for_a_broken_device() {
 #[tokio::test]
 async fn a_compaction_that_a_lack_has_ended_is_done_by_the_next() {
     let lacks = [Fault::NoDescriptor, Fault::NoSpace];
-    for (lack, cuts) in lacks.into_iter().flat_map(|lack| [(lack, false), (lack, true)]) {
+    let cases = lacks.into_iter().flat_map(|lack| [(lack, false), (lack, true)]);
+    for ((lack, cuts), segment_bytes) in cases.flat_map(|case| [(case, 700), (case, 1_500)]) {
         for at in 0.. {
             let (disk, dir) = (SimDisk::new(at), Path::new(DIR));
-            let (manager, log) = new_log(&disk.env(), dir, compacted()).await;
-            for i in 0..40i64 {
-                keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
-            }
-            log.set_high_watermark(40);
-            log.checkpoint().unwrap();
+            let (manager, log) = with_segments_to_merge(&disk.env(), segment_bytes).await;
             let expected = latest(&table(&log));
             disk.inject(lack, "", at, u64::MAX);
             let done = log.compact(&pass(1, 0, 1_000)).is_ok();

@@ -19,7 +19,10 @@ async fn rounds(dir: &Path, config: LogConfig) -> (Arc<LogManager>, Arc<Log>) {
     keyed(&log, 4_000, &[("one more", Some("value"))]);
     log.set_high_watermark(91);
     log.sync().unwrap();
+    // Two of them do not fit into one segment.
+    log.set_config(compacted());
     log.compact(&pass(5_000, 0, 1_000)).unwrap().unwrap();
+    log.set_config(rounds_config());
     (manager, log)
 }
 
