@@ -310,6 +310,46 @@ impl LogManager {
         }
     }
 
+    /// Has these partitions, of which nothing is here, count as missing (`Missing`) instead of being
+    /// made anew: their directories were lost with another disk. Where a log directory was not
+    /// read they may lie there, and count as `NotRead` already.
+    pub async fn miss(&self, lost: Vec<(Arc<str>, TopicId, i32)>) {
+        let _one = self.changing.lock().await;
+        let usable = self.dirs.iter().find(|dir| dir.offline().is_none());
+        let Some(dir) = usable.filter(|_| !self.has_unread()) else { return };
+        let missed = |(topic, topic_id, partition): (Arc<str>, TopicId, i32)| {
+            let path = dir.path.join(format!("{topic}-{partition}"));
+            OfflineLog {
+                topic,
+                partition,
+                topic_id: Some(topic_id),
+                error: LogError::Missing { path: path.clone(), end_offset: 0 },
+                dir: dir.clone(),
+                path,
+                retry: (Instant::now(), RETRY_MAX),
+            }
+        };
+        let is_nowhere =
+            |name: &Name| self.dirs.iter().all(|dir| dir.partitions.get(name).is_none());
+        let (mut rows, mut offline) = (Vec::new(), Vec::new());
+        for log in lost.into_iter().map(missed) {
+            let name = (log.topic.clone(), log.partition);
+            if is_nowhere(&name) && !lock(&self.offline).contains_key(&name) {
+                rows.extend(log.topic_id.map(|id| (name.clone(), id)));
+                offline.push((name, log));
+            }
+        }
+        if offline.is_empty() {
+            return;
+        }
+        lock(&self.offline).extend(offline);
+        let of_task = dir.clone();
+        if let Err(error) = self.env.urgent(move || of_task.partitions.add(&rows)).await {
+            tracing::warn!(dir = %dir.path.display(), %error, "could not write which partitions \
+                are missing; it is written at the next start");
+        }
+    }
+
     /// Deletes partitions of deleted topics, and such as other brokers have now: gone for everybody
     /// at once, whether their logs were open, offline or missing. Their files go `file.delete.delay.ms` later. What fails is
     /// logged, and set aside when the name is used again or at the next start.
@@ -521,6 +561,19 @@ pub(super) fn make_aside(
         drop(dir.disk.remove_dir_all(&path));
     }
     written.map(|()| path)
+}
+
+/// Topic and partition of a directory of that name.
+pub(super) fn partition_name(name: &str) -> Option<(&str, i32)> {
+    let (topic, partition) = name.rsplit_once('-')?;
+    Some((topic, partition.parse().ok().filter(|partition| *partition >= 0)?))
+}
+
+/// What was put aside under that name to be deleted, unless the name had to be shortened.
+pub(super) fn deleted_name(name: &str) -> Option<(Name, TopicId)> {
+    let (name, id) = name.strip_suffix("-delete")?.rsplit_once('.')?;
+    let (topic, partition) = partition_name(name)?;
+    Some(((topic.into(), partition), TopicId::try_parse(id.get(..32)?).ok()?))
 }
 
 /// Makes the directories of new partitions, durably, and their rows. Blocks.

@@ -17,6 +17,7 @@ use super::checkpoint::CLEAN_SHUTDOWN;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::fence::Fence;
+use super::lifecycle::{deleted_name, partition_name};
 use super::open::{Found, Opened, Owned};
 use super::partition_table::{Name, PartitionTable};
 use super::progress::OpenProgress;
@@ -468,13 +469,7 @@ fn open_dir(
             deleted.push(path.join(&entry.name));
             continue;
         }
-        let Some((topic, partition)) =
-            entry.name.rsplit_once('-').and_then(|(topic, partition)| {
-                Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?))
-            })
-        else {
-            continue;
-        };
+        let Some((topic, partition)) = partition_name(&entry.name) else { continue };
         found.push(Found {
             dir: dir.clone(),
             topic: topic.into(),
@@ -484,5 +479,17 @@ fn open_dir(
             topic_id: None,
         });
     }
+    forget_deleted(&dir, &found, &deleted);
     Ok(OpenedDir { dir, lock, clean, found, deleted })
+}
+
+/// A row is written a while after its directory was renamed: without its directory it would count
+/// as lost, although it was deleted.
+fn forget_deleted(dir: &LogDir, found: &[Found], deleted: &[PathBuf]) {
+    let names = deleted.iter().filter_map(|path| path.file_name()?.to_str());
+    for (name, id) in names.filter_map(deleted_name) {
+        if !found.iter().any(|found| (&*found.topic, found.partition) == (&*name.0, name.1)) {
+            dir.partitions.forget([(&name, Some(id))]);
+        }
+    }
 }

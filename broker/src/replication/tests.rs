@@ -454,6 +454,28 @@ async fn a_replica_that_is_taken_away_leaves_no_log_and_may_come_back() {
     assert_eq!(directories(&env, dir.path()), ["delete", "delete", "delete", "log"]);
 }
 
+/// The list of the logs that are here is written a while after one was deleted.
+#[tokio::test]
+async fn a_replica_that_is_taken_away_just_before_a_kill_may_come_back() {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let first = replicas(&env, dir.path()).await;
+    let here = with_topic(&MetadataImage::default(), OLD, 1);
+    first.start(&here).await;
+    first.partition(&OLD, 0).unwrap().append(batch(), Acks::Leader).unwrap();
+    let away = moved(&here, &[1], 1);
+    change(&first, here, away.clone()).await;
+    drop(first);
+    for entry in env.disk.list(dir.path()).unwrap().into_iter().filter(|entry| entry.is_dir) {
+        assert!(entry.name.ends_with("-delete"));
+        env.disk.remove_dir_all(&dir.path().join(entry.name)).unwrap();
+    }
+    let second = replicas(&env, dir.path()).await;
+    second.start(&away).await;
+    let back = moved(&away, &[0], 2);
+    change(&second, away, back).await;
+    assert_eq!(second.partition(&OLD, 0).unwrap().end_offset(), 0);
+}
+
 /// Logs are slower than roles: they are told of the sum of both changes.
 #[tokio::test]
 async fn a_replica_that_is_back_before_its_log_is_gone_begins_anew() {

@@ -260,6 +260,31 @@ async fn a_missing_directory_of_a_replica_that_others_have_is_made_anew() {
     assert_eq!(logs[0].as_ref().unwrap().range(), (0, 0));
 }
 
+/// A replica was taken off the broker, which is killed, and comes back to it.
+#[tokio::test]
+async fn what_was_deleted_just_before_a_kill_is_not_missed() {
+    let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+    let manager = open(&disk.env(), dir).await;
+    let logs = manager.host(many(3, OLD)).await;
+    for log in logs {
+        append(&log.unwrap(), 1, &["old"]);
+    }
+    manager.checkpoint().await;
+    manager.delete(gone(TOPIC, OLD)).await;
+    // One that a person removed was not deleted.
+    disk.env().disk.remove_dir_all(&dir.join("orders-1")).unwrap();
+    drop(manager);
+    let manager = open(&disk.env(), dir).await;
+    assert_eq!(manager.not_open(), [(TOPIC.into(), Some(OLD), 1)]);
+    let ends: Vec<_> = manager
+        .host(many(3, OLD))
+        .await
+        .into_iter()
+        .map(|log| Some(log.ok()?.end_offset()))
+        .collect();
+    assert_eq!(ends, [Some(0), None, Some(1)]);
+}
+
 #[tokio::test]
 async fn a_missing_directory_is_offline_until_it_is_back_or_its_loss_accepted() {
     let dir = tempfile::tempdir().unwrap();
