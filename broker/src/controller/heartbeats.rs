@@ -15,7 +15,7 @@ use super::proposer::Job;
 use super::{ControllerError, DECIDE_WITHIN_MAX, decide_here};
 use crate::metadata::decide::liveness::{Effect, Heartbeat, HeartbeatAnswer, Liveness, Millis};
 use crate::metadata::decide::{Answer, BalanceLeaders, FenceBrokers, Kind, StopBroker};
-use crate::quorum::{MetadataQuorum, QuorumError};
+use crate::quorum::{MetadataQuorum, QuorumError, QuorumStatus};
 
 /// What waits to be heard; more waits at those who tell it.
 pub(super) const NEWS_LEN_MAX: usize = 1024;
@@ -52,6 +52,8 @@ pub(super) struct Watch {
     pub(super) tell: mpsc::WeakSender<News>,
     pub(super) queue: mpsc::Sender<Job>,
     pub(super) stopped: CancellationToken,
+    /// Who leads, and in which term, as it was said last.
+    pub(super) told: Option<(u64, BrokerId)>,
 }
 
 /// What is known while this node leads.
@@ -126,8 +128,9 @@ impl Watch {
 
     /// Begins when this node begins to lead, with a whole session for every broker but those that
     /// have died, perhaps with the leader before; ends when it does not lead any more.
-    fn follow_lead(&self, leading: &mut Option<Leading>) {
+    fn follow_lead(&mut self, leading: &mut Option<Leading>) {
         let status = self.quorum.status();
+        self.tell_who_leads(&status);
         if status.leader != Some(status.node_id) {
             *leading = None;
         } else if leading.as_ref().is_none_or(|leading| leading.term != status.term) {
@@ -147,6 +150,17 @@ impl Watch {
                 .collect();
             self.act(new, probes);
         }
+    }
+
+    /// Says who becomes the active controller, where it may be another node.
+    fn tell_who_leads(&mut self, status: &QuorumStatus) {
+        let (Some(leader), term) = (status.leader, status.term) else { return };
+        if status.voters.len() < 2 || self.told == Some((term, leader)) {
+            return;
+        }
+        self.told = Some((term, leader));
+        let whose = if leader == status.node_id { "this node" } else { "another node" };
+        tracing::info!(controller = %leader, term, "{whose} is the active controller now");
     }
 
     fn next_look(&self, leading: &Leading) -> Instant {

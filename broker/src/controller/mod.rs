@@ -11,6 +11,7 @@
 
 mod forward;
 mod heartbeats;
+mod leads;
 mod proposer;
 mod unclean;
 
@@ -143,6 +144,7 @@ impl Controller {
             tell: news.downgrade(),
             queue: queue.clone(),
             stopped: stop.clone(),
+            told: None,
         };
         let proposer = Proposer {
             env,

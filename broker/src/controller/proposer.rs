@@ -12,8 +12,7 @@ use letterbox_env::Env;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::ControllerError;
-use super::unclean;
+use super::{ControllerError, leads, unclean};
 use crate::metadata::decide::{Answer, ConfigRules, Context, Decision, Operation, Outcome};
 use crate::metadata::{MetadataImage, MetadataRecord};
 use crate::quorum::{MetadataQuorum, QuorumError};
@@ -151,6 +150,10 @@ impl Proposer {
         let context = Context { random: &*self.env.random, rules: &*self.rules };
         let Decision { records, outcome } = job.operation.decide(image, &context);
         unclean::tell(image, &records);
+        // Leads that are given back are told of where that is begun.
+        if !matches!(job.operation, Operation::BalanceLeaders(_)) {
+            leads::tell(image, &records);
+        }
         // Each operation has applied its records to its own draft already, so this cannot fail.
         if let Err(error) = image.apply_in_place(&records) {
             panic!("an operation decided on records that do not fit its own image: {error}");

@@ -594,7 +594,8 @@ impl Partition {
             FollowerEffect::LogStart(offset) => {
                 // It only moves what is kept in memory.
                 if let Some(Err(why)) = log.map(|log| log.delete_records_before(offset)) {
-                    warn!(partition = self.index, why = with_causes(&why), "cannot move the start");
+                    let (topic, why) = (log.map_or("", |log| log.topic()), with_causes(&why));
+                    warn!(topic, partition = self.index, why, "cannot move the start of the log");
                 }
             }
             FollowerEffect::Lost { from, until } => {

@@ -14,7 +14,7 @@ use letterbox_protocol::replica::{self, Standing};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::peer::{Peer, PeerError};
 use super::{Me, Shared};
@@ -26,8 +26,14 @@ use crate::replication::follower::Answer;
 /// Bytes that are appended before other tasks have a turn.
 const APPENDED_AT_ONCE: usize = 256 << 10;
 
-/// A request's end: the connection, unless it was given up, and what came.
-type Ended = (Option<Peer>, Result<m::FetchResponse, PeerError>);
+/// A request's end.
+struct Ended {
+    /// The connection, unless it was given up.
+    peer: Option<Peer>,
+    /// It was open before the request.
+    was_open: bool,
+    answer: Result<m::FetchResponse, PeerError>,
+}
 
 /// The task.
 pub(super) struct Fetching {
@@ -115,6 +121,7 @@ impl Fetching {
     fn send(&mut self, session: &FetchSession) {
         let (shared, leader, peer) = (self.shared.clone(), self.leader, self.peer.take());
         let request = self.request(session);
+        let was_open = peer.is_some();
         self.under_way = Some(Box::pin(async move {
             let connected = match peer {
                 Some(peer) => Ok(peer),
@@ -123,17 +130,23 @@ impl Fetching {
             match connected {
                 Ok(mut peer) => {
                     let answer = peer.fetch(&shared, request).await;
-                    (answer.is_ok().then_some(peer), answer)
+                    Ended { peer: answer.is_ok().then_some(peer), was_open, answer }
                 }
-                Err(error) => (None, Err(error)),
+                Err(error) => Ended { peer: None, was_open, answer: Err(error) },
             }
         }));
     }
 
-    async fn ended(&mut self, (peer, answer): Ended) {
+    async fn ended(&mut self, Ended { peer, was_open, answer }: Ended) {
         self.peer = peer;
         let answer = match answer {
             Ok(answer) => answer,
+            // The leader may have started again: a new connection tells.
+            Err(PeerError::Io(error)) if was_open => {
+                debug!(leader = %self.leader, %error, "the connection to the leader has ended");
+                self.step(FetcherEvent::Failed);
+                return;
+            }
             Err(error) => {
                 if !std::mem::replace(&mut self.has_failed, true) {
                     let leader = self.leader;

@@ -67,7 +67,8 @@ async fn ask_for(shared: &Shared, wishes: BTreeMap<Key, IsrWish>) -> bool {
     let mut has_all = true;
     for (key, wish) in wishes {
         // Of a change that was made the metadata tells.
-        let answer = outcome.next().map_or(Some(IsrAnswer::Unknown), |result| said(&key, &result));
+        let answer =
+            outcome.next().map_or(Some(IsrAnswer::Unknown), |result| said(shared, &key, &result));
         has_all &= answer != Some(IsrAnswer::Unknown);
         if let (Some(answer), Some(partition)) = (answer, shared.replicas.hosted(&key)) {
             partition.isr_answered(wish, answer);
@@ -76,11 +77,17 @@ async fn ask_for(shared: &Shared, wishes: BTreeMap<Key, IsrWish>) -> bool {
     has_all
 }
 
-fn said((topic_id, partition): &Key, result: &ItemResult<PartitionState>) -> Option<IsrAnswer> {
+fn said(
+    shared: &Shared,
+    (topic_id, partition): &Key,
+    result: &ItemResult<PartitionState>,
+) -> Option<IsrAnswer> {
+    let image = shared.replicas.image();
+    let topic = image.topic_by_id(topic_id).map_or("(deleted)", |topic| &topic.name);
     match result {
         Ok(state) => {
             let isr: Vec<i32> = state.isr.iter().map(|id| id.0).collect();
-            info!(%topic_id, partition, ?isr, "the ISR has changed");
+            info!(topic, partition, ?isr, "the ISR has changed");
             None
         }
         Err(error) => Some(match error.code {
@@ -90,7 +97,7 @@ fn said((topic_id, partition): &Key, result: &ItemResult<PartitionState>) -> Opt
             | ErrorCode::UnknownTopicId
             | ErrorCode::UnknownTopicOrPartition => IsrAnswer::Superseded,
             _ => {
-                warn!(%topic_id, partition, %error, "the controller refuses a change of the ISR");
+                warn!(topic, partition, %error, "the controller refuses a change of the ISR");
                 IsrAnswer::Unknown
             }
         }),
