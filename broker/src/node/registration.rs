@@ -29,6 +29,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long a stop waits at most for other brokers to take over, and for a controller to hear it.
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 const LEAVE_HEARD_WITHIN: Duration = Duration::from_secs(3);
+/// And how long while no majority of the voters can be reached: longer than it takes to connect
+/// anew.
+const LEAVE_ALONE_AFTER: Duration = Duration::from_millis(500);
 const LEAVE_ASKS_EVERY: Duration = Duration::from_millis(50);
 /// How long a start has to take until it is said what it waits for: longer than an election, and
 /// than an attempt to connect.
@@ -181,7 +184,7 @@ pub(super) async fn leave(services: &Services) {
         tokio::time::timeout(LEAVE_HEARD_WITHIN, services.controller.heartbeat(heartbeat)).await
     };
     let begun = Instant::now();
-    let mut heard = begun;
+    let (mut heard, mut had_majority) = (begun, begun);
     while begun.elapsed() < LEAVE_WITHIN && heard.elapsed() < LEAVE_HEARD_WITHIN {
         if let Ok(Ok(answer)) = heartbeat().await {
             heard = Instant::now();
@@ -189,6 +192,15 @@ pub(super) async fn leave(services: &Services) {
                 info!("other brokers lead the partitions that this one led");
                 return;
             }
+        }
+        if has_majority(&*services.quorum) {
+            had_majority = Instant::now();
+        } else if had_majority.elapsed() >= LEAVE_ALONE_AFTER {
+            warn!(
+                "stopping without a hand-over, because no majority of the voters is there to \
+                 decide it"
+            );
+            return;
         }
         tokio::time::sleep(LEAVE_ASKS_EVERY).await;
     }
@@ -237,6 +249,13 @@ async fn carry_out<T, O: Kind + Clone + Decide<Outcome = ItemResult<T>>>(
         registered = registered => registered,
         never = say_what_is_missing(quorum) => match never {},
     }
+}
+
+/// Whether a majority of the voters was reached when that was tried last.
+fn has_majority(quorum: &dyn MetadataQuorum) -> bool {
+    let (missing, voters) = (quorum.unreachable(), quorum.status().voters);
+    let there = voters.keys().filter(|id| !missing.contains_key(id)).count();
+    there > voters.len() / 2
 }
 
 /// Says whom this node waits for, and which voters it does not reach and why.
