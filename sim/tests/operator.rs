@@ -934,13 +934,15 @@ fn rewrite(key: &Key, object: &mut Value) {
             *field = value;
         }
     };
+    for path in ["/metadata/annotations", "/spec/template/metadata/annotations"] {
+        if !key.resource.contains("kafka") && !key.resource.ends_with("claims") {
+            at(object, path, json!({}));
+        }
+    }
     if !["/services", "apps/statefulsets", "/configmaps", "/serviceaccounts"]
         .contains(&key.resource.as_str())
     {
         return;
-    }
-    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
-        annotations.retain(|name, _| name == "person");
     }
     at(object, "/metadata/labels/app.kubernetes.io~1name", json!("kafka"));
     if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
@@ -1010,7 +1012,7 @@ fn what_admission_makes_of_objects_is_left_alone_and_what_people_make_of_them_is
         }
         // What the spec asks for goes through.
         let restarts = play.monitor.restarts;
-        play.edit(|cluster| cluster["spec"]["resources"]["limits"]["cpu"] = json!("3"));
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
         play.until("it is taken up", 60, |play| play.monitor.restarts == restarts + 1).await;
         at_rest(&mut play).await;
         assert_eq!(play.monitor.restarts, restarts + 1);

@@ -1097,10 +1097,11 @@ impl KubernetesLive {
             let mut wanted = broker.iter().flat_map(|broker| &broker.volumes);
             wanted.any(|wanted| Some(&wanted.name) == volume.as_ref())
         };
+        let is_of_newest = definition.is_as_desired() && is_of_newest(set, pod);
         let has = |annotation: &str, wanted: Option<&str>| {
-            wanted.is_some()
-                && pod.and_then(|pod| pod.annotations().get(annotation)).map(String::as_str)
-                    == wanted
+            let told = pod.and_then(|pod| pod.annotations().get(annotation)).map(String::as_str);
+            // Admission may take annotations away.
+            wanted.is_some() && (told == wanted || told.is_none() && is_of_newest)
         };
         // The image is a part of it.
         let is_current = has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()));
@@ -1167,6 +1168,13 @@ fn image_in(pod: &Pod) -> Option<String> {
 fn is_seen(set: &Value) -> bool {
     set.pointer("/status/observedGeneration")
         .is_some_and(|seen| Some(seen) == set.pointer("/metadata/generation"))
+}
+
+/// Whether the set's controller made the pod from the set's newest definition, as it says itself.
+fn is_of_newest(set: Option<&Value>, pod: Option<&Pod>) -> bool {
+    let revision = set.and_then(|set| set.pointer("/status/updateRevision")?.as_str());
+    let made_from = pod.and_then(|pod| pod.labels().get("controller-revision-hash"));
+    set.is_some_and(is_seen) && revision.is_some() && revision == made_from.map(String::as_str)
 }
 
 /// Whether `cluster` knows a claim as its own: by the uid that it recorded, or by its id.

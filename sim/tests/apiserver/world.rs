@@ -2,6 +2,7 @@
 //! brokers in the pods.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -100,6 +101,9 @@ impl World {
 
     fn look_after_set(&self, key: &Key, set: &Value) {
         let generation = set["metadata"]["generation"].clone();
+        let mut hash = std::hash::DefaultHasher::new();
+        set["spec"]["template"].to_string().hash(&mut hash);
+        let revision = format!("{}-{:x}", key.name, hash.finish());
         let pod_key = Key { name: format!("{}-0", key.name), ..Key::new(PODS, &key.namespace, "") };
         if self.server.get(&pod_key).is_none() && set["spec"]["replicas"] != 0 {
             let template = &set["spec"]["template"];
@@ -108,6 +112,7 @@ impl World {
                 "apiVersion": "apps/v1", "kind": "StatefulSet", "name": key.name,
                 "uid": set["metadata"]["uid"], "controller": true,
             }]);
+            metadata["labels"]["controller-revision-hash"] = json!(revision);
             // Admission pins images, as policies of many clusters do.
             let mut spec = template["spec"].clone();
             spec["containers"][0]["image"] = json!("mirror/letterbox@sha256:5eed");
@@ -121,6 +126,7 @@ impl World {
         self.server.edit(ACTOR, key, |set| {
             set["status"]["observedGeneration"] = generation;
             set["status"]["replicas"] = json!(1);
+            set["status"]["updateRevision"] = json!(revision);
         });
     }
 
