@@ -50,6 +50,13 @@ impl Observed {
     pub fn has_claims(&self) -> bool {
         self.is_held.is_some() && self.was_read(Part::Storage)
     }
+
+    /// Whether a volume of which this is recorded is known never to have been: its claim went
+    /// without one, and no broker told a directory on it. So nothing was on it.
+    #[must_use]
+    pub fn never_was(&self, claim_uid: Option<&String>, directory_id: Option<&String>) -> bool {
+        directory_id.is_none() && claim_uid.is_some_and(|uid| self.unmade.contains(uid))
+    }
 }
 
 /// A part of a cluster that is read and changed apart from the others, so that a fault in one

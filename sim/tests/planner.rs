@@ -1464,7 +1464,9 @@ fn what_happens_while_a_cluster_is_paused_is_remembered() {
     passes(&model, &mut cluster, 6);
     assert!(remembered(&cluster).0.is_some());
     model.with(|state| state.lose(0, "data"));
-    passes(&model, &mut cluster, 2);
+    let paused = passes(&model, &mut cluster, 2);
+    assert_eq!(ready_reason(&paused), ("False".into(), "DataLost".into()));
+    assert!(is_true(&paused.status.conditions, DEGRADED) && paused.plan.steps.is_empty());
     cluster.metadata.annotations = None;
     let told = passes(&model, &mut cluster, 4);
     assert_eq!(ready_reason(&told), ("False".into(), "DataLost".into()));
@@ -1723,14 +1725,63 @@ fn a_paused_cluster_is_left_alone_and_says_so() {
     cluster.metadata.annotations = pause;
     cluster.metadata.generation = Some(8);
     cluster.spec.config.insert("num.partitions".into(), "3".into());
+    let told = |pass: &ClusterPass| {
+        let ready = find_condition(&pass.status.conditions, READY).unwrap().clone();
+        let spoken_of = (ready.observed_generation, pass.status.observed_generation);
+        assert_eq!(spoken_of, (Some(7), Some(8)));
+        (ready.status, ready.reason, pass.status.brokers.clone())
+    };
+    let tells = |told: (String, String, String), expected: [&str; 3]| {
+        assert_eq!([&*told.0, &*told.1, &*told.2], expected);
+    };
+    tells(told(&pass(&model, &mut cluster)), ["True", "Ready", "1/1"]);
+    // What is there and what is not is told as it is.
     model.with(|state| state.brokers.get_mut(&0).unwrap().starts_in = 3);
-    let paused = pass(&model, &mut cluster);
-    let ready = find_condition(&paused.status.conditions, READY).unwrap();
-    assert_eq!(
-        (ready.status.as_str(), ready.observed_generation, paused.status.observed_generation),
-        ("True", Some(7), Some(8))
-    );
-    assert_eq!(paused.status.brokers, "0/1", "what runs is told as it is");
+    tells(told(&pass(&model, &mut cluster)), ["False", "BrokerStarting", "0/1"]);
+    passes(&model, &mut cluster, 4);
+    cluster.metadata.generation = Some(7);
+    model.with(|state| state.has_access = false);
+    for _ in 0..2 {
+        let paused = pass(&model, &mut cluster);
+        assert_eq!(ready_reason(&paused), ("False".into(), "Paused".into()));
+        assert!(paused.plan.steps.is_empty() && !is_true(&paused.status.conditions, DEGRADED));
+    }
+    cluster.metadata.annotations = None;
+    settle(&model, &mut cluster);
+}
+
+#[test]
+fn a_paused_topic_is_left_alone_and_what_is_there_is_told() {
+    let mut world = World::new(json!({"config": {"retention.ms": "1000"}}));
+    let pause = |world: &World, paused: bool| {
+        let annotations = BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), paused.to_string())]);
+        world.home.with(|topic| topic.metadata.annotations = Some(annotations));
+    };
+    let tells = |world: &World, status: &str, reason: &str| {
+        assert!(world.pass().unwrap().done.is_empty());
+        assert_eq!(world.ready(), (status.into(), reason.into()));
+    };
+    // It was there before the object, and nobody has compared them.
+    let theirs = Topic { id: "theirs".into(), partitions: 1, replicas: 1, config: BTreeMap::new() };
+    world.admin.with(|state| state.topics.insert("orders".into(), theirs));
+    pause(&world, true);
+    tells(&world, "False", "Paused");
+    pause(&world, false);
+    world.pass().unwrap();
+    pause(&world, true);
+    tells(&world, "True", "Ready");
+    world.home.with(|topic| drop(topic.spec.config.insert("segment.ms".into(), "5".into())));
+    world.cluster = ClusterState::NotReady;
+    tells(&world, "False", "WaitingForCluster");
+    world.cluster = ClusterState::Ready;
+    tells(&world, "True", "Ready");
+    world.admin.with(|state| state.topics.remove("orders"));
+    tells(&world, "False", "Paused");
+    let keys = world.home.with(|topic| topic.status.clone().unwrap().config_keys);
+    assert_eq!(keys, ["retention.ms"], "what was not set is not recorded");
+    pause(&world, false);
+    world.pass().unwrap();
+    assert_eq!(world.ready(), ("True".into(), "Ready".into()));
 }
 
 #[test]

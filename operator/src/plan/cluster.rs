@@ -10,9 +10,9 @@ use super::roll::plan_brokers;
 use super::safety::Down;
 use super::volumes::plan_volumes;
 use super::{Note, Step, Wait};
-use crate::api::{KafkaCluster, LossStatus, NodeStatus, is_paused};
+use crate::api::{KafkaCluster, LossStatus, NodeStatus, READY, find_condition, is_paused};
 use crate::desired::Blueprint;
-use crate::observe::{Observed, Part};
+use crate::observe::{Observed, ObservedBroker, Part, Run};
 
 /// What to do and what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,10 +38,7 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
         return plan;
     }
     plan.nodes = remember(cluster, desired, observed);
-    // What brokers use and lose meanwhile is written down all the same.
-    if is_paused(&cluster.metadata) {
-        return plan;
-    }
+    let remembered = plan.nodes.clone();
     let unread = observed.unread.iter();
     plan.waits.extend(
         unread.map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }),
@@ -67,8 +64,31 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
         plan_brokers(cluster, desired, observed, &mut down, &mut plan);
     }
     plan_pruning(observed, &mut plan);
+    if is_paused(&cluster.metadata) {
+        leave_out_steps(cluster, observed, &mut plan);
+        // What brokers use and lose is written down all the same, and nothing else.
+        plan.nodes = remembered;
+    }
     plan.waits.sort_by_key(Wait::rank);
     plan
+}
+
+/// Leaves everything as it is. What was read stays in the plan, and what the steps would have
+/// made is told as missing.
+fn leave_out_steps(cluster: &KafkaCluster, observed: &Observed, plan: &mut Plan) {
+    plan.waits.retain(|wait| !wait.is_about_steps());
+    plan.steps.clear();
+    let ready = cluster.status.as_ref().and_then(|it| find_condition(&it.conditions, READY));
+    let acted_on = ready.and_then(|ready| ready.observed_generation);
+    // What only a change of the spec asks for was not promised to anybody yet.
+    if acted_on.is_some() && acted_on != cluster.metadata.generation {
+        return;
+    }
+    let is_down = |broker: &&ObservedBroker| broker.run == Run::Absent;
+    let definitions = observed.brokers.values().filter(is_down).map(|broker| &broker.definition);
+    let missing = std::iter::once(&observed.access).chain(definitions);
+    let what: Vec<String> = missing.flat_map(|compared| compared.missing.clone()).collect();
+    plan.waits.extend((!what.is_empty()).then_some(Wait::NotMade { what }));
 }
 
 /// What the status has of each broker.

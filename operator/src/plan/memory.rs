@@ -266,16 +266,11 @@ impl Sight<'_> {
     fn end_losses(&self, node: &mut NodeStatus) {
         node.losses.retain(|loss| match loss.accepted {
             false => {
-                let is_unmade = loss.directory_id.is_none() && self.is_unmade(&loss.claim_uid);
-                !is_unmade && !self.is_back(loss)
+                let (uid, id) = (loss.claim_uid.as_ref(), loss.directory_id.as_ref());
+                !self.observed.never_was(uid, id) && !self.is_back(loss)
             }
             true => !self.is_back(loss) && !self.goes_on_without(loss),
         });
-    }
-
-    /// Whether a claim is known to be gone without ever having had a volume.
-    fn is_unmade(&self, claim_uid: &Option<String>) -> bool {
-        claim_uid.as_ref().is_some_and(|uid| self.observed.unmade.contains(uid))
     }
 
     /// Whether what was lost is seen to be there again.
@@ -340,8 +335,7 @@ impl Sight<'_> {
         let mut old = std::mem::take(&mut node.volumes);
         // While a definition names it, it would be noted again.
         let is_over = |each: &VolumeStatus| {
-            each.directory_id.is_none()
-                && self.is_unmade(&each.claim_uid)
+            self.observed.never_was(each.claim_uid.as_ref(), each.directory_id.as_ref())
                 && self.sees_volumes()
                 && !self.seen.defined.contains(&each.name)
         };
@@ -428,31 +422,31 @@ impl Sight<'_> {
                 continue;
             }
             let Some(reason) = self.reason_of(&volume) else { continue };
-            let id = volume.directory_id.as_ref().or(volume.claim_uid.as_ref());
-            let loss = LossStatus {
-                name: loss_name(node, &volume.name, id, self.pass),
-                held: self.is_held(&volume.name, reason),
-                volume: volume.name,
-                reason,
-                claim_uid: volume.claim_uid,
-                directory_id: volume.directory_id,
-                replaced_by: None,
-                accepted: false,
-            };
-            node.losses.push(loss);
+            node.losses.push(self.loss_of(node, volume, reason));
         }
         self.find_missed(node);
         if self.misses_data(node) {
-            let claim_uid = node.volume(DATA_VOLUME).and_then(|known| known.claim_uid.clone());
-            node.losses.push(LossStatus {
-                name: loss_name(node, DATA_VOLUME, None, self.pass),
-                volume: DATA_VOLUME.to_owned(),
-                reason: LossReason::NotFound,
-                claim_uid,
-                ..LossStatus::default()
-            });
+            let new = || VolumeStatus { name: DATA_VOLUME.to_owned(), ..VolumeStatus::default() };
+            let data = node.volume(DATA_VOLUME).cloned().unwrap_or_else(new);
+            let data = VolumeStatus { directory_id: None, ..data };
+            node.losses.push(self.loss_of(node, data, LossReason::NotFound));
         }
         self.look_at_replacements(node);
+    }
+
+    /// The loss of a volume of which this is recorded.
+    fn loss_of(&self, node: &NodeStatus, lost: VolumeStatus, reason: LossReason) -> LossStatus {
+        let id = lost.directory_id.as_ref().or(lost.claim_uid.as_ref());
+        LossStatus {
+            name: loss_name(node, &lost.name, id, self.pass),
+            held: self.is_held(&lost.name, reason),
+            volume: lost.name,
+            reason,
+            claim_uid: lost.claim_uid,
+            directory_id: lost.directory_id,
+            replaced_by: None,
+            accepted: false,
+        }
     }
 
     /// Notes what the broker uses in the place of what is lost, and what of that is gone by now. One
@@ -480,7 +474,7 @@ impl Sight<'_> {
         }
         for (volume, uid) in gone {
             let is_known = |loss: &LossStatus| loss.claim_uid.as_ref() == Some(&uid);
-            if self.observed.unmade.contains(&uid) || node.losses.iter().any(is_known) {
+            if self.observed.never_was(Some(&uid), None) || node.losses.iter().any(is_known) {
                 continue;
             }
             let reason = match self.seen.volumes.get(&volume) {
@@ -488,14 +482,9 @@ impl Sight<'_> {
                 Some(live) if live.is_gone => LossReason::VolumeGone,
                 Some(_) => LossReason::ClaimMadeAgain,
             };
-            node.losses.push(LossStatus {
-                name: loss_name(node, &volume, Some(&uid), self.pass),
-                held: self.is_held(&volume, reason),
-                volume,
-                reason,
-                claim_uid: Some(uid),
-                ..LossStatus::default()
-            });
+            let claim_uid = Some(uid);
+            let lost = VolumeStatus { name: volume, claim_uid, ..VolumeStatus::default() };
+            node.losses.push(self.loss_of(node, lost, reason));
         }
     }
 
@@ -539,8 +528,8 @@ impl Sight<'_> {
                 return Some(LossReason::NotFound);
             }
         }
-        let is_unused = volume.directory_id.is_none() && self.is_unmade(&volume.claim_uid);
-        if !self.observed.has_claims() || is_unused {
+        let (uid, id) = (volume.claim_uid.as_ref(), volume.directory_id.as_ref());
+        if !self.observed.has_claims() || self.observed.never_was(uid, id) {
             return None;
         }
         let Some(live) = self.seen.volumes.get(&volume.name) else {
@@ -580,17 +569,13 @@ impl Sight<'_> {
             // One that is not in use any more was where its name is in the path.
             let named = || log_dir.rsplit('/').nth(1).filter(|name| volume_number(name).is_some());
             let volume = at.map(|at| at.name.as_str()).or_else(named).unwrap_or(log_dir).to_owned();
-            let name = loss_name(node, &volume, Some(id), self.pass);
             // The broker leaves what is in its place empty: no records are on that.
             node.volumes.retain(|each| each.name != volume || each.directory_id.is_some());
-            node.losses.retain(|loss| loss.name != name);
-            node.losses.push(LossStatus {
-                name,
-                volume,
-                reason: LossReason::NotFound,
-                directory_id: Some(id.clone()),
-                ..LossStatus::default()
-            });
+            let directory_id = Some(id.clone());
+            let lost = VolumeStatus { name: volume, directory_id, ..VolumeStatus::default() };
+            let loss = self.loss_of(node, lost, LossReason::NotFound);
+            node.losses.retain(|known| known.name != loss.name);
+            node.losses.push(loss);
         }
     }
 

@@ -133,6 +133,8 @@ pub enum TopicWait {
     BeingMade,
     /// Another object speaks for the topic.
     OtherOwner(String),
+    /// The topic is not there, and is not made while its object is paused.
+    NotMade,
     /// Nothing: the namespace is being deleted.
     NamespaceTerminating,
 }
@@ -176,7 +178,10 @@ pub fn plan_topic(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
             has_finalizer(topic).then_some(TopicStep::RemoveFinalizer).into_iter().collect();
         TopicPlan { steps, wait: Some(TopicWait::NamespaceTerminating), ..TopicPlan::default() }
     } else if is_paused(&topic.metadata) {
-        TopicPlan::default()
+        let is_missing = facts.cluster == ClusterState::Ready && facts.topic.is_none();
+        let missing = is_missing.then_some(TopicWait::NotMade);
+        let wait = plan_existence(topic, facts).wait.or(missing);
+        TopicPlan { wait, ..TopicPlan::default() }
     } else {
         plan_existence(topic, facts)
     }
@@ -382,6 +387,7 @@ impl TopicWait {
             Self::Cluster(_) => "WaitingForCluster",
             Self::BeingMade => "BeingMade",
             Self::OtherOwner(_) => "ResourceConflict",
+            Self::NotMade => "Paused",
             Self::NamespaceTerminating => "NamespaceTerminating",
         }
     }
@@ -407,6 +413,9 @@ impl std::fmt::Display for TopicWait {
                 "a request to make the topic is not answered yet; the topic is deleted after that",
             ),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
+            Self::NotMade => {
+                f.write_str("the topic is not there, and is not made while the object is paused")
+            }
             Self::OtherOwner(other) => {
                 write!(
                     f,

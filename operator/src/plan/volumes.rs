@@ -96,9 +96,7 @@ fn plan_missing(view: &View<'_>, volume: &BrokerVolume, down: &mut Down, plan: &
     let memory = view.memory(plan);
     // A claim that went without a volume is forgotten once no definition names it.
     let is_unused = |known: &VolumeStatus| {
-        let unmade = &view.observed.unmade;
-        known.directory_id.is_none()
-            && known.claim_uid.as_ref().is_some_and(|uid| unmade.contains(uid))
+        view.observed.never_was(known.claim_uid.as_ref(), known.directory_id.as_ref())
     };
     let may_be_made = |node: &NodeStatus| {
         is_free(node, volume)

@@ -94,6 +94,12 @@ pub enum Wait {
         /// The loss.
         loss: String,
     },
+    /// Something that clients or brokers need is not there, and is not made while the cluster is
+    /// paused.
+    NotMade {
+        /// What is missing.
+        what: Vec<String>,
+    },
     /// A broker does not say who it is: what it lost cannot be told from what it never had.
     IdentityUnknown {
         /// Which.
@@ -209,6 +215,7 @@ impl Wait {
             }
             Self::GoesOnWithout { .. } => row(6, "Going on without", "GoingOnWithout", true, false),
             Self::BrokerRestarting { .. } => row(6, "Restarting", "BrokerRestarting", true, false),
+            Self::NotMade { .. } => row(6, "Paused", "Paused", true, false),
             Self::BrokerStarting { .. } => row(7, "Starting", "BrokerStarting", true, false),
             Self::IdentityUnknown { .. } => {
                 row(8, "Broker not identified", "IdentityUnknown", false, true)
@@ -229,6 +236,18 @@ impl Wait {
     /// Worst first: the first wait gives the reason of the conditions.
     pub(super) fn rank(&self) -> u8 {
         self.told().rank
+    }
+
+    /// Whether it is about what the operator is going to do, or does not do yet.
+    pub(super) fn is_about_steps(&self) -> bool {
+        matches!(
+            self,
+            Self::Address { .. }
+                | Self::OtherBrokerDown { .. }
+                | Self::BrokerRestarting { .. }
+                | Self::VolumePending { .. }
+                | Self::HoldsLastCopy { .. }
+        )
     }
 
     /// Whether clients notice, or may.
@@ -329,6 +348,9 @@ impl std::fmt::Display for Wait {
                 "broker {broker} goes on without what was lost, because the loss {loss} was \
                  accepted; this takes until it serves with another volume in that place"
             ),
+            Self::NotMade { what } => {
+                write!(f, "not made while the object is paused: {}", what.join(", "))
+            }
             Self::IdentityUnknown { broker } => write!(
                 f,
                 "broker {broker} serves, and does not tell the operator which log directories it \

@@ -6,8 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Conditions, Fault, Told, nothing_changes, paused};
 use crate::api::{
-    DEGRADED, KafkaCluster, KafkaClusterStatus, ListenerStatus, PAUSED, PROGRESSING, READY,
-    find_condition, is_paused,
+    DEGRADED, KafkaCluster, KafkaClusterStatus, ListenerStatus, PAUSED, PROGRESSING, is_paused,
 };
 use crate::desired::{Blueprint, objects};
 use crate::observe::{Observed, Part, Run};
@@ -27,7 +26,8 @@ pub fn cluster_status(
     let is_paused = is_paused(&cluster.metadata);
     let (ready, wanted) = (serving(desired, observed), desired.brokers.len());
     let readiness = readiness(ready, wanted, plan, faults);
-    let phase = if is_paused { "Paused" } else { readiness.phase }.to_owned();
+    let is_well = readiness.told.status == "True";
+    let phase = if is_paused && is_well { "Paused" } else { readiness.phase }.to_owned();
     let since = old.phase_since.filter(|_| phase == old.phase);
     let generation = cluster.metadata.generation;
     let mut conditions = Conditions { all: old.conditions, generation, now };
@@ -125,13 +125,7 @@ fn set_conditions(
     plan: &Plan,
     faults: &[(Step, Fault)],
 ) {
-    if !is_paused {
-        conditions.set(READY, ready);
-    } else if find_condition(&conditions.all, READY).is_none() {
-        conditions
-            .set(READY, Told::new("False", "Paused", "nothing was done for this cluster yet"));
-    }
-    // What was changed since a pause is not applied: Ready speaks of the generation before it.
+    conditions.set_ready(ready, is_paused);
     let fault = faults.first().map(|(_, fault)| fault);
     let progressing = match (fault, plan.waits.first(), plan.steps.first()) {
         _ if is_paused => nothing_changes(),

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 pub use cluster::cluster_status;
 pub use topic::topic_status;
 
-use crate::api::{condition, set_condition};
+use crate::api::{READY, condition, find_condition, set_condition};
 
 /// A step that did not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,22 @@ impl Conditions<'_> {
         let Told { status, reason, message } = told;
         let new = condition(type_, false, &reason, message, self.generation, self.now.clone());
         set_condition(&mut self.all, Condition { status: status.to_owned(), ..new });
+    }
+
+    /// Sets Ready. While the object is paused, that speaks of the spec that was acted on last, and
+    /// never says more than was compared before the pause.
+    fn set_ready(&mut self, mut told: Told, is_paused: bool) {
+        if !is_paused {
+            return self.set(READY, told);
+        }
+        let acted_on = find_condition(&self.all, READY).and_then(|ready| ready.observed_generation);
+        if acted_on.is_none() && told.status == "True" {
+            let message = "nothing was compared with the spec before the object was paused";
+            told = Told::new("False", "Paused", message);
+        }
+        let newest = std::mem::replace(&mut self.generation, acted_on);
+        self.set(READY, told);
+        self.generation = newest;
     }
 }
 

@@ -79,12 +79,7 @@ fn set_conditions(
             (Told::new("True", "Ready", ""), Told::new("False", "AsDesired", ""), None)
         }
     };
-    if !is_paused {
-        conditions.set(READY, ready);
-    } else if find_condition(&conditions.all, READY).is_none() {
-        // What was true before the pause is still what is known.
-        conditions.set(READY, Told::new("False", "Paused", "nothing was done for this topic yet"));
-    }
+    conditions.set_ready(ready, is_paused);
     conditions.set(PROGRESSING, if is_paused { nothing_changes() } else { progressing });
     conditions.set(DEGRADED, degraded.unwrap_or_else(|| Told::new("False", "NoFault", "")));
     conditions.set(PAUSED, paused(is_paused));
@@ -93,7 +88,7 @@ fn set_conditions(
 /// The keys that are recorded while the cluster is waited for: what its topic will be made with is
 /// written down by the same write that tells the wait.
 fn known_keys(topic: &KafkaTopic, plan: &TopicPlan, old: Vec<String>) -> Vec<String> {
-    if !matches!(plan.wait, Some(TopicWait::Cluster(_))) {
+    if is_paused(&topic.metadata) || !matches!(plan.wait, Some(TopicWait::Cluster(_))) {
         return old;
     }
     let all: BTreeSet<String> = old.into_iter().chain(topic.spec.config.keys().cloned()).collect();
