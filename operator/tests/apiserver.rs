@@ -1167,7 +1167,8 @@ async fn volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(client: &Clie
         clusters.patch(name, &params, &Patch::Merge(policy)).await.unwrap();
         clusters.delete(name, &DeleteParams::default()).await.unwrap();
         // What the operator saw before it went down says Delete.
-        kubernetes.let_go(&cluster, false).await.unwrap();
+        let uid = cluster.uid().unwrap();
+        kubernetes.let_go("default", name, &uid).await.unwrap();
         let live = claims
             .get_opt(&claim_name)
             .await

@@ -363,6 +363,34 @@ fn a_claim_that_never_had_a_volume_is_made_again_when_a_person_deletes_it() {
 }
 
 #[test]
+fn a_claim_that_only_lost_its_label_may_still_get_a_volume() {
+    play(async |mut play: Play| {
+        // Nobody knows the directories: what is known of a volume is its claim.
+        play.world.mute(true);
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi", "class": "fsat"}}));
+        let (claim, server) = (claim_of(0, "data"), play.server().clone());
+        let is_recorded = |play: &Play| {
+            play.cluster()["status"]["nodes"][0]["volumes"][0]["claimUid"] != json!(null)
+        };
+        play.until("it is recorded", 60, is_recorded).await;
+        server.edit("person", &claim, |claim| claim["metadata"]["labels"] = json!({}));
+        for _ in 0..10 {
+            play.tick().await;
+        }
+        server.edit("kubernetes", &claim, |it| it["spec"]["storageClassName"] = json!("fast"));
+        let is_up = |play: &Play| play.cluster()["status"]["readyReplicas"] == json!(1);
+        play.until("the broker has it", 60, is_up).await;
+        server.remove("thief", &claim);
+        server.remove("thief", &Key::new("/pods", "ns", "demo-broker-0-0"));
+        play.until("it is told", 60, is_lost).await;
+        for _ in 0..30 {
+            play.tick().await;
+        }
+        assert!(is_lost(&play) && server.get(&claim).is_none(), "{}", play.told());
+    });
+}
+
+#[test]
 fn a_claim_that_vanishes_under_a_broker_is_made_again_by_no_operator() {
     play(async |mut play: Play| {
         let claim = make_ready(&mut play).await;
@@ -397,6 +425,82 @@ fn a_broker_whose_claim_is_being_deleted_is_not_restarted() {
         }
         assert_eq!(play.monitor.restarts, 2, "the other two");
         assert!(is_told(&play) && play.server().get(&claim).is_some(), "{}", play.told());
+    });
+}
+
+#[test]
+fn a_cluster_whose_claims_may_not_be_deleted_says_so_and_serves_on() {
+    play(async |mut play: Play| {
+        let faults = Faults::none();
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi", "deletionPolicy": "Delete"}}));
+        play.start(&faults, false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let resource = "/persistentvolumeclaims";
+        faults.set_broken(&[Broken { resource, is_write: true, how: How::Refused }]);
+        play.server().delete("person", &clusters("demo"), None, None).unwrap();
+        let is_told = |play: &Play| {
+            let (ready, degraded) = (play.condition("Ready"), play.condition("Degraded"));
+            let is_so = |it: &Value, status: &str, reason: &str, part: &str| {
+                let message = it["message"].as_str().unwrap_or_default();
+                it["status"] == status && it["reason"] == reason && message.contains(part)
+            };
+            is_so(&ready, "False", "Deleting", "letterbox.dev/delete-volumes")
+                && is_so(&degraded, "True", "Forbidden", "data-demo-broker-0-0")
+        };
+        play.until("it is told", 10, is_told).await;
+        for _ in 0..30 {
+            play.tick().await;
+        }
+        assert!(is_told(&play), "{}", play.told());
+        assert_eq!(play.cluster()["status"]["phase"], "Deleting");
+        let broker = Key::new("apps/statefulsets", "ns", "demo-broker-0");
+        assert!(play.server().get(&broker).is_some(), "nothing goes before all may go");
+        faults.set_broken(&[]);
+        let is_gone = |play: &Play| {
+            let all = [clusters("demo"), broker.clone(), claim_of(0, "data")];
+            all.iter().all(|key| play.server().get(key).is_none())
+        };
+        play.until("it is gone", 30, is_gone).await;
+    });
+}
+
+#[test]
+fn what_is_held_by_others_while_it_is_deleted_says_by_whom() {
+    play(async |mut play: Play| {
+        play.kafka = Some(Kafka::start().await);
+        make_topics(&play, 1, |_| json!({"deletionPolicy": "Delete"}));
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("they are ready", 120, |play| {
+            play.is_settled() && topics_that_are(play, "Ready") == 1
+        })
+        .await;
+        let topic = Key::new("letterbox.dev/kafkatopics", "ns", "t0");
+        let server = play.server().clone();
+        let hold = |object: &mut Value| {
+            let mut held = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+            held.push(json!("example.com/backup"));
+            object["metadata"]["finalizers"] = json!(held);
+        };
+        let says = |object: Value| {
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let mut ready = conditions.into_iter().filter(|each| each["type"] == "Ready");
+            ready.next().is_some_and(|ready| {
+                let message = ready["message"].as_str().unwrap_or_default();
+                ready["status"] == "False"
+                    && ready["reason"] == "Deleting"
+                    && message.ends_with("removed: example.com/backup")
+            })
+        };
+        for key in [topic, clusters("demo")] {
+            server.edit("person", &key, hold);
+            server.delete("person", &key, None, None).unwrap();
+            let is_told = |_: &Play| says(server.get(&key).unwrap());
+            play.until("it is told", 30, is_told).await;
+            server.edit("person", &key, |it| it["metadata"]["finalizers"] = json!([]));
+            play.until("it is gone", 30, |_| server.get(&key).is_none()).await;
+        }
+        assert!(server.get(&claim_of(0, "data")).is_some(), "the policy is Retain");
     });
 }
 
@@ -639,6 +743,110 @@ fn an_object_that_cannot_be_read_is_told_and_keeps_no_other_waiting() {
             play.tick().await;
         }
         assert!(play.monitor.writes - writes < 10, "it is told once");
+    });
+}
+
+#[test]
+fn a_topic_whose_object_cannot_be_read_is_deleted_by_no_double() {
+    const DELETE_TOPICS: i16 = 20;
+    play(async |mut play: Play| {
+        let kafka = Kafka::start().await;
+        play.kafka = Some(kafka.clone());
+        let spec = |_| json!({"topicName": "orders", "deletionPolicy": "Delete"});
+        make_topics(&play, 1, spec);
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
+        let server = play.server().clone();
+        let topic = |name: &str| Key::new("letterbox.dev/kafkatopics", "ns", name);
+        server.edit("person", &topic("t0"), |it| it["spec"]["partitions"] = json!("three"));
+        play.until("it is told", 30, |play| topics_that_are(play, "NotUnderstood") == 1).await;
+        let mut double = server.get(&topic("t0")).unwrap();
+        double["spec"]["partitions"] = json!(1);
+        double["metadata"] = json!({});
+        double["status"] = json!(null);
+        server.create("person", &topic("double"), double).unwrap();
+        let is_told = |play: &Play| topics_that_are(play, "ResourceConflict") == 1;
+        play.until("it does not own the topic", 30, is_told).await;
+        server.delete("person", &topic("double"), None, None).unwrap();
+        play.until("it is gone", 30, |_| server.get(&topic("double")).is_none()).await;
+        assert_eq!(kafka.asked(DELETE_TOPICS), 0);
+        server.edit("person", &topic("t0"), |it| it["spec"]["partitions"] = json!(1));
+        play.until("it is read again", 30, |play| topics_that_are(play, "Ready") == 1).await;
+        assert_eq!(kafka.asked(CREATE_TOPICS), 1);
+    });
+}
+
+/// The volume of the one broker is lost, and it comes back with an empty one that a person made,
+/// while no operator runs.
+async fn comes_back_empty(play: &mut Play) {
+    let claim = claim_of(0, "data");
+    let mut empty = play.server().get(&claim).unwrap();
+    empty["status"] = json!({});
+    let pod = Key::new("/pods", "ns", "demo-broker-0-0");
+    play.server().remove("thief", &claim);
+    play.server().remove("thief", &pod);
+    play.server().create("person", &claim, empty).unwrap();
+    for _ in 0..10 {
+        play.tick().await;
+    }
+    let conditions = play.server().get(&pod).unwrap()["status"]["conditions"].clone();
+    assert_eq!(conditions[0]["status"], "True", "it serves");
+}
+
+#[test]
+fn topics_are_not_made_again_before_their_cluster_was_looked_at() {
+    play(async |mut play: Play| {
+        play.kafka = Some(Kafka::start().await);
+        // Which directory the broker had, nobody knows: it starts on any.
+        play.world.mute(true);
+        make_topics(&play, 2, |_| json!({}));
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("they are ready", 120, |play| topics_that_are(play, "Ready") == 2).await;
+        play.operators.drain(..).for_each(|(_, task)| task.abort());
+        comes_back_empty(&mut play).await;
+        let kafka = Kafka::start().await;
+        play.kafka = Some(kafka.clone());
+        let faults = Faults::none();
+        let (resource, how) = ("/persistentvolumeclaims", How::Slow(Duration::from_secs(8)));
+        faults.set_broken(&[Broken { resource, is_write: false, how }]);
+        play.start(&faults, false);
+        play.until("it is told", 60, is_lost).await;
+        for _ in 0..90 {
+            play.tick().await;
+        }
+        assert_eq!(
+            (kafka.asked(CREATE_TOPICS), topics_that_are(&play, "WaitingForCluster")),
+            (0, 2)
+        );
+        accept(&play, 0);
+        play.until("they are made", 120, |play| topics_that_are(play, "Ready") == 2).await;
+    });
+}
+
+#[test]
+fn a_topic_that_vanished_is_made_again_after_a_look_at_its_cluster() {
+    play(async |mut play: Play| {
+        let kafka = Kafka::start().await;
+        play.kafka = Some(kafka.clone());
+        make_topics(&play, 1, |_| json!({}));
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        let faults = Faults::none();
+        play.start(&faults, false);
+        play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
+        let resource = "/persistentvolumeclaims";
+        faults.set_broken(&[Broken { resource, is_write: false, how: How::Refused }]);
+        let env = Env { net: Arc::new(kafka.clone()), ..Env::real() };
+        let address = "demo-kafka-bootstrap.ns.svc:9092".to_owned();
+        ClientAdmin::new(env, address, Duration::from_secs(10)).delete_topic("t0").await.unwrap();
+        for _ in 0..150 {
+            play.tick().await;
+        }
+        assert_eq!(kafka.asked(CREATE_TOPICS), 1, "what became of the volumes is not known");
+        faults.set_broken(&[]);
+        play.until("it is made again", 80, |_| kafka.asked(CREATE_TOPICS) == 2).await;
+        assert_eq!(topics_that_are(&play, "Ready"), 1);
     });
 }
 

@@ -1570,6 +1570,30 @@ fn volumes_go_with_the_cluster_only_while_the_policy_is_delete() {
 }
 
 #[test]
+fn a_cluster_that_is_being_deleted_is_let_go_and_told_until_then() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"storage": {"deletionPolicy": "Delete"}}));
+    settle(&model, &mut cluster);
+    let recorded = cluster.status.clone().unwrap().nodes;
+    cluster.metadata.deletion_timestamp = Some(now());
+    cluster.metadata.finalizers = Some(vec!["held".into()]);
+    model.with(|state| state.fixed_volumes = true);
+    let held = pass(&model, &mut cluster);
+    assert_eq!(ready_reason(&held), ("False".into(), "Deleting".into()));
+    let degraded = find_condition(&held.status.conditions, DEGRADED).unwrap().clone();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "Forbidden"));
+    // Volumes that go now are no losses, and nothing is made in their place.
+    model.with(|state| state.lose(0, "data"));
+    let held = passes(&model, &mut cluster, 3);
+    assert_eq!((&held.plan.steps, &held.status.nodes), (&vec![Step::LetGo], &recorded));
+    model.with(|state| state.fixed_volumes = false);
+    assert_eq!(pass(&model, &mut cluster).done, [Step::LetGo]);
+    let others = pass(&model, &mut cluster);
+    assert!(others.plan.steps.is_empty() && !is_true(&others.status.conditions, DEGRADED));
+    assert_eq!(ready_reason(&others), ("False".into(), "Deleting".into()));
+}
+
+#[test]
 fn a_volume_that_cannot_grow_degrades_the_cluster_and_keeps_no_topic_waiting() {
     let model = Model::default();
     let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));

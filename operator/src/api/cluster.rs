@@ -413,6 +413,17 @@ pub struct NodeStatus {
     pub data_loss: Option<String>,
 }
 
+impl KafkaClusterStatus {
+    /// Whether brokers miss records, or are to go on without some: a topic that is not there may
+    /// be one that is lost.
+    #[must_use]
+    pub fn misses_records(&self) -> bool {
+        let misses =
+            |node: &NodeStatus| node.data_loss.is_some() || node.accepted_losses().next().is_some();
+        self.nodes.iter().any(misses)
+    }
+}
+
 impl NodeStatus {
     /// What is recorded of a volume, if it was used.
     #[must_use]

@@ -17,7 +17,7 @@ use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::objects::{listed, news_of, paged, tell_not_understood, untold, watched};
+use super::objects::{listed, news_of, paged, tell_later, tell_not_understood, untold, watched};
 use super::topic::is_terminating;
 use super::{Context, PassFailed, RESYNC, WAITING, scoped};
 use crate::admin::KafkaAdmin;
@@ -62,7 +62,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let (store, writer) = reflector::store();
     // What a pass writes itself wakes no other one: a message that changes all the time would be
     // written all the time.
-    let seen = watched::<KafkaCluster>(scoped(client, scope), Some(told))
+    let seen = watched::<KafkaCluster>(scoped(client, scope), move |it| tell_later(&told, it))
         .default_backoff()
         .reflect(writer)
         .applied_objects()
@@ -76,6 +76,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .owns(scoped::<PodDisruptionBudget>(client, scope), ours.clone())
         .watches_stream(pods, move |pod| by_label(&pod.metadata))
         .watches_stream(claims, move |claim| by_label(&claim.metadata))
+        .reconcile_on(context.looked.asked(namespace.clone()))
         .run(reconcile, |_, error, _| back_off(error), context.clone())
         .for_each(|result| {
             super::told(&metrics, KIND, result);
@@ -107,7 +108,7 @@ pub(super) async fn let_go_of_doomed(
     };
     for cluster in clusters {
         if is_terminating(client, &cluster.namespace().unwrap_or_default()).await
-            && let Err(fault) = kubernetes.let_go(&cluster, true).await
+            && let Err(fault) = kubernetes.release(&cluster).await
         {
             tracing::warn!(
                 cluster = cluster.name_any(),
@@ -131,15 +132,15 @@ async fn reconcile(
     // What woke this pass may be behind: its own last status, or a spec that another replica acts
     // on already.
     let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let began = Instant::now();
     let live = api.get_opt(&name).await;
     let live = live.map_err(|error| PassFailed(api_fault("read the cluster", &error)))?;
     let Some(cluster) = live.filter(|live| live.uid() == cluster.uid()) else {
         return Ok(Action::await_change());
     };
-    if let Some(action) = goes(&context, &cluster).await.map_err(PassFailed)? {
+    if let Some(action) = goes_with_namespace(&context, &cluster).await.map_err(PassFailed)? {
         return Ok(action);
     }
-    let began = Instant::now();
     // The id never changes: a cluster that does not answer later holds up no pass.
     let asks_id = cluster
         .status
@@ -155,30 +156,30 @@ async fn reconcile(
     .await;
     let faulty = result.as_ref().map_or(true, |pass| !pass.faults.is_empty());
     context.metrics.count_pass(KIND, began.elapsed(), faulty);
-    tell(&context, &cluster, result.map_err(PassFailed)?).await.map_err(PassFailed)
+    let pass = result.map_err(PassFailed)?;
+    // Before it is written: topics act on it from now on, whatever becomes of the status.
+    context.looked.note(&cluster, began, &pass.observed, &pass.status);
+    tell(&context, &cluster, pass).await.map_err(PassFailed)
 }
 
-/// What is done about a cluster that is being deleted, or whose namespace is; `None` for any other.
-async fn goes(context: &Context, cluster: &KafkaCluster) -> Result<Option<Action>, Fault> {
+/// What is done about a cluster whose namespace is being deleted; `None` for any other.
+async fn goes_with_namespace(
+    context: &Context,
+    cluster: &KafkaCluster,
+) -> Result<Option<Action>, Fault> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    if cluster.metadata.deletion_timestamp.is_some() {
-        context.metrics.set_not_ready(KIND, &namespace, &name, None);
-        if is_held(cluster) {
-            let keeps_all = is_terminating(&context.client, &namespace).await;
-            context.clusters.let_go(cluster, keeps_all).await?;
-        }
-        // Everything but the volumes has an owner reference: Kubernetes removes it, and brokers end
-        // as they do on any SIGTERM.
-        return Ok(Some(Action::await_change()));
-    }
     let volumes_go = cluster.spec.storage.deletion_policy == DeletionPolicy::Delete;
-    if (volumes_go || is_held(cluster)) && is_terminating(&context.client, &namespace).await {
-        // Before the deletion reaches this object: then the operator may have lost the right to let
-        // it go. The volumes go with the namespace.
-        context.clusters.let_go(cluster, true).await?;
-        return Ok(Some(Action::requeue(WAITING)));
+    if !(volumes_go || is_held(cluster)) || !is_terminating(&context.client, &namespace).await {
+        return Ok(None);
     }
-    Ok(None)
+    context.metrics.set_not_ready(KIND, &namespace, &name, None);
+    // Before the deletion reaches this object: then the operator may have lost the right to let it
+    // go. The volumes go with the namespace.
+    context.clusters.release(cluster).await?;
+    Ok(Some(match cluster.metadata.deletion_timestamp {
+        Some(_) => Action::await_change(),
+        None => Action::requeue(WAITING),
+    }))
 }
 
 /// Says what a pass found and did; and when the next one is.

@@ -5,6 +5,7 @@ mod cluster;
 mod events;
 mod http;
 mod lease;
+mod looked;
 mod metrics;
 mod objects;
 mod probe;
@@ -69,6 +70,7 @@ pub(crate) struct Context {
     pub(crate) metrics: metrics::Metrics,
     pub(crate) clusters: Kubernetes,
     pub(crate) admins: topic::Admins,
+    looked: looked::Looked,
 }
 
 impl Context {
@@ -106,6 +108,7 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
         events: events::Events::new(env.clone(), client.clone()),
         clusters: kubernetes.clone(),
         admins: topic::Admins::new(env.clone()),
+        looked: looked::Looked::new(),
         metrics,
         env,
         client: client.clone(),
@@ -178,6 +181,7 @@ async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health
     loop {
         probe::well(health).await;
         context.silences.forget();
+        context.looked.forget_all();
         tokio::select! {
             biased;
             () = probe::returned(health) => {}

@@ -1,18 +1,19 @@
 //! Our own objects as the API server has them, also those that this version cannot read: such a one
 //! is told, and keeps no other from being looked after.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams};
-use kube::core::DeserializeGuard;
-use kube::core::error_boundary::InvalidObject;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Context;
@@ -105,13 +106,21 @@ pub(super) async fn listed<K: Ours>(api: &Api<K>) -> kube::Result<Vec<K>> {
 /// be much, and nothing is decided by them.
 fn reduced(metadata: ObjectMeta) -> ObjectMeta {
     const ANNOTATION_LEN_MAX: usize = 256;
+    const FINALIZER_LEN_MAX: usize = 128;
+    const OTHERS_MAX: usize = 8;
     let annotations = metadata.annotations.unwrap_or_default().into_iter();
     let annotations = annotations
         .filter(|(name, _)| [PAUSE_ANNOTATION, ACCEPT_LOSS_ANNOTATION].contains(&name.as_str()))
         .map(|(name, value)| (name, value.chars().take(ANNOTATION_LEN_MAX).collect()))
         .collect::<BTreeMap<_, _>>();
-    let mut finalizers = metadata.finalizers.unwrap_or_default();
-    finalizers.retain(|name| [CLUSTER_FINALIZER, TOPIC_FINALIZER].contains(&name.as_str()));
+    // Those of others are named to who waits for them.
+    let (mut finalizers, others): (Vec<String>, Vec<String>) = metadata
+        .finalizers
+        .unwrap_or_default()
+        .into_iter()
+        .partition(|name| [CLUSTER_FINALIZER, TOPIC_FINALIZER].contains(&name.as_str()));
+    let is_short = |name: &String| name.len() <= FINALIZER_LEN_MAX;
+    finalizers.extend(others.into_iter().filter(is_short).take(OTHERS_MAX));
     ObjectMeta {
         name: metadata.name,
         namespace: metadata.namespace,
@@ -126,58 +135,134 @@ fn reduced(metadata: ObjectMeta) -> ObjectMeta {
     }
 }
 
-/// What is kept of an object; what is larger than may be is not understood.
-fn understood<K: Ours>(object: DeserializeGuard<K>) -> Result<K, Box<InvalidObject>> {
-    let mut object = object.0.map_err(Box::new)?;
-    let (config, max) = object.config();
-    let too_large = too_large(config, max);
-    *object.meta_mut() = reduced(std::mem::take(object.meta_mut()));
-    match too_large {
-        None => {
-            object.reduce();
-            Ok(object)
-        }
-        Some(error) => Err(Box::new(InvalidObject { error, metadata: object.meta().clone() })),
+/// An object that this version cannot read.
+pub(super) struct NotUnderstood<K> {
+    /// Its metadata; nothing else is known of it but its names.
+    pub(super) bare: K,
+    pub(super) names: Names,
+    /// Why.
+    pub(super) error: String,
+    /// Whether it was deleted.
+    pub(super) is_gone: bool,
+}
+
+/// The topic that an object speaks for, as far as that can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    /// The cluster; `None`: it may be any.
+    pub(super) cluster: Option<String>,
+    /// The topic in it; `None`: it may be any.
+    pub(super) topic: Option<String>,
+}
+
+impl Names {
+    pub(super) fn of(raw: &Value) -> Self {
+        const LEN_MAX: usize = 253;
+        let text = |pointer: &str| {
+            let text = raw.pointer(pointer)?.as_str()?;
+            (text.len() <= LEN_MAX).then(|| text.to_owned())
+        };
+        let topic = match raw.pointer("/spec/topicName") {
+            // A name that was read once cannot have changed.
+            Some(_) => text("/spec/topicName").or_else(|| text("/status/topicName")),
+            None => text("/metadata/name"),
+        };
+        Self { cluster: text("/spec/clusterRef/name"), topic }
     }
 }
 
-/// An object that this version cannot read, and why.
-pub(super) type NotUnderstood<K> = (K, String);
+/// What is kept of an object that this version reads, or cannot read. What is larger than may be is
+/// not understood. (`DeserializeGuard` keeps the metadata alone.)
+#[derive(Clone, Debug)]
+pub(super) struct Guarded<K>(Result<K, Box<Unread>>);
+
+#[derive(Clone, Debug)]
+pub(super) struct Unread {
+    metadata: ObjectMeta,
+    names: Names,
+    error: String,
+}
+
+impl<'de, K: Ours> Deserialize<'de> for Guarded<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Value::deserialize(deserializer)?;
+        let (metadata, error) = match K::deserialize(&raw) {
+            Ok(mut object) => {
+                let metadata = reduced(std::mem::take(object.meta_mut()));
+                let (config, max) = object.config();
+                let Some(error) = too_large(config, max) else {
+                    *object.meta_mut() = metadata;
+                    object.reduce();
+                    return Ok(Self(Ok(object)));
+                };
+                (metadata, error)
+            }
+            Err(error) => {
+                let partial =
+                    PartialObjectMeta::<K>::deserialize(&raw).map_err(D::Error::custom)?;
+                (reduced(partial.metadata), error.to_string())
+            }
+        };
+        Ok(Self(Err(Box::new(Unread { metadata, names: Names::of(&raw), error }))))
+    }
+}
+
+impl<K: Ours> Resource for Guarded<K> {
+    type DynamicType = ();
+    type Scope = K::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        K::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        K::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        K::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.0.as_ref().map_or_else(|unread| &unread.metadata, K::meta)
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.0.as_mut().map_or_else(|unread| &mut unread.metadata, K::meta_mut)
+    }
+}
 
 /// So many of them wait to be told at most; a watch that begins again tells the others.
 const UNTOLD_MAX: usize = 1024;
 
 /// What `api` has and will have. What cannot be read is as if it were not there, and goes to
-/// `not_understood`, if anybody listens.
+/// `not_understood` before that.
 pub(super) fn watched<K: Ours>(
-    api: Api<DeserializeGuard<K>>,
-    not_understood: Option<mpsc::Sender<NotUnderstood<K>>>,
+    api: Api<Guarded<K>>,
+    mut not_understood: impl FnMut(NotUnderstood<K>) + Send + 'static,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static {
-    let bare = move |found: Box<InvalidObject>, is_news: bool| {
-        let object = K::bare(reduced(found.metadata));
-        if let Some(told) = not_understood.as_ref().filter(|_| is_news) {
-            // One that does not fit is told by the next watch.
-            let _ = told.try_send((object.clone(), found.error));
-        }
-        object
+    let mut tell = move |unread: Unread, is_gone: bool| {
+        let Unread { metadata, names, error } = unread;
+        let bare = K::bare(metadata);
+        not_understood(NotUnderstood { bare: bare.clone(), names, error, is_gone });
+        bare
     };
-    let read = move |event: Event<DeserializeGuard<K>>| match event {
+    let read = move |event: Event<Guarded<K>>| match event {
         Event::Init => Some(Event::Init),
         Event::InitDone => Some(Event::InitDone),
-        Event::InitApply(object) => match understood(object) {
-            Ok(object) => Some(Event::InitApply(object)),
-            Err(found) => {
-                bare(found, true);
-                None
-            }
-        },
-        Event::Apply(object) => Some(match understood(object) {
-            Ok(object) => Event::Apply(object),
-            Err(found) => Event::Delete(bare(found, true)),
-        }),
-        Event::Delete(object) => {
-            Some(Event::Delete(understood(object).unwrap_or_else(|found| bare(found, false))))
+        Event::InitApply(Guarded(Ok(object))) => Some(Event::InitApply(object)),
+        Event::Apply(Guarded(Ok(object))) => Some(Event::Apply(object)),
+        Event::Delete(Guarded(Ok(object))) => Some(Event::Delete(object)),
+        Event::InitApply(Guarded(Err(found))) => {
+            tell(*found, false);
+            None
         }
+        Event::Apply(Guarded(Err(found))) => Some(Event::Delete(tell(*found, false))),
+        Event::Delete(Guarded(Err(found))) => Some(Event::Delete(tell(*found, true))),
     };
     kube::runtime::watcher(api, paged())
         .map_ok(read)
@@ -189,7 +274,7 @@ pub(super) fn watched<K: Ours>(
 pub(super) async fn tell_not_understood<K: Ours>(
     context: Arc<Context>,
     kind: &'static str,
-    mut found: mpsc::Receiver<NotUnderstood<K>>,
+    mut found: mpsc::Receiver<Untold<K>>,
 ) {
     let mut told: BTreeMap<(Option<String>, String), Option<i64>> = BTreeMap::new();
     while let Some((object, error)) = found.recv().await {
@@ -230,16 +315,26 @@ pub(super) fn news_of<K: Resource>(object: &K) -> Option<u64> {
     Some(hash.finish())
 }
 
+/// What cannot be read, and why.
+type Untold<K> = (K, String);
+
 /// A channel for what cannot be read.
-pub(super) fn untold<K>() -> (mpsc::Sender<NotUnderstood<K>>, mpsc::Receiver<NotUnderstood<K>>) {
+pub(super) fn untold<K>() -> (mpsc::Sender<Untold<K>>, mpsc::Receiver<Untold<K>>) {
     mpsc::channel(UNTOLD_MAX)
+}
+
+/// Leaves an object that cannot be read to [`tell_not_understood`].
+pub(super) fn tell_later<K>(told: &mpsc::Sender<Untold<K>>, found: NotUnderstood<K>) {
+    if !found.is_gone {
+        // One that does not fit is told by the next watch.
+        let _ = told.try_send((found.bare, found.error));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
-    use serde_json::Value;
 
     use super::*;
 
@@ -255,7 +350,7 @@ mod tests {
             });
             let spec = json!({"clusterRef": {"name": "c"}, "config": config});
             let guard = json!({"metadata": metadata, "spec": spec});
-            understood(serde_json::from_value::<DeserializeGuard<KafkaTopic>>(guard).unwrap())
+            serde_json::from_value::<Guarded<KafkaTopic>>(guard).unwrap().0
         };
         let kept = object(json!({"a": "1"})).unwrap();
         let text = serde_json::to_string(&kept).unwrap();

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::objects::{listed, news_of, tell_not_understood, untold, watched};
+use super::objects::{listed, news_of, tell_later, tell_not_understood, untold, watched};
 use super::topics::{ClusterKey, Topics, cluster_key_of};
 use super::{Context, PassFailed, RESYNC, scoped};
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, UNANSWERED};
@@ -48,6 +48,8 @@ const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long the answer to "is this namespace being deleted?" holds for all topics in it.
 const NAMESPACE_FRESH: Duration = Duration::from_secs(5);
+/// [`RESTART_PATIENCE_SECONDS`].
+const RESTART_PATIENCE: Duration = Duration::from_secs(RESTART_PATIENCE_SECONDS.unsigned_abs());
 /// How long a pass waits for the first list of clusters.
 const LIST_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -105,6 +107,8 @@ struct TopicContext {
     made: std::sync::Mutex<HashSet<ObjectRef<KafkaTopic>>>,
     /// How often in a row a topic was tried in vain.
     tries: std::sync::Mutex<HashMap<ObjectRef<KafkaTopic>, u32>>,
+    /// The topics that were there once and were not found, and when that was seen first.
+    missed: std::sync::Mutex<HashMap<ObjectRef<KafkaTopic>, Instant>>,
     /// Which namespaces are being deleted, and when that was asked.
     terminating: Mutex<BTreeMap<String, (Instant, bool)>>,
 }
@@ -144,9 +148,62 @@ impl TopicContext {
         self.clusters.get(&ObjectRef::new(&key.1).within(&key.0))
     }
 
+    /// How `cluster` is, as its status says and as this operator's own last pass over it found. It
+    /// is not asked about topics before that, because its status may be from before it lost them.
+    fn state_of(&self, cluster: Option<&KafkaCluster>) -> ClusterState {
+        let state = ClusterState::of(cluster, &self.shared.now());
+        let (ClusterState::Ready, Some(cluster)) = (&state, cluster) else { return state };
+        match self.shared.looked.last(cluster) {
+            Some(look) if look.misses_records => ClusterState::NotReady,
+            Some(_) => state,
+            // That an operator starts changes nothing about a topic.
+            None if self.began.elapsed() < RESTART_PATIENCE => ClusterState::Restarting,
+            None => ClusterState::NotReady,
+        }
+    }
+
+    /// The cluster of `topic` and its state, not from a cache: letting the object of a topic go
+    /// leaves the topic behind.
+    async fn live_cluster_of(
+        &self,
+        topic: &KafkaTopic,
+    ) -> (Option<Arc<KafkaCluster>>, ClusterState) {
+        let (namespace, name) = cluster_key_of(topic);
+        let clusters: Api<KafkaCluster> = Api::namespaced(self.shared.client.clone(), &namespace);
+        match clusters.get_opt(&name).await {
+            Ok(live) => {
+                let state = self.state_of(live.as_ref());
+                (live.map(Arc::new), state)
+            }
+            // What cannot be read is not gone.
+            Err(error) => {
+                let topic = topic.name_any();
+                tracing::debug!(error = said(&error), topic, "the cluster was not read");
+                (None, ClusterState::NotReady)
+            }
+        }
+    }
+
+    /// Whether a topic that was there and is not any more waits for a look at its cluster, whose
+    /// broker may have come back empty: for a pass that began after the topic was missed first.
+    fn waits_for_look(&self, topic: &KafkaTopic, cluster: &KafkaCluster, is_missed: bool) -> bool {
+        let key = ObjectRef::from_obj(topic);
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_missed {
+            missed.remove(&key);
+            return false;
+        }
+        let since = *missed.entry(key).or_insert_with(Instant::now);
+        let waits = self.shared.looked.last(cluster).is_none_or(|look| look.began <= since);
+        if waits {
+            self.shared.looked.ask(cluster);
+        }
+        waits
+    }
+
     /// What a cluster has to make of its `topics`, put together; nothing while it does not serve.
     async fn to_make(&self, cluster: &ClusterKey, topics: &[Arc<KafkaTopic>]) -> Vec<Batch> {
-        let state = ClusterState::of(self.cluster(cluster).as_deref(), &self.shared.now());
+        let state = self.state_of(self.cluster(cluster).as_deref());
         if state != ClusterState::Ready || topics.is_empty() {
             return Vec::new();
         }
@@ -213,10 +270,9 @@ impl TopicContext {
     }
 
     fn forget(&self, topic: &KafkaTopic) {
-        self.tries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&ObjectRef::from_obj(topic));
+        let key = ObjectRef::from_obj(topic);
+        self.tries.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 }
 
@@ -247,9 +303,13 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let scope = namespace.as_deref();
     let (store, writer) = reflector::store();
     let topics = Arc::new(Topics::new(store.clone()));
-    let own_topics = topics.clone();
+    let (own_topics, unread) = (topics.clone(), topics.clone());
     let (told, not_understood) = untold();
-    let seen = watched::<KafkaTopic>(scoped(client, scope), Some(told))
+    let seen = watched::<KafkaTopic>(scoped(client, scope), move |found| {
+        unread.take_unread(&found);
+        tell_later(&told, found);
+    });
+    let seen = seen
         .default_backoff()
         .reflect(writer)
         .inspect_ok(move |event| own_topics.take(event))
@@ -270,6 +330,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         listed: watch::Sender::new(false),
         made: std::sync::Mutex::default(),
         tries: std::sync::Mutex::default(),
+        missed: std::sync::Mutex::default(),
         terminating: Mutex::default(),
     });
     let passes = controller
@@ -298,19 +359,20 @@ fn woken_by_clusters(
     writer: Writer<KafkaCluster>,
 ) -> impl Stream<Item = ObjectRef<KafkaTopic>> + Send + 'static {
     let api = scoped(&context.shared.client, scope);
-    let events = watched::<KafkaCluster>(api, None).default_backoff().reflect(writer);
+    let events = watched::<KafkaCluster>(api, drop).default_backoff().reflect(writer);
+    let looked = context.shared.looked.changes().map(|()| None);
+    let events = futures::stream::select(events.map(Some), looked);
     let mut known: BTreeMap<ClusterKey, ClusterState> = BTreeMap::new();
     let woken = events.map(move |event| {
         match &event {
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::warn!(error = words_of(error), "KafkaClusters are watched again");
             }
-            Ok(watcher::Event::InitDone) => drop(context.listed.send_replace(true)),
-            Ok(_) => {}
+            Some(Ok(watcher::Event::InitDone)) => drop(context.listed.send_replace(true)),
+            Some(Ok(_)) | None => {}
         }
-        let now = context.shared.now();
         let state_of =
-            |cluster: &Arc<KafkaCluster>| (key_of(cluster), ClusterState::of(Some(cluster), &now));
+            |cluster: &Arc<KafkaCluster>| (key_of(cluster), context.state_of(Some(cluster)));
         let seen: BTreeMap<ClusterKey, ClusterState> =
             context.clusters.state().iter().map(state_of).collect();
         let keys: BTreeSet<ClusterKey> = known.keys().chain(seen.keys()).cloned().collect();
@@ -322,6 +384,7 @@ fn woken_by_clusters(
         let context = context.clone();
         let woken = async move {
             for key in &gone {
+                context.shared.looked.forget(key);
                 context.shared.admins.forget(key).await;
             }
             let woken = changed.into_iter().map(move |key| woken_by_cluster(context.clone(), key));
@@ -368,12 +431,9 @@ fn held_in_doomed_namespaces(
 ) -> impl Stream<Item = ObjectRef<KafkaTopic>> + Send + 'static {
     futures::stream::unfold(context, |context| async move {
         tokio::time::sleep(NAMESPACE_FRESH).await;
-        let now = context.shared.now();
         let waits = |topic: &Arc<KafkaTopic>| {
-            let (namespace, name) = cluster_key_of(topic);
-            let cluster = context.clusters.get(&ObjectRef::new(&name).within(&namespace));
-            has_finalizer(topic)
-                && ClusterState::of(cluster.as_deref(), &now) != ClusterState::Ready
+            let cluster = context.cluster(&cluster_key_of(topic));
+            has_finalizer(topic) && context.state_of(cluster.as_deref()) != ClusterState::Ready
         };
         let mut held: BTreeMap<String, Vec<ObjectRef<KafkaTopic>>> = BTreeMap::new();
         for topic in context.topics.all().iter().filter(|topic| waits(topic)) {
@@ -422,10 +482,10 @@ async fn reconcile(
         return Ok(Action::await_change());
     }
     // A cluster that is ready wakes its topics.
-    let (namespace, name) = cluster_key_of(&topic);
-    let cluster = context.clusters.get(&ObjectRef::new(&name).within(&namespace));
-    let is_woken = ClusterState::of(cluster.as_deref(), &shared.now()) != ClusterState::Ready;
-    let settled = pass.fault.is_none() && (pass.plan.wait.is_none() || is_woken);
+    let cluster = context.cluster(&cluster_key_of(&topic));
+    let is_woken = context.state_of(cluster.as_deref()) != ClusterState::Ready;
+    let is_others = matches!(pass.plan.wait, None | Some(TopicWait::Deleting(_)));
+    let settled = pass.fault.is_none() && (is_others || is_woken);
     Ok(Action::requeue(context.next_pause(&topic, settled)))
 }
 
@@ -434,28 +494,29 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     let namespace = topic.namespace().unwrap_or_default();
     let deleting = topic.metadata.deletion_timestamp.is_some();
     let held = has_finalizer(topic);
-    if deleting && !held {
-        return Ok(None);
-    }
     let now = shared.now();
-    let mut cluster = context.cluster_of(topic).await?;
-    if held && ClusterState::of(cluster.as_deref(), &now).is_gone() {
-        // Letting the object go leaves its topic behind, and the cache may be late.
-        let clusters: Api<KafkaCluster> = Api::namespaced(shared.client.clone(), &namespace);
-        let live = clusters
-            .get_opt(&topic.spec.cluster_ref.name)
-            .await
-            .map_err(|error| api_fault("read the cluster", &error))?;
-        cluster = live.map(Arc::new);
+    let home = KubernetesHome { client: shared.client.clone() };
+    if deleting && !held {
+        return match topic.finalizers() {
+            [] => Ok(None),
+            // It is told what holds the object; its topic is not looked at any more.
+            _ => {
+                let (admin, facts) = (nobody(shared), TopicFacts::default());
+                reconcile_topic(&home, &admin, topic, &facts, &now).await.map(Some)
+            }
+        };
     }
-    let mut state = ClusterState::of(cluster.as_deref(), &now);
+    let cluster = context.cluster_of(topic).await?;
+    let state = context.state_of(cluster.as_deref());
+    let (cluster, mut state) = match held && state.is_gone() {
+        true => context.live_cluster_of(topic).await,
+        false => (cluster, state),
+    };
     let admin = match &cluster {
         Some(cluster) => shared.admins.of(cluster).await,
         None => None,
     };
-    let admin = admin.unwrap_or_else(|| {
-        Arc::new(ClientAdmin::new(shared.env.clone(), String::new(), CALL_TIMEOUT))
-    });
+    let admin = admin.unwrap_or_else(|| Arc::new(nobody(shared)));
     let mut may_come = admin.may_come(&topic.kafka_name());
     let mut live = None;
     if state == ClusterState::Ready {
@@ -466,6 +527,12 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
         }
     }
     let is_seen = topic.status.as_ref().is_some_and(|status| status.topic_id.is_some());
+    let is_missed = is_seen && live.is_none();
+    if let Some(cluster) = cluster.as_deref().filter(|_| state == ClusterState::Ready)
+        && context.waits_for_look(topic, cluster, is_missed)
+    {
+        state = ClusterState::Restarting;
+    }
     may_come |= live.is_none() && !is_seen && context.began.elapsed() < UNANSWERED;
     // A namespace that is being deleted loses its pods first: its clusters stop serving before its
     // topics are reached.
@@ -480,8 +547,17 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
         other_owner: context.topics.other_owner(topic),
         namespace_terminating,
     };
-    let home = KubernetesHome { client: shared.client.clone() };
-    reconcile_topic(&home, &*admin, topic, &facts, &now).await.map(Some)
+    let pass = reconcile_topic(&home, &*admin, topic, &facts, &now).await?;
+    if pass.done.iter().any(|step| matches!(step, TopicStep::Create(_))) {
+        // Once it vanishes again, that is seen anew.
+        context.forget(topic);
+    }
+    Ok(Some(pass))
+}
+
+/// A client of no cluster.
+fn nobody(shared: &Context) -> ClientAdmin {
+    ClientAdmin::new(shared.env.clone(), String::new(), CALL_TIMEOUT)
 }
 
 /// A cluster that should serve and does not answer: for the time that a restart takes it is taken

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
 
+use super::objects::{Names, NotUnderstood};
 use crate::api::KafkaTopic;
 
 /// A namespace and the name of a cluster in it.
@@ -23,20 +25,85 @@ pub(super) fn cluster_key_of(topic: &KafkaTopic) -> ClusterKey {
 /// object that is gone, or was made again, is not believed.
 type Index = BTreeMap<(ClusterKey, String), BTreeSet<String>>;
 
+/// An object that cannot be read, which still speaks for its topic.
+struct Unread {
+    age: Age,
+    names: Names,
+}
+
+/// Orders objects by age.
+type Age = (Option<Time>, Option<String>);
+
+/// The objects that cannot be read, by namespace and name.
+#[derive(Default)]
+struct AllUnread {
+    known: BTreeMap<(String, String), Unread>,
+    /// Those that the list which is being read has so far.
+    listed: Option<BTreeSet<(String, String)>>,
+}
+
 /// The topics.
 pub(super) struct Topics {
     store: Store<KafkaTopic>,
     index: Mutex<Index>,
+    unread: Mutex<AllUnread>,
 }
 
 impl Topics {
     /// The topics in `store`; [`Topics::take`] has to be told what it holds.
     pub(super) fn new(store: Store<KafkaTopic>) -> Self {
-        Self { store, index: Mutex::default() }
+        Self { store, index: Mutex::default(), unread: Mutex::default() }
+    }
+
+    /// Takes up an object that cannot be read, before the store forgets it: there is no moment at
+    /// which nobody speaks for its topic.
+    pub(super) fn take_unread(&self, found: &NotUnderstood<KafkaTopic>) {
+        let (metadata, names) = (&found.bare.metadata, found.names.clone());
+        let age = (metadata.creation_timestamp.clone(), metadata.uid.clone());
+        let unread = Unread { age, names };
+        let key = (found.bare.namespace().unwrap_or_default(), found.bare.name_any());
+        let mut all = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.is_gone {
+            all.known.remove(&key);
+            return;
+        }
+        if let Some(listed) = &mut all.listed {
+            listed.insert(key.clone());
+        }
+        all.known.insert(key, unread);
+    }
+
+    /// Takes up what an event says about objects that could not be read before.
+    fn take_read(&self, event: &Event<KafkaTopic>) {
+        let key = |topic: &KafkaTopic| (topic.namespace().unwrap_or_default(), topic.name_any());
+        let mut all = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Apply(topic) | Event::InitApply(topic) => drop(all.known.remove(&key(topic))),
+            Event::Init => all.listed = Some(BTreeSet::new()),
+            // What is not listed is gone.
+            Event::InitDone => {
+                let listed = all.listed.take().unwrap_or_default();
+                all.known.retain(|key, _| listed.contains(key));
+            }
+            Event::Delete(_) => {}
+        }
+    }
+
+    /// The oldest object that cannot be read and speaks for this topic, or may.
+    fn unread_owner(&self, (cluster, topic): &(ClusterKey, String)) -> Option<(Age, String)> {
+        let (namespace, cluster) = cluster;
+        let all = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |unread: &Unread| {
+            unread.names.cluster.as_ref().is_none_or(|name| name == cluster)
+                && unread.names.topic.as_ref().is_none_or(|name| name == topic)
+        };
+        let owners = all.known.iter().filter(|((of, _), it)| of == namespace && is_it(it));
+        owners.map(|((_, name), it)| (it.age.clone(), name.clone())).min()
     }
 
     /// Takes up an event that the store has taken up already.
     pub(super) fn take(&self, event: &Event<KafkaTopic>) {
+        self.take_read(event);
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let place = |topic: &KafkaTopic| (cluster_key_of(topic), topic.kafka_name());
         match event {
@@ -84,9 +151,10 @@ impl Topics {
         found.collect()
     }
 
-    /// The oldest other object that speaks for the same topic, if it is older than `topic`.
+    /// The oldest other object that speaks for the same topic, if it is older than `topic`. One
+    /// that cannot be read stays the owner.
     pub(super) fn other_owner(&self, topic: &KafkaTopic) -> Option<String> {
-        let age = |topic: &KafkaTopic| (topic.creation_timestamp(), topic.uid());
+        let age = |topic: &KafkaTopic| -> Age { (topic.creation_timestamp(), topic.uid()) };
         let place = (cluster_key_of(topic), topic.kafka_name());
         let same = |other: &Arc<KafkaTopic>| {
             other.uid() != topic.uid()
@@ -94,21 +162,21 @@ impl Topics {
                 && (cluster_key_of(other), other.kafka_name()) == place
         };
         let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = index.get(&place)?.iter();
+        let others = index.get(&place).into_iter().flatten();
         let others = others.filter_map(|name| {
             self.store.get(&ObjectRef::new(name).within(&place.0.0)).filter(same)
         });
-        let oldest = others.min_by_key(|other| age(other))?;
+        let others = others.map(|other| (age(&other), other.name_any()));
+        let (oldest, name) = others.chain(self.unread_owner(&place)).min()?;
         // While this one is being deleted, any other that still stands for the topic keeps it.
-        (topic.metadata.deletion_timestamp.is_some() || age(&oldest) < age(topic))
-            .then(|| oldest.name_any())
+        (topic.metadata.deletion_timestamp.is_some() || oldest < age(topic)).then_some(name)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use kube::runtime::reflector;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -121,6 +189,66 @@ mod tests {
             "spec": {"clusterRef": {"name": cluster}, "topicName": name},
         }))
         .unwrap()
+    }
+
+    fn unread(object: &str, second: u32, spec: Value, is_gone: bool) -> NotUnderstood<KafkaTopic> {
+        let bare = KafkaTopic { status: None, ..topic(object, "", "", second) };
+        let names = Names::of(&json!({"metadata": {"name": object}, "spec": spec}));
+        NotUnderstood { bare, names, error: String::new(), is_gone }
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_stays_the_owner_of_its_topic() {
+        let orders = json!({"clusterRef": {"name": "x"}, "topicName": "orders", "partitions": "?"});
+        let by_own_name = json!({"clusterRef": {"name": "x"}, "partitions": "?"});
+        for (case, object, second, spec, is_owner) in [
+            ("the older one", "a", 1, orders.clone(), true),
+            ("a younger one", "a", 3, orders.clone(), false),
+            ("by its own name", "orders", 1, by_own_name.clone(), true),
+            ("another name", "payments", 1, by_own_name, false),
+            ("another cluster", "a", 1, json!({"clusterRef": {"name": "y"}}), false),
+            ("any cluster", "orders", 1, json!({"clusterRef": 7}), true),
+            ("any topic", "a", 1, json!({"clusterRef": {"name": "x"}, "topicName": 7}), true),
+            ("anything", "a", 1, json!(null), false),
+        ] {
+            let (store, mut writer) = reflector::store();
+            let topics = Topics::new(store);
+            let double = topic("b", "x", "orders", 2);
+            writer.apply_watcher_event(&Event::Apply(double.clone()));
+            topics.take(&Event::Apply(double.clone()));
+            topics.take_unread(&unread(object, second, spec.clone(), false));
+            // What the store is told of it.
+            topics.take(&Event::Delete(unread(object, second, spec.clone(), false).bare));
+            let owner = || topics.other_owner(&double);
+            assert_eq!(owner().as_deref(), is_owner.then_some(object), "{case}");
+            // While the double is deleted, whoever is there keeps the topic.
+            let mut going = double.clone();
+            going.metadata.deletion_timestamp = double.metadata.creation_timestamp.clone();
+            let keeps = is_owner || second > 2;
+            assert_eq!(topics.other_owner(&going).is_some(), keeps, "{case}");
+            topics.take_unread(&unread(object, second, spec, true));
+            assert_eq!(owner(), None, "{case}: it is gone");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_known_until_a_list_is_without_it_or_it_is_read() {
+        let (store, _) = reflector::store();
+        let topics = Topics::new(store);
+        let spec = json!({"clusterRef": {"name": "x"}, "topicName": "orders"});
+        let found = || unread("a", 1, spec.clone(), false);
+        let owner = || topics.other_owner(&topic("b", "x", "orders", 2));
+        topics.take(&Event::Init);
+        topics.take_unread(&found());
+        topics.take(&Event::InitDone);
+        assert_eq!(owner().as_deref(), Some("a"));
+        topics.take(&Event::Init);
+        assert_eq!(owner().as_deref(), Some("a"), "while the list is read");
+        topics.take(&Event::InitDone);
+        assert_eq!(owner(), None);
+        topics.take_unread(&found());
+        topics.take(&Event::Apply(topic("a", "x", "payments", 1)));
+        assert_eq!(owner(), None);
     }
 
     #[test]

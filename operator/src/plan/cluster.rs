@@ -3,6 +3,8 @@
 //! Independent things do not wait for one another: addresses, volumes and brokers are planned side
 //! by side, and a fault in one leaves the others going.
 
+use kube::ResourceExt as _;
+
 use super::access::{plan_access, plan_pruning};
 use super::loss::Loss;
 use super::memory::{losses, remember};
@@ -33,19 +35,12 @@ pub struct Plan {
 /// Plans `cluster`, whose blueprint is `desired`.
 #[must_use]
 pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) -> Plan {
-    let mut plan = Plan { nodes: recorded(cluster).to_vec(), ..Plan::default() };
     if cluster.metadata.deletion_timestamp.is_some() {
-        return plan;
+        return plan_end(cluster, desired, observed);
     }
-    plan.nodes = remember(cluster, desired, observed);
-    let remembered = plan.nodes.clone();
-    let unread = observed.unread.iter();
-    plan.waits.extend(
-        unread.map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }),
-    );
-    plan.losses = losses(desired, &plan.nodes);
-    let lost = plan.losses.iter().map(|loss| Wait::DataLost(Box::new(loss.clone())));
-    plan.waits.extend(lost);
+    let remembered = remember(cluster, desired, observed);
+    let mut plan = Plan { nodes: remembered.clone(), ..Plan::default() };
+    tell_losses(desired, observed, &mut plan);
     plan.steps.extend(plan.nodes.iter().flat_map(|node| newly_accepted(cluster, node)));
     let begun = plan.nodes.iter().flat_map(|node| {
         let loss = |loss: &LossStatus| (node.id, loss.name.clone());
@@ -69,6 +64,29 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
         // What brokers use and lose is written down all the same, and nothing else.
         plan.nodes = remembered;
     }
+    plan.waits.sort_by_key(Wait::rank);
+    plan
+}
+
+/// Tells what could not be read and what is lost.
+fn tell_losses(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
+    let unread = observed.unread.iter();
+    plan.waits.extend(
+        unread.map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }),
+    );
+    plan.losses = losses(desired, &plan.nodes);
+    let lost = plan.losses.iter().map(|loss| Wait::DataLost(Box::new(loss.clone())));
+    plan.waits.extend(lost);
+}
+
+/// Plans the end of a cluster that is being deleted: everything but the volumes has an owner, and
+/// Kubernetes removes it with the object. What is remembered stays as it is, because volumes that
+/// go now are no losses.
+fn plan_end(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) -> Plan {
+    let mut plan = Plan { nodes: recorded(cluster).to_vec(), ..Plan::default() };
+    plan.steps.extend((observed.is_held == Some(true)).then_some(Step::LetGo));
+    plan.waits.push(Wait::Deleting { held_by: cluster.finalizers().to_vec() });
+    tell_losses(desired, observed, &mut plan);
     plan.waits.sort_by_key(Wait::rank);
     plan
 }

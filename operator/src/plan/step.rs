@@ -60,6 +60,9 @@ pub enum Step {
         /// Whether it is to be held.
         held: bool,
     },
+    /// End what holds an object that is being deleted: its volumes are deleted first, if its spec
+    /// says so when this is carried out.
+    LetGo,
     /// Put a broker's definition right; makes it when it is not there.
     ApplyBroker {
         /// Which.
@@ -120,6 +123,10 @@ impl std::fmt::Display for Step {
             Self::HoldObject { held: false } => {
                 f.write_str("let the volumes stay when the cluster is deleted")
             }
+            Self::LetGo => f.write_str(
+                "let the object go, and its volumes with it if spec.storage.deletionPolicy is \
+                 Delete",
+            ),
             Self::ApplyBroker { broker, restarts: true, what } => {
                 write!(f, "change broker {broker}, which restarts: {}", what.join(", "))
             }
@@ -155,6 +162,7 @@ impl Step {
             | Self::MakeClaim { .. }
             | Self::GrowVolume { .. }
             | Self::HoldObject { .. }
+            | Self::LetGo
             | Self::RemakeClaim { .. }
             | Self::DropClaim { .. }
             | Self::AcceptLoss { .. } => false,
@@ -171,6 +179,7 @@ impl Step {
             Self::MakeClaim { .. }
             | Self::GrowVolume { .. }
             | Self::HoldObject { .. }
+            | Self::LetGo
             | Self::RemakeClaim { .. }
             | Self::DropClaim { .. } => Part::Storage,
             Self::ApplyBroker { .. } => Part::Definitions,
@@ -193,6 +202,7 @@ impl Step {
             Self::DropClaim { .. } => "VolumeClaimDropped",
             Self::HoldObject { held: true } => "VolumesDeletedWithCluster",
             Self::HoldObject { held: false } => "VolumesRetained",
+            Self::LetGo => "LetGo",
             Self::ApplyBroker { .. } => "BrokerApplied",
             Self::RestartBroker { .. } => "BrokerRestarted",
             Self::RemoveBroker { .. } => "BrokerRemoved",

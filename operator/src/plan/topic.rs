@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
+use super::wait::being_deleted;
 use crate::admin::{NewTopic, Topic};
 use crate::api::{
     DeletionPolicy, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, find_condition, is_paused,
 };
 
 /// What is known about a topic's surroundings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicFacts {
     /// The cluster that it belongs to.
     pub cluster: ClusterState,
@@ -28,9 +29,10 @@ pub struct TopicFacts {
 }
 
 /// The cluster of a topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ClusterState {
     /// There is no such `KafkaCluster`.
+    #[default]
     Missing,
     /// It is being deleted.
     Deleting,
@@ -65,12 +67,7 @@ impl ClusterState {
         match status.cluster_id {
             // A topic that is not there may be one that is lost: it is not made again, and nothing
             // is made on a broker that is to go on without what it has.
-            _ if status.nodes.iter().any(|node| {
-                node.data_loss.is_some() || node.accepted_losses().next().is_some()
-            }) =>
-            {
-                Self::NotReady
-            }
+            _ if status.misses_records() => Self::NotReady,
             _ if status.ready_replicas > 0 => Self::Ready,
             Some(_) if away_since.is_some_and(is_brief) => Self::Restarting,
             _ => Self::NotReady,
@@ -133,6 +130,8 @@ pub enum TopicWait {
     BeingMade,
     /// Another object speaks for the topic.
     OtherOwner(String),
+    /// The object is being deleted, and held by these finalizers of others.
+    Deleting(Vec<String>),
     /// The topic is not there, and is not made while its object is paused.
     NotMade,
     /// Nothing: the namespace is being deleted.
@@ -239,6 +238,7 @@ pub fn has_finalizer(topic: &KafkaTopic) -> bool {
 fn plan_deletion(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
     let mut plan = TopicPlan::default();
     if !has_finalizer(topic) {
+        plan.wait = Some(TopicWait::Deleting(topic.finalizers().to_vec()));
         return plan;
     }
     let keeps_data =
@@ -387,6 +387,7 @@ impl TopicWait {
             Self::Cluster(_) => "WaitingForCluster",
             Self::BeingMade => "BeingMade",
             Self::OtherOwner(_) => "ResourceConflict",
+            Self::Deleting(_) => "Deleting",
             Self::NotMade => "Paused",
             Self::NamespaceTerminating => "NamespaceTerminating",
         }
@@ -413,6 +414,7 @@ impl std::fmt::Display for TopicWait {
                 "a request to make the topic is not answered yet; the topic is deleted after that",
             ),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
+            Self::Deleting(held_by) => being_deleted(f, held_by),
             Self::NotMade => {
                 f.write_str("the topic is not there, and is not made while the object is paused")
             }

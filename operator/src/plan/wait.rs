@@ -9,6 +9,11 @@ use crate::status::Fault;
 /// Why the cluster is not what it should be yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wait {
+    /// The cluster is being deleted, and its object is still held.
+    Deleting {
+        /// The finalizers that hold it.
+        held_by: Vec<String>,
+    },
     /// A broker has lost its records.
     DataLost(Box<Loss>),
     /// A part could not be read: what it is like is not known, and nothing is changed in it.
@@ -166,6 +171,21 @@ pub enum Note {
     },
 }
 
+/// Says that an object is being deleted, and what it waits for.
+pub(super) fn being_deleted(
+    f: &mut std::fmt::Formatter<'_>,
+    held_by: &[String],
+) -> std::fmt::Result {
+    match held_by {
+        [] => f.write_str("the object is being deleted"),
+        held_by => write!(
+            f,
+            "the object is being deleted and goes when these finalizers are removed: {}",
+            held_by.join(", ")
+        ),
+    }
+}
+
 /// What is said about a wait, and what follows from it.
 struct Told {
     /// Worst first: the first wait gives the reason of the conditions.
@@ -190,6 +210,7 @@ impl Wait {
             is_fault,
         };
         match self {
+            Self::Deleting { .. } => row(0, "Deleting", "Deleting", true, false),
             Self::DataLost(_) => row(0, "Data lost", "DataLost", true, true),
             Self::BrokerFailing { .. } => row(0, "Broker failing", "BrokerFailing", true, true),
             Self::ClaimEnding { .. } => {
@@ -290,6 +311,7 @@ impl std::fmt::Display for Part {
 impl std::fmt::Display for Wait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Deleting { held_by } => being_deleted(f, held_by),
             Self::DataLost(loss) => loss.fmt(f),
             Self::BrokerFailing { broker, reason, message } if message.is_empty() => {
                 write!(f, "broker {broker} does not run: {reason}")

@@ -87,9 +87,11 @@ impl Kubernetes {
     }
 
     /// Takes up that a claim is gone, and how it was at its end: one that has no volume then never
-    /// had one.
+    /// had one. One that only lost its label is gone from the watch and is still there.
     pub(crate) fn saw_end(&self, claim: &PersistentVolumeClaim) {
-        let Some(uid) = claim.uid().filter(|_| !is_bound(claim)) else { return };
+        let is_deleted = claim.metadata.deletion_timestamp.is_some();
+        let never_was = is_deleted && !is_bound(claim);
+        let Some(uid) = claim.uid().filter(|_| never_was) else { return };
         let mut unmade = self.unmade.lock().unwrap_or_else(PoisonError::into_inner);
         if unmade.len() >= UNMADE_MAX {
             unmade.pop_front();
@@ -430,57 +432,88 @@ impl Kubernetes {
     }
 
     /// Ends what holds a cluster that is being deleted. Its volumes are deleted first if its spec
-    /// says so now, whatever it said when it was looked at last; `keeps_all` says that nothing may
-    /// be deleted. Safe to repeat.
+    /// says so now, whatever it said when it was looked at last. Safe to repeat.
     ///
     /// # Errors
     /// What the API server did not do; the object is held until it does.
-    pub async fn let_go(&self, cluster: &KafkaCluster, keeps_all: bool) -> Result<(), Fault> {
-        let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-        let uid = cluster.uid().unwrap_or_default();
+    pub async fn let_go(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Fault> {
         let live = self
-            .clusters(&namespace)
-            .get_opt(&name)
+            .clusters(namespace)
+            .get_opt(name)
             .await
             .map_err(|error| api_fault("read the cluster", &error))?;
-        let Some(live) = live.filter(|live| live.uid().as_deref() == Some(&uid)) else {
+        let Some(live) = live.filter(|live| live.uid().as_deref() == Some(uid)) else {
             return Ok(());
         };
         let deletes = live.spec.storage.deletion_policy == DeletionPolicy::Delete
             && !is_paused(&live.metadata);
-        if live.metadata.deletion_timestamp.is_some() && deletes && !keeps_all {
-            for id in broker_ids(&live) {
-                self.delete_broker(&live, id).await?;
-            }
+        if live.metadata.deletion_timestamp.is_some() && deletes {
+            self.delete_volumes(&live).await?;
         }
-        self.hold(&namespace, &name, &uid, false).await
+        self.hold(namespace, name, uid, false).await
     }
 
-    /// Deletes the set of a broker and its claim, if they are this cluster's own: by uid, not by
-    /// name.
-    async fn delete_broker(&self, cluster: &KafkaCluster, id: i32) -> Result<(), Fault> {
+    /// Ends what holds a cluster, and deletes nothing.
+    ///
+    /// # Errors
+    /// What the API server did not do.
+    pub(crate) async fn release(&self, cluster: &KafkaCluster) -> Result<(), Fault> {
         let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+        self.hold(&namespace, &name, &cluster.uid().unwrap_or_default(), false).await
+    }
+
+    /// Deletes the sets of a cluster's brokers and their claims, if they are its own.
+    async fn delete_volumes(&self, cluster: &KafkaCluster) -> Result<(), Fault> {
+        // Nothing goes while the claims may not: the brokers would be gone, and their volumes
+        // would hold the cluster.
+        for id in broker_ids(cluster) {
+            self.delete_claims(cluster, id, true).await.map_err(|fault| Fault {
+                message: format!(
+                    "{}; the cluster is held until its volume claims may be deleted, and none of \
+                     its brokers is deleted before. To keep the volumes instead, set \
+                     spec.storage.deletionPolicy to Retain",
+                    fault.message
+                ),
+                ..fault
+            })?;
+        }
+        for id in broker_ids(cluster) {
+            // The set first: it would make a new claim.
+            self.delete_set(cluster, id).await?;
+            self.delete_claims(cluster, id, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the set of a broker, if it is the cluster's own.
+    async fn delete_set(&self, cluster: &KafkaCluster, id: i32) -> Result<(), Fault> {
         let uid = cluster.uid().unwrap_or_default();
-        let only = |uid: Option<String>| DeleteParams {
-            preconditions: Some(Preconditions { uid, resource_version: None }),
-            ..DeleteParams::background()
-        };
-        let ends = |what: &str, result: Result<(), kube::Error>| match result {
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            result => result.map_err(|error| api_fault(&format!("delete {what}"), &error)),
-        };
-        // The set first: it would make a new claim.
-        let set = ObjectKey { kind: Kind::StatefulSet, name: broker_name(&name, id) };
-        let sets = self.api(&namespace, set.kind);
+        let name = broker_name(&cluster.name_any(), id);
+        let set = ObjectKey { kind: Kind::StatefulSet, name };
+        let sets = self.api(&cluster.namespace().unwrap_or_default(), set.kind);
         let live = sets
             .get_opt(&set.name)
             .await
             .map_err(|error| api_fault(&format!("read {set}"), &error))?;
-        if let Some(live) =
-            live.filter(|live| live.owner_references().iter().any(|owner| owner.uid == uid))
-        {
-            ends(&set.to_string(), sets.delete(&set.name, &only(live.uid())).await.map(drop))?;
+        match live.filter(|live| live.owner_references().iter().any(|owner| owner.uid == uid)) {
+            Some(live) => {
+                let deleted = sets.delete(&set.name, &only(live.uid(), false)).await;
+                ends(&set.to_string(), deleted.map(drop))
+            }
+            None => Ok(()),
         }
+    }
+
+    /// Deletes the claims of a broker, if they are the cluster's own: by uid, not by name. Or
+    /// `only_asks` whether that is allowed.
+    async fn delete_claims(
+        &self,
+        cluster: &KafkaCluster,
+        id: i32,
+        only_asks: bool,
+    ) -> Result<(), Fault> {
+        let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+        let broker = broker_name(&name, id);
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         let labelled = ListParams::default().labels(&format!("{CLUSTER_LABEL}={name}"));
         let found = claims
@@ -488,9 +521,9 @@ impl Kubernetes {
             .await
             .map_err(|error| api_fault("list volume claims", &error))?;
         let kept =
-            found.items.iter().filter_map(|claim| volume_of_claim(&set.name, &claim.name_any()));
+            found.items.iter().filter_map(|claim| volume_of_claim(&broker, &claim.name_any()));
         for volume in volume_names(cluster, id, kept) {
-            let claim = claim_name(&set.name, &volume);
+            let claim = claim_name(&broker, &volume);
             let live = claims
                 .get_opt(&claim)
                 .await
@@ -505,10 +538,8 @@ impl Kubernetes {
                 );
                 continue;
             }
-            ends(
-                &format!("volume claim {claim}"),
-                claims.delete(&claim, &only(live.uid())).await.map(drop),
-            )?;
+            let deleted = claims.delete(&claim, &only(live.uid(), only_asks)).await;
+            ends(&format!("volume claim {claim}"), deleted.map(drop))?;
         }
         Ok(())
     }
@@ -728,6 +759,7 @@ impl Kubernetes {
             Step::RemakeClaim { broker, volume, .. } | Step::DropClaim { broker, volume } => {
                 self.remake(desired, live, *broker, volume).await
             }
+            Step::LetGo => self.let_go(&desired.namespace, &desired.name, &desired.uid).await,
             Step::HoldObject { held } => {
                 self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
             }
@@ -1127,6 +1159,24 @@ impl KubernetesLive {
             identity: self.identities.get(&id).cloned(),
             image: pod.and_then(image_in),
         }
+    }
+}
+
+/// Deletes the object with this uid alone; or `only_asks` whether that is allowed: the API server
+/// asks admission and carries out nothing.
+fn only(uid: Option<String>, only_asks: bool) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions { uid, resource_version: None }),
+        dry_run: only_asks,
+        ..DeleteParams::background()
+    }
+}
+
+/// What a deletion of `what` ended with. An object that is gone, or is another one, is deleted.
+fn ends(what: &str, result: Result<(), kube::Error>) -> Result<(), Fault> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        result => result.map_err(|error| api_fault(&format!("delete {what}"), &error)),
     }
 }
 

@@ -23,7 +23,9 @@ pub fn cluster_status(
     now: &Time,
 ) -> KafkaClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
-    let is_paused = is_paused(&cluster.metadata);
+    // A pause does not hold up a deletion.
+    let is_deleted = cluster.metadata.deletion_timestamp.is_some();
+    let is_paused = is_paused(&cluster.metadata) && !is_deleted;
     let (ready, wanted) = (serving(desired, observed), desired.brokers.len());
     let readiness = readiness(ready, wanted, plan, faults);
     let is_well = readiness.told.status == "True";

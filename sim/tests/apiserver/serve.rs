@@ -230,6 +230,9 @@ impl Served {
             Method::DELETE => {
                 let precondition = |name: &str| text(body, &format!("/preconditions/{name}"));
                 let (uid, version) = (precondition("uid"), precondition("resourceVersion"));
+                if body["dryRun"] == json!(["All"]) {
+                    return self.server.get(key).ok_or_else(|| not_found(key));
+                }
                 self.server.delete(&self.actor, key, uid, version)
             }
             _ => Err((405, "MethodNotAllowed", String::new())),

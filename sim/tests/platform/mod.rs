@@ -502,6 +502,13 @@ impl Platform for Model {
                         }
                     }
                     Step::HoldObject { held } => state.is_held = *held,
+                    Step::LetGo if state.fixed_volumes => {
+                        return Err(Fault {
+                            reason: "Forbidden".to_owned(),
+                            message: "the claims may not be deleted".to_owned(),
+                        });
+                    }
+                    Step::LetGo => state.is_held = false,
                     Step::ApplyBroker { broker: id, .. } => {
                         let broker = state.brokers.entry(*id).or_default();
                         broker.is_defined = true;
