@@ -385,6 +385,14 @@ fn a_voter_that_lost_its_disk_says_what_to_do_and_is_replaced_while_the_others_g
     let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
     let mut nodes = start(dir.path(), &NODES, &ports);
     let lost = directory_of(&mut nodes[&1].connect(), 2);
+    for (topic, replicas) in [("three", 3), ("alone", 1)] {
+        assert_eq!(create(&mut nodes[&1].connect(), topic, replicas).0, 0);
+        eventually("everybody tells of the topic", || {
+            nodes.values().all(|node| is_whole(&mut node.connect(), &[topic.to_owned()]))
+        });
+        fill(&nodes, topic);
+    }
+    let led_alone = leaders(&nodes[&1], "alone");
     nodes.remove(&2).unwrap().kill();
     std::fs::remove_dir_all(dir.path().join("data-2")).unwrap();
     let (file, address) = configure(dir.path(), 2, &ports);
@@ -425,6 +433,25 @@ fn a_voter_that_lost_its_disk_says_what_to_do_and_is_replaced_while_the_others_g
     let Response::AddRaftVoter(answer) = ask(&mut stream, 0, request) else { unreachable!() };
     assert_eq!((answer.error_code, answer.error_message), (0, None));
     nodes.insert(2, node);
+    // What others have is copied to it.
+    eventually("it is in sync again", || {
+        let seen = led_by(&mut nodes[&1].connect(), "three");
+        seen.is_some_and(|(leader, in_sync)| leader > 0 && in_sync == 3)
+    });
+    // What lay there alone is lost, and no empty log stands for it.
+    let without = led_alone.iter().map(|id| if *id == 2 { -1 } else { *id }).collect::<Vec<_>>();
+    assert!(led_alone.contains(&2));
+    for node in nodes.values() {
+        assert_eq!(leaders(node, "alone"), without);
+    }
+    for (partition, _) in led_alone.iter().enumerate().filter(|(_, id)| **id == 2) {
+        let place = dir.path().join(format!("data-2/alone-{partition}"));
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join("accept-data-loss"), "").unwrap();
+    }
+    eventually("the loss is accepted", || {
+        nodes.values().all(|node| leaders(node, "alone") == led_alone)
+    });
     // It counts again.
     nodes.remove(&1).unwrap().kill();
     eventually("both others go on", || create(&mut nodes[&3].connect(), "again", 1).0 == 0);

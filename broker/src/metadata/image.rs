@@ -170,6 +170,9 @@ pub struct BrokerRegistration {
     /// The id of the disk it stands on (`directory.id`): an empty disk under an old id is another
     /// broker.
     pub incarnation: Uuid,
+    /// The disk that it was registered with before that one, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_before: Option<Uuid>,
     /// Which start of the broker this is: rises with every registration, and is at most the index
     /// of it in the metadata log (Kafka's broker epoch). 0 when a version without it wrote it.
     #[serde(default)]
@@ -347,6 +350,13 @@ impl PartitionState {
     #[must_use]
     pub fn required_in_sync(&self, min_insync: usize) -> usize {
         min_insync.min(self.replicas.len().saturating_sub(self.adding.len())).max(1)
+    }
+
+    /// Whether the log of that replica is out of use and does not count for anything: where no
+    /// other one has every committed record it was lost with its disk, and nobody has accepted it.
+    #[must_use]
+    pub fn is_lost_on(&self, id: BrokerId) -> bool {
+        self.offline.contains(&id) && !self.isr.contains(&id) && !self.elr.contains(&id)
     }
 
     /// Whether its replicas move.

@@ -39,6 +39,8 @@ pub struct Node {
     logs: Arc<LogManager>,
     addresses: Vec<SocketAddr>,
     admin: Admin,
+    /// Which start of the broker this is.
+    epoch: i64,
     heartbeats: Stage,
     syncing: Stage,
     hosting: Stage,
@@ -79,6 +81,11 @@ impl Node {
         tokio::select! {
             biased;
             reason = self.services.quorum.fatal() => reason,
+            reason = registration::until_replaced(
+                &*self.services.quorum,
+                self.services.config.node_id,
+                self.epoch,
+            ) => reason,
             reason = self.logs.until_all_offline() => {
                 format!("every log directory is offline: {reason}")
             }

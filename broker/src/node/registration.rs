@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use letterbox_env::BoxListener;
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::BrokerId;
+use letterbox_protocol::model::{BrokerId, encode_uuid};
 use letterbox_storage::{LogManager, Loss};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::controller::{Controller, ControllerError, DECIDE_WITHIN_MAX};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Decide, FoundLogs, ItemResult, Kind, RegisterBroker, SetClusterId};
-use crate::metadata::{Endpoint, SecurityProtocol};
+use crate::metadata::{BrokerRegistration, Endpoint, MetadataImage, SecurityProtocol};
 use crate::quorum::{MetadataQuorum, QuorumError};
 use crate::server::Services;
 
@@ -71,26 +71,38 @@ impl Membership {
             );
         }
         let endpoints = endpoints(config, listeners);
-        let operation = |replaces| RegisterBroker {
+        let operation = |present: Option<&BrokerRegistration>| RegisterBroker {
             id: config.node_id,
-            replaces: Some(replaces),
+            replaces: Some(present.map_or(0, |present| present.epoch)),
             incarnation: identity.incarnation(config, &image),
             endpoints: endpoints.clone(),
             rack: config.rack.clone(),
             clean_start,
-            logs: Some(found.clone()),
+            logs: Some(FoundLogs {
+                loss_is_accepted: present.is_some_and(|present| accepts_loss(config, present)),
+                ..found.clone()
+            }),
             flushes_on_ack: config.in_file("log.flush.on.ack").eq_ignore_ascii_case("true"),
             min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
         };
-        let epoch = loop {
-            let present = quorum.image().brokers.get(&config.node_id).map_or(0, |own| own.epoch);
-            match carry_out(controller, quorum, operation(present)).await? {
+        let (mut waits, mut epoch) = (false, None);
+        while epoch.is_none() {
+            let shown = quorum.image();
+            let operation = operation(shown.brokers.get(&config.node_id).map(|own| &**own));
+            match carry_out(controller, quorum, operation).await? {
                 // This node has shown another one meanwhile: this start's own, perhaps, whose
                 // answer was lost, or one of an earlier start that was long on its way.
                 Err(error) if error.code == ErrorCode::StaleBrokerEpoch => {}
-                registered => break registered.map_err(refused)?,
+                Err(error) if error.code == ErrorCode::DuplicateBrokerRegistration => {
+                    if !std::mem::replace(&mut waits, true) {
+                        warn!(%error, "this broker waits until it can register with its new disk");
+                    }
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                registered => epoch = Some(registered.map_err(refused)?),
             }
-        };
+        }
+        let epoch = epoch.unwrap_or_default();
         let heartbeat = config.duration("broker.heartbeat.interval.ms");
         Ok(Self { id: config.node_id, epoch, heartbeat })
     }
@@ -150,6 +162,29 @@ impl Membership {
             }
         }
     }
+}
+
+/// Completes, with why, when another process has registered as this broker.
+pub(super) async fn until_replaced(
+    quorum: &dyn MetadataQuorum,
+    id: BrokerId,
+    epoch: i64,
+) -> String {
+    let is_replaced =
+        |image: &Arc<MetadataImage>| image.brokers.get(&id).is_some_and(|own| own.epoch > epoch);
+    match quorum.subscribe().wait_for(is_replaced).await {
+        Ok(_) => format!(
+            "another process has registered as broker {id} after this one; give one of them its \
+             own node.id if both are to run"
+        ),
+        // The part in the quorum has ended, and says why.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Whether a person has accepted the loss of the disk of that registration.
+fn accepts_loss(config: &Config, present: &BrokerRegistration) -> bool {
+    config.accepted_lost_directory_ids.contains(&encode_uuid(present.incarnation))
 }
 
 fn found_logs(logs: &LogManager) -> FoundLogs {

@@ -277,6 +277,7 @@ async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: 
         logs,
         addresses,
         admin,
+        epoch,
         heartbeats,
         syncing,
         hosting,

@@ -9,7 +9,7 @@ use letterbox_env::{Env, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, Offset, TopicId};
 use letterbox_storage::{
-    DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, OfflineLog, WantedLog,
+    DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog,
 };
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -207,9 +207,24 @@ impl ReplicaManager {
             let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
             topic.is_some_and(|topic| &*topic.name == name && topic.partition(partition).is_some())
         };
+        // The registration came with another disk, and nobody has accepted what was lost.
+        let is_lost = |id: &TopicId, index: i32| {
+            let state = image.topic_by_id(id).and_then(|topic| topic.partition(index));
+            state.is_some_and(|state| state.is_lost_on(self.shared.me))
+        };
+        let open = self.logs.logs().into_iter().map(|log| (log.topic_id(), log.partition()));
+        let others: BTreeSet<Key> = open.filter(|(id, index)| is_lost(id, *index)).collect();
+        let is_kept = |name: &str, id: Option<TopicId>, partition: i32| {
+            let is_other = id.is_some_and(|id| others.contains(&(id, partition)));
+            is_known(name, id, partition) && !is_other
+        };
         self.delete_removed(image).await;
-        self.logs.set_unknown_aside(is_known).await;
+        self.logs.set_unknown_aside(is_kept).await;
         self.delete_logs_of_others(image).await;
+        let mine = image.partitions_of(self.shared.me);
+        let lost = mine.filter(|(topic, index, _)| is_lost(&topic.id, *index));
+        let lost = lost.map(|(topic, index, _)| (topic.name.clone(), topic.id, index));
+        self.logs.miss(lost.collect()).await;
         let hosted = self.hosted.load_full();
         self.host(&hosted, image.topics().flat_map(all_of), Occasion::Start).await;
     }
@@ -440,12 +455,13 @@ impl ReplicaManager {
         }
     }
 
-    /// Every log that is here, in use or not, whose topic's id is known.
+    /// Every log that is here, in use or not, and every one that is missed, whose topic's id is
+    /// known. One that was deleted just before this broker ended may count as missed.
     fn all_logs(&self) -> impl Iterator<Item = (Arc<str>, TopicId, i32)> + use<> {
         let of_log = |log: Arc<Log>| (log.topic().clone(), log.topic_id(), log.partition());
-        let of_offline = |log: OfflineLog| Some((log.topic, log.topic_id?, log.partition));
-        let offline = self.logs.offline_logs().into_iter().filter_map(of_offline);
-        self.logs.logs().into_iter().map(of_log).chain(offline)
+        let not_open = self.logs.not_open().into_iter();
+        let not_open = not_open.filter_map(|(topic, id, index)| Some((topic, id?, index)));
+        self.logs.logs().into_iter().map(of_log).chain(not_open)
     }
 
     /// What was taken off this broker while it was down, or just before it ended.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::{BrokerId, ProducerId, TopicId};
+use letterbox_protocol::model::{BrokerId, ProducerId, TopicId, encode_uuid};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -11,7 +11,8 @@ use super::change::{Change, changed};
 use super::{Context, Decide, Decision, Draft, ItemResult};
 use crate::metadata::record::{BrokerFenceRecord, ClusterIdRecord, ProducerIdsRecord};
 use crate::metadata::{
-    ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, Secret, Topic,
+    ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, PartitionState, Secret,
+    Topic,
 };
 
 /// Producer ids are handed out in blocks of this many (Kafka's number).
@@ -19,6 +20,12 @@ pub const PRODUCER_ID_BLOCK_LEN: i32 = 1000;
 
 /// A broker has started: it registers, unfenced, and takes the lead of the partitions that wait for
 /// it.
+///
+/// One that comes with another disk than it is registered with has none of what it counted, whatever
+/// logs it finds there: its replicas leave ISR and ELR, and are copied anew where another one has
+/// everything. Where none has, the log stays out of use until a person accepts the loss, or the disk
+/// is back. It is refused while the broker is not fenced: unlike the same disk, whose lock a process
+/// has alone, another one does not prove that the process of before has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterBroker {
     /// Its id.
@@ -70,6 +77,10 @@ pub struct FoundLogs {
     pub offline: Vec<(String, Option<TopicId>, i32)>,
     /// A log directory could not be read: what is nowhere else may lie in it.
     pub has_unread: bool,
+    /// A person has accepted the loss of the disk that the broker is registered with, if that is
+    /// another one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loss_is_accepted: bool,
 }
 
 /// What has become of one log.
@@ -79,8 +90,21 @@ enum Found {
     /// It may lack its end.
     Shortened,
     Offline,
-    /// It is nowhere, or lacks records within it.
-    Lost,
+    /// It lacks records within it, because a person has accepted a loss.
+    Lacking,
+    /// It is nowhere.
+    Nowhere,
+}
+
+/// Which disk a broker comes with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    /// The one that it is registered with.
+    Same,
+    /// The one that it was registered with before that.
+    Back,
+    /// Another one.
+    Other,
 }
 
 impl FoundLogs {
@@ -92,7 +116,7 @@ impl FoundLogs {
             *partition == index && id.map_or(**name == *topic.name, |id| id == topic.id)
         };
         if is_in(&self.lacks_records) {
-            Found::Lost
+            Found::Lacking
         } else if is_in(&self.may_have_lost) {
             Found::Shortened
         } else if is_in(&self.open) {
@@ -100,7 +124,7 @@ impl FoundLogs {
         } else if self.has_unread || self.offline.iter().any(is_it) {
             Found::Offline
         } else {
-            Found::Lost
+            Found::Nowhere
         }
     }
 }
@@ -122,20 +146,23 @@ impl Decide for RegisterBroker {
 
 impl RegisterBroker {
     fn register(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<i64> {
-        if let Some(present) = draft.image.brokers.get(&self.id)
-            && present.incarnation != self.incarnation
-            && let Some((topic, ..)) = draft.image.partitions_of(self.id).next()
-        {
+        let present = draft.image.brokers.get(&self.id).cloned();
+        let has_other_disk =
+            present.as_ref().is_some_and(|present| present.incarnation != self.incarnation);
+        if let Some(present) = present.as_ref().filter(|one| has_other_disk && !one.fenced) {
             let message = format!(
-                "Broker {} is registered with directory.id {} and holds replicas, of topic '{}' \
-                for one; the broker that registers now has another disk (directory.id {}). Give it \
-                its own node.id, or its old disk.",
-                self.id, present.incarnation, topic.name, self.incarnation
+                "Broker {} is registered with directory.id {} and is not fenced; the broker that \
+                registers now has another disk (directory.id {}). It is taken when nothing has \
+                been heard of the first one for broker.session.timeout.ms. If both run, give one \
+                of them its own node.id.",
+                self.id,
+                encode_uuid(present.incarnation),
+                encode_uuid(self.incarnation)
             );
             return Err(ApiError::new(ErrorCode::DuplicateBrokerRegistration, message));
         }
         let next_index = i64::try_from(draft.image.applied_index).unwrap_or(i64::MAX);
-        let present_epoch = draft.image.brokers.get(&self.id).map_or(0, |present| present.epoch);
+        let present_epoch = present.as_ref().map_or(0, |present| present.epoch);
         if let Some(replaces) = self.replaces.filter(|replaces| *replaces != present_epoch) {
             let message = format!(
                 "Broker {} is registered with epoch {present_epoch}, and this registration \
@@ -145,9 +172,14 @@ impl RegisterBroker {
             return Err(ApiError::new(ErrorCode::StaleBrokerEpoch, message));
         }
         let epoch = next_index.max(present_epoch).saturating_add(1);
+        let disk_before = present.as_ref().and_then(|present| present.disk_before);
         let registration = BrokerRegistration {
             id: self.id,
             incarnation: self.incarnation,
+            disk_before: match &present {
+                Some(present) if has_other_disk => Some(present.incarnation),
+                _ => disk_before,
+            },
             epoch,
             endpoints: self.endpoints.clone(),
             rack: self.rack.clone(),
@@ -157,28 +189,60 @@ impl RegisterBroker {
             secret: Some(Secret::draw(context.random)),
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
+        let disk = match has_other_disk {
+            false => Disk::Same,
+            true if disk_before == Some(self.incarnation) => Disk::Back,
+            true => Disk::Other,
+        };
         let image = &draft.image;
         let changes = changed(image.partitions_of(self.id), |topic, index, state| {
-            let mut change = Change::of(image, context.rules, topic, state);
-            let found = self.logs.as_ref().map(|logs| logs.of(topic, index));
-            if let Some(found) = found {
-                // Alone it stays the leader: nobody else could be.
-                let is_offline = found == Found::Offline && state.replicas.len() > 1;
-                change = change.with_log(self.id, is_offline);
-            }
-            let is_shortened = found == Some(Found::Shortened)
-                || !self.clean_start && !self.has_synced(image, topic);
-            if found == Some(Found::Lost) {
-                change = change.lost(self.id);
-            } else if is_shortened {
-                change = change.shortened(self.id);
-            } else if !self.clean_start && state.leader == Some(self.id) {
-                change = change.renewed();
-            }
-            change.build()
+            let change = Change::of(image, context.rules, topic, state);
+            self.take_log(change, disk, image, topic, index, state).build()
         });
         draft.add(changes)?;
         Ok(epoch)
+    }
+
+    /// What has become of the log of one partition.
+    fn take_log<'a>(
+        &self,
+        mut change: Change<'a>,
+        disk: Disk,
+        image: &MetadataImage,
+        topic: &Topic,
+        index: i32,
+        state: &PartitionState,
+    ) -> Change<'a> {
+        let found = self.logs.as_ref().map(|logs| logs.of(topic, index));
+        let may_lack = disk != Disk::Same
+            || matches!(found, Some(Found::Shortened | Found::Lacking | Found::Nowhere))
+            || !self.clean_start && !self.has_synced(image, topic);
+        if may_lack {
+            change = change.shortened(self.id);
+        } else if !self.clean_start && state.leader == Some(self.id) {
+            change = change.renewed();
+        }
+        // A person did not say that what is not here may be lost, and perhaps it is nowhere else.
+        // Then it is waited for: nobody who has less leads by itself.
+        let was_lost = state.is_lost_on(self.id);
+        let is_back = disk == Disk::Back
+            && was_lost
+            && matches!(found, Some(Found::Whole | Found::Shortened));
+        let is_missed = match disk {
+            Disk::Same => was_lost && found == Some(Found::Nowhere),
+            Disk::Back | Disk::Other => !is_back,
+        };
+        let is_accepted = self.logs.as_ref().is_some_and(|logs| logs.loss_is_accepted);
+        let is_missed = is_missed && !is_accepted && !change.is_elsewhere();
+        let is_other = disk != Disk::Same && !is_back;
+        let is_lost = is_other || matches!(found, Some(Found::Lacking | Found::Nowhere));
+        if is_lost && !is_missed {
+            change = change.lost(self.id);
+        }
+        // Alone it stays the leader: nobody else could be.
+        let may_tell = state.replicas.len() > 1 || was_lost;
+        let is_offline = found == Some(Found::Offline) && may_tell || is_missed;
+        if found.is_some() || is_offline { change.with_log(self.id, is_offline) } else { change }
     }
 
     /// Whether this broker surely has on its disk what it counted in partitions of `topic`.

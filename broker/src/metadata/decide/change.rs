@@ -112,6 +112,11 @@ impl<'a> Change<'a> {
         self.without(id)
     }
 
+    /// Whether a replica is known to have every committed record.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        !self.isr.is_empty() || !self.eligible().is_empty()
+    }
+
     /// The leader begins a new epoch, because readers must see that its tail may be another one
     /// (KIP-320).
     pub(super) fn renewed(mut self) -> Self {

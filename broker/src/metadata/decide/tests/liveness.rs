@@ -23,6 +23,7 @@ fn image(words: &[&str]) -> MetadataImage {
         let registration = BrokerRegistration {
             id,
             incarnation: Uuid::from_u128(1),
+            disk_before: None,
             epoch,
             endpoints: Vec::new(),
             rack: None,

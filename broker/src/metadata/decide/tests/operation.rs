@@ -100,13 +100,14 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
         proptest::collection::btree_map(uuid(), indexes, 0..3)
     };
     let offline = vec((name(), proptest::option::of(uuid()), any::<i32>()), 0..3);
-    let found = (some(), some(), some(), offline, any::<bool>()).prop_map(
-        |(open, may_have_lost, lacks_records, offline, has_unread)| FoundLogs {
+    let found = (some(), some(), some(), offline, any::<(bool, bool)>()).prop_map(
+        |(open, may_have_lost, lacks_records, offline, (has_unread, loss_is_accepted))| FoundLogs {
             open,
             may_have_lost,
             lacks_records,
             offline,
             has_unread,
+            loss_is_accepted,
         },
     );
     let logs = proptest::option::of(found);

@@ -164,8 +164,12 @@ impl One {
                     "unread" => logs.has_unread = true,
                     _ => {}
                 }
+                logs.loss_is_accepted = line.find("accepted").is_some();
                 let logs = Some(logs);
-                self.0.run(&RegisterBroker { logs, ..register(one().0, "a") }).unwrap();
+                let disk = line.find("disk").map_or(1, |disk| disk.parse().unwrap());
+                let incarnation = Uuid::from_u128(disk);
+                let registration = RegisterBroker { incarnation, logs, ..register(one().0, "a") };
+                return self.0.run(&registration).err().map(|error| error.code);
             }
             "set" => {
                 let resource = match line.text("on") {
@@ -1126,4 +1130,108 @@ fn nobody_leads_without_what_was_committed_unless_the_state_says_so() {
     let is_enough = seen.committed > 500 && seen.elected > 500 && seen.from_elr > 10;
     let is_enough = is_enough && seen.unclean > 10 && seen.last_known > 5;
     assert!(is_enough, "too little happened: {seen:?}");
+}
+
+/// Whatever logs are on it: it is another one, or a copy.
+#[test]
+fn who_comes_with_another_disk_counts_for_nothing_and_is_copied_anew() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        # The process with the disk of before may live.
+        > start-with broker=1 disk=2 log=none
+        DuplicateBrokerRegistration
+        > isr is=1,2
+        epoch 0 1 leads isr 1,2
+        > fence broker=1
+        epoch 1 2 leads isr 2 elr 1
+        > start-with broker=1 disk=2 log=whole
+        epoch 1 2 leads isr 2 lost 1
+        > isr is=1,2
+        epoch 1 2 leads isr 1,2
+        # That one as well. 3 has not everything.
+        > fence broker=2
+        epoch 2 1 leads isr 1 elr 2
+        > start-with broker=2 disk=2 log=none
+        epoch 2 1 leads isr 1 lost 2
+        > isr is=1,3
+        epoch 2 1 leads isr 1,3 lost 2
+        ",
+    );
+}
+
+#[test]
+fn what_lay_on_a_lost_disk_alone_is_offline_until_a_person_accepts_or_it_is_back() {
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > fence broker=1
+        epoch 1 nobody leads elr 1 last-known 1
+        > start-with broker=1 disk=2 log=none
+        epoch 1 nobody leads last-known 1 offline 1
+        # Its next starts change nothing.
+        > start-with broker=1 disk=2 log=none
+        epoch 1 nobody leads last-known 1 offline 1
+        > start-with broker=1 disk=2 log=offline
+        epoch 1 nobody leads last-known 1 offline 1
+        > fence broker=1
+        epoch 1 nobody leads last-known 1 offline 1
+        # A third one is not the one that it was on.
+        > start-with broker=1 disk=3 log=whole
+        epoch 1 nobody leads last-known 1 offline 1
+        > fence broker=1
+        epoch 1 nobody leads last-known 1 offline 1
+        > start-with broker=1 disk=2 log=none
+        epoch 1 nobody leads last-known 1 offline 1
+        > log broker=1 is=shorter
+        epoch 2 1 leads (LastKnown) isr 1
+        > fence broker=1
+        epoch 3 nobody leads elr 1 last-known 1
+        > start-with broker=1 disk=4 log=none
+        epoch 3 nobody leads last-known 1 offline 1
+        > fence broker=1
+        epoch 3 nobody leads last-known 1 offline 1
+        # The right one.
+        > start-with broker=1 disk=2 log=whole
+        epoch 4 1 leads (LastKnown) isr 1
+        > fence broker=1
+        epoch 5 nobody leads elr 1 last-known 1
+        > start-with broker=1 disk=5 log=none
+        epoch 5 nobody leads last-known 1 offline 1
+        > log broker=1 is=shorter
+        epoch 6 1 leads (LastKnown) isr 1
+        # The records since then are not on the one of before.
+        > fence broker=1
+        epoch 7 nobody leads elr 1 last-known 1
+        > start-with broker=1 disk=2 log=whole
+        epoch 7 nobody leads last-known 1 offline 1
+        # Nobody knows who of the others has more.
+        > start-with broker=1 disk=2 log=holed
+        epoch 7 nobody leads last-known 2,3 lost 1
+        > fence broker=1
+        epoch 7 nobody leads last-known 2,3 lost 1
+        > start-with broker=1 disk=2 log=none
+        epoch 7 nobody leads last-known 2,3 lost 1
+        ",
+    );
+}
+
+#[test]
+fn the_loss_of_a_disk_may_be_accepted_before_another_one_comes() {
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > fence broker=1
+        epoch 1 nobody leads elr 1 last-known 1
+        > start-with broker=1 disk=6 log=none accepted=yes
+        epoch 1 nobody leads last-known 2,3 lost 1
+        ",
+    );
 }
