@@ -2,11 +2,12 @@
 
 use std::io::Write;
 
+use letterbox_client::Error;
 use letterbox_env::Env;
 
-use crate::args::{Command, Grammar, Spec, Takes};
+use crate::args::{Command, Grammar, Parsed, Spec, Takes};
 use crate::connect;
-use crate::failure::Failure;
+use crate::failure::{Failure, java_cause};
 
 const SPECS: [Spec; 2] = [
     ("bootstrap-controller", Takes::Refused, ""),
@@ -14,7 +15,11 @@ const SPECS: [Spec; 2] = [
 ];
 const COMMANDS: &[Command] = &[
     ("cluster-id", "Get information about the ID of a cluster.", &[]),
-    ("unregister", "", &[]),
+    (
+        "unregister",
+        "Unregister a broker.",
+        &[("id", Takes::Value("ID"), "The ID of the broker to unregister.")],
+    ),
     (
         "list-endpoints",
         "List endpoints",
@@ -30,6 +35,7 @@ const SHORTS: &[(&str, &str)] = &[
     ("c", "command-config"),
     ("C", "bootstrap-controller"),
     ("h", "help"),
+    ("i", "id"),
 ];
 
 /// Runs the tool.
@@ -52,8 +58,17 @@ pub(crate) async fn run(
             --command-config instead.";
         writeln!(out, "Option --config {now}")?;
     }
+    let id = match parsed.command() {
+        "unregister" => Some(broker_id(&parsed)?),
+        _ => None,
+    };
     let client =
         connect::admin_with(env, &parsed, &["command-config", "config"], None, err).await?;
+    if let Some(id) = id {
+        client.unregister_broker(id).await.map_err(failed)?;
+        writeln!(out, "Broker {id} is no longer registered.")?;
+        return Ok(0);
+    }
     if parsed.command() == "cluster-id" {
         writeln!(out, "Cluster ID: {}", client.describe_cluster().await?.cluster_id)?;
         return Ok(0);
@@ -75,4 +90,22 @@ pub(crate) async fn run(
         )?;
     }
     Ok(0)
+}
+
+fn broker_id(parsed: &Parsed) -> Result<i32, Failure> {
+    let id = parsed.value("id").ok_or_else(|| parsed.wrong("argument --id/-i is required"))?;
+    id.parse().map_err(|_| {
+        parsed.wrong(format!("argument --id/-i: could not convert '{id}' to integer (32 bit)"))
+    })
+}
+
+/// As Java's tool tells what an admin call has failed with.
+fn failed(error: Error) -> Failure {
+    match &error {
+        Error::Broker(refusal) => Failure::Stderr(java_cause(refusal)),
+        Error::Unsupported { .. } => Failure::Stdout(
+            "The target cluster does not support the broker unregistration API.".to_owned(),
+        ),
+        _ => error.into(),
+    }
 }

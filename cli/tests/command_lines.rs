@@ -249,10 +249,14 @@ async fn groups_are_an_entity_of_kafka_configs() {
 async fn tools_with_commands_refuse_what_is_none() {
     for (line, reason) in [
         ("kafka-cluster --config /dev/null", "too few arguments"),
-        ("kafka-cluster foo", "invalid choice: 'foo' (choose from 'cluster-id', 'list-endpoints')"),
         (
-            "kafka-cluster unregister --id 1",
-            "The command unregister is not supported by this tool yet.",
+            "kafka-cluster foo",
+            "invalid choice: 'foo' (choose from 'cluster-id', 'unregister', 'list-endpoints')",
+        ),
+        ("kafka-cluster unregister", "argument --id/-i is required"),
+        (
+            "kafka-cluster unregister --id one",
+            "argument --id/-i: could not convert 'one' to integer (32 bit)",
         ),
         (
             "kafka-cluster cluster-id --include-fenced-brokers",

@@ -57,7 +57,7 @@ mod tests {
             DescribeQuorumRequest DescribeTopicPartitionsRequest ElectLeadersRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
             IncrementalAlterConfigsRequest InitProducerIdRequest JoinGroupRequest LeaveGroupRequest ListConfigResourcesRequest
             ListGroupsRequest ListOffsetsRequest ListPartitionReassignmentsRequest MetadataRequest OffsetCommitRequest OffsetDeleteRequest OffsetFetchRequest
-            ProduceRequest RemoveRaftVoterRequest SyncGroupRequest);
+            ProduceRequest RemoveRaftVoterRequest SyncGroupRequest UnregisterBrokerRequest);
     }
 
     #[test]

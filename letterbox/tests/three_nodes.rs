@@ -455,6 +455,21 @@ fn a_voter_that_lost_its_disk_says_what_to_do_and_is_replaced_while_the_others_g
     // It counts again.
     nodes.remove(&1).unwrap().kill();
     eventually("both others go on", || create(&mut nodes[&3].connect(), "again", 1).0 == 0);
+    // That one is gone for good.
+    let bootstrap = format!("127.0.0.1:{},127.0.0.1:{}", ports[&2].0, ports[&3].0);
+    let unregister = || {
+        std::process::Command::new(env!("CARGO_BIN_EXE_letterbox"))
+            .args(["tool", "kafka-cluster", "unregister", "--id", "1"])
+            .args(["--bootstrap-server", &bootstrap])
+            .output()
+            .unwrap()
+    };
+    let output = unregister();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "Broker 1 is no longer registered.\n");
+    let output = unregister();
+    let said = "org.apache.kafka.common.errors.BrokerIdNotRegisteredException: Broker ID 1 is not \
+                currently registered";
+    assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
     for node in nodes.values_mut() {
         node.stop();
     }

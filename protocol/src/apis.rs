@@ -92,6 +92,7 @@ macro_rules! served {
             55 DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse (0, 2, 0),
             60 DescribeCluster DescribeClusterRequest DescribeClusterResponse (0, 2, 0),
             61 DescribeProducers DescribeProducersRequest DescribeProducersResponse (0, 0, 0),
+            64 UnregisterBroker UnregisterBrokerRequest UnregisterBrokerResponse (0, 0, 0),
             74 ListConfigResources ListConfigResourcesRequest ListConfigResourcesResponse (0, 1, 0),
             75 DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse (0, 0, 0),
             80 AddRaftVoter AddRaftVoterRequest AddRaftVoterResponse (0, 0, 0),

@@ -362,6 +362,9 @@ pub(super) static REQUESTS: &[Message] = &[
             f!("PartitionIndexes", Array(&Fixed(4)), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 64, name: "UnregisterBrokerRequest", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("BrokerId", Fixed(4), V(0, MAX), NEVER, None),
+    ] },
     Message { key: 74, name: "ListConfigResourcesRequest", versions: V(0, 1), flexible: V(0, MAX), fields: &[
         f!("ResourceTypes", Array(&Fixed(1)), V(1, MAX), NEVER, None),
     ] },
@@ -948,6 +951,11 @@ pub(super) static RESPONSES: &[Message] = &[
                 ])), V(0, MAX), NEVER, None),
             ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
+    ] },
+    Message { key: 64, name: "UnregisterBrokerResponse", versions: V(0, 0), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
     ] },
     Message { key: 74, name: "ListConfigResourcesResponse", versions: V(0, 1), flexible: V(0, MAX), fields: &[
         f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),

@@ -69,6 +69,10 @@ impl MetadataImage {
                 Ok(())
             }
             MetadataRecord::BrokerFence(record) => self.apply_fence(record),
+            MetadataRecord::RemoveBroker(record) => {
+                let removed = Arc::make_mut(&mut self.brokers).remove(&record.id);
+                removed.map(drop).ok_or(ApplyError::NoSuchBroker { id: record.id })
+            }
             MetadataRecord::Topic(record) => self.apply_topic(record),
             MetadataRecord::Partition(record) => self.apply_partition(record),
             MetadataRecord::RemoveTopic(record) => self.apply_remove_topic(record.id),

@@ -30,6 +30,8 @@ pub enum MetadataRecord {
     Broker(BrokerRegistration),
     /// Fences or unfences a registered broker.
     BrokerFence(BrokerFenceRecord),
+    /// Removes the registration of a broker.
+    RemoveBroker(RemoveBrokerRecord),
     /// Adds a topic without partitions.
     Topic(TopicRecord),
     /// Adds the next partition of a topic or replaces the state of one that is there.
@@ -68,6 +70,13 @@ pub struct BrokerFenceRecord {
     /// Whether it is about to stop; if not, that stays as it is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopping: bool,
+}
+
+/// See [`MetadataRecord::RemoveBroker`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveBrokerRecord {
+    /// Which broker.
+    pub id: BrokerId,
 }
 
 /// See [`MetadataRecord::Topic`].
@@ -189,6 +198,7 @@ kinds! {
     ClusterId "clusterId" 0,
     Broker "broker" 0,
     BrokerFence "brokerFence" 0,
+    RemoveBroker "removeBroker" 0,
     Topic "topic" 0,
     Partition "partition" 3,
     RemoveTopic "removeTopic" 0,

@@ -164,15 +164,18 @@ impl Membership {
     }
 }
 
-/// Completes, with why, when another process has registered as this broker.
+/// Completes, with why, when another process has registered as this broker, or nobody is any more.
 pub(super) async fn until_replaced(
     quorum: &dyn MetadataQuorum,
     id: BrokerId,
     epoch: i64,
 ) -> String {
     let is_replaced =
-        |image: &Arc<MetadataImage>| image.brokers.get(&id).is_some_and(|own| own.epoch > epoch);
+        |image: &Arc<MetadataImage>| image.brokers.get(&id).is_none_or(|own| own.epoch > epoch);
     match quorum.subscribe().wait_for(is_replaced).await {
+        Ok(image) if !image.brokers.contains_key(&id) => {
+            format!("broker {id} was unregistered; it registers again when it is started again")
+        }
         Ok(_) => format!(
             "another process has registered as broker {id} after this one; give one of them its \
              own node.id if both are to run"

@@ -162,6 +162,12 @@ pub enum VoterChange {
         /// `directory.id` of the directory with its log.
         directory_id: Uuid,
     },
+    /// An observer leaves the membership; nothing, if the node votes or is no member. One that
+    /// lives asks to observe again.
+    Forget {
+        /// Its id.
+        node: BrokerId,
+    },
 }
 
 /// Why a change of the voters has no outcome.

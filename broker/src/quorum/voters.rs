@@ -359,6 +359,8 @@ enum Step {
     HandOver,
     /// It may be possible later.
     Wait(String),
+    /// There is nothing to change.
+    Done,
 }
 
 /// Makes `change`, with this node in the lead, before `deadline`.
@@ -401,6 +403,7 @@ pub(super) async fn change(
                     "no other voter takes the lead".to_owned()
                 }
                 Step::Wait(reason) => reason,
+                Step::Done => return Ok(()),
             },
         };
         tokio::select! {
@@ -417,8 +420,12 @@ fn step(identity: &Identity, own: &Known, change: &VoterChange) -> Result<Step, 
             "Request timed out waiting for voters to commit the latest voter change".to_owned(),
         ));
     };
-    let (VoterChange::Add { node, directory_id } | VoterChange::Remove { node, directory_id }) =
-        change;
+    let (node, directory_id) = match change {
+        VoterChange::Forget { node } => return Ok(forget(identity, own, *node)),
+        VoterChange::Add { node, directory_id } | VoterChange::Remove { node, directory_id } => {
+            (node, directory_id)
+        }
+    };
     let key = voter_key(*node, Some(*directory_id));
     let id = u64::try_from(node.0).map_err(|_| ErrorCode::InvalidRequest)?;
     let member = own
@@ -458,6 +465,7 @@ fn step(identity: &Identity, own: &Known, change: &VoterChange) -> Result<Step, 
             return Err(ApiError::new(ErrorCode::InvalidRequest, message));
         }
         VoterChange::Remove { .. } => ChangeMembers::RemoveVoters([id].into()),
+        VoterChange::Forget { .. } => return Ok(Step::Done),
     };
     // It would never be committed, and nothing after it.
     if !would_stand(identity, own, &next) {
@@ -467,6 +475,17 @@ fn step(identity: &Identity, own: &Known, change: &VoterChange) -> Result<Step, 
         )));
     }
     if id == identity.node_id { Ok(Step::HandOver) } else { Ok(Step::Change(next)) }
+}
+
+fn forget(identity: &Identity, own: &Known, node: BrokerId) -> Step {
+    let id = u64::try_from(node.0).ok().filter(|id| own.members.contains_key(id));
+    let Some(id) = id.filter(|id| !own.is_voter(*id)) else { return Step::Done };
+    let next = ChangeMembers::RemoveNodes([id].into());
+    if would_stand(identity, own, &next) {
+        return Step::Change(next);
+    }
+    let voters = voter_keys(identity, own);
+    Step::Wait(format!("a majority of the voters does not answer: {voters}"))
 }
 
 /// As Kafka names a voter.

@@ -23,7 +23,9 @@ use tracing::{debug, error};
 use super::budget::Share;
 use super::context::Connection;
 use super::errors::Errors;
-use super::handlers::cluster::{api_versions, configs, log_dirs, metadata, quorum, voters};
+use super::handlers::cluster::{
+    api_versions, configs, log_dirs, metadata, quorum, unregister, voters,
+};
 use super::handlers::data::produce::Produced;
 use super::handlers::data::{
     delete_records, fetch, init_producer_id, list_offsets, offset_for_leader_epoch, produce,
@@ -298,6 +300,7 @@ fn answer_elements(services: &Services, version: i16, request: &Request) -> usiz
         | Request::DescribeQuorum(_)
         | Request::AddRaftVoter(_)
         | Request::RemoveRaftVoter(_)
+        | Request::UnregisterBroker(_)
         | Request::DescribeCluster(_) => 0,
     }
 }
@@ -617,6 +620,9 @@ fn route(timed: Timed, ctx: RequestContext, request: Request) -> Answer {
         }
         Request::AddRaftVoter(request) => timed.alone(&of, voters::add(services, request)),
         Request::RemoveRaftVoter(request) => timed.alone(&of, voters::remove(services, request)),
+        Request::UnregisterBroker(request) => {
+            timed.alone(&of, unregister::unregister(services, request))
+        }
         Request::DescribeProducers(request) => {
             timed.now(&of, producers::describe(&services, &ctx, request))
         }

@@ -7,7 +7,7 @@ use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData
 use kafka_protocol::messages::describe_quorum_response::ReplicaState;
 use kafka_protocol::messages::{
     AddRaftVoterRequest, ApiVersionsRequest, DescribeClusterRequest, DescribeLogDirsRequest,
-    DescribeQuorumRequest, RemoveRaftVoterRequest, add_raft_voter_request,
+    DescribeQuorumRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest, add_raft_voter_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::topics::METADATA_TOPIC;
@@ -270,6 +270,17 @@ impl Client {
             .with_cluster_id(None)
             .with_voter_id(id)
             .with_voter_directory_id(directory_id);
+        let response = self.call_any(&request, i16::MAX, self.api_deadline()).await?;
+        Ok(BrokerError::check(response.error_code, response.error_message.as_deref())?)
+    }
+
+    /// Takes the registration of a broker away that is gone for good.
+    ///
+    /// # Errors
+    /// When the cluster refuses it, or does not have it committed in time.
+    pub async fn unregister_broker(&self, id: i32) -> Result<(), Error> {
+        let id = kafka_protocol::messages::BrokerId(id);
+        let request = UnregisterBrokerRequest::default().with_broker_id(id);
         let response = self.call_any(&request, i16::MAX, self.api_deadline()).await?;
         Ok(BrokerError::check(response.error_code, response.error_message.as_deref())?)
     }

@@ -105,6 +105,8 @@ enum Disk {
     Back,
     /// Another one.
     Other,
+    /// It is not known, since the registration was taken away.
+    Unknown,
 }
 
 impl FoundLogs {
@@ -190,6 +192,7 @@ impl RegisterBroker {
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
         let disk = match has_other_disk {
+            false if present.is_none() => Disk::Unknown,
             false => Disk::Same,
             true if disk_before == Some(self.incarnation) => Disk::Back,
             true => Disk::Other,
@@ -214,7 +217,7 @@ impl RegisterBroker {
         state: &PartitionState,
     ) -> Change<'a> {
         let found = self.logs.as_ref().map(|logs| logs.of(topic, index));
-        let may_lack = disk != Disk::Same
+        let may_lack = matches!(disk, Disk::Back | Disk::Other)
             || matches!(found, Some(Found::Shortened | Found::Lacking | Found::Nowhere))
             || !self.clean_start && !self.has_synced(image, topic);
         if may_lack {
@@ -231,10 +234,11 @@ impl RegisterBroker {
         let is_missed = match disk {
             Disk::Same => was_lost && found == Some(Found::Nowhere),
             Disk::Back | Disk::Other => !is_back,
+            Disk::Unknown => found.is_none_or(|found| found == Found::Nowhere),
         };
         let is_accepted = self.logs.as_ref().is_some_and(|logs| logs.loss_is_accepted);
         let is_missed = is_missed && !is_accepted && !change.is_elsewhere();
-        let is_other = disk != Disk::Same && !is_back;
+        let is_other = matches!(disk, Disk::Back | Disk::Other) && !is_back;
         let is_lost = is_other || matches!(found, Some(Found::Lacking | Found::Nowhere));
         if is_lost && !is_missed {
             change = change.lost(self.id);

@@ -20,6 +20,7 @@ mod placement;
 mod reassign;
 mod stop;
 mod topics;
+mod unregister;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use stop::StopBroker;
 pub use topics::{
     CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector,
 };
+pub use unregister::UnregisterBroker;
 
 use std::collections::BTreeMap;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, BalanceLeaders, Context,
     CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders, FenceBrokers,
-    RegisterBroker, ReportLogs, SetClusterId, StopBroker,
+    RegisterBroker, ReportLogs, SetClusterId, StopBroker, UnregisterBroker,
 };
 use crate::metadata::MetadataImage;
 pub use crate::metadata::envelope::DecodeError;
@@ -93,6 +93,8 @@ operations! {
     AlterConfigs "alterConfigs" 0,
     /// Registers a broker that has started.
     RegisterBroker "registerBroker" 0,
+    /// Takes the registration of a broker away.
+    UnregisterBroker "unregisterBroker" 0,
     /// Fences brokers or lifts their fence.
     FenceBrokers "fenceBrokers" 0,
     /// Has a broker that is about to stop leave its partitions.

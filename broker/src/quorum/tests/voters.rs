@@ -263,6 +263,17 @@ async fn a_change_that_nobody_could_commit_is_refused_and_nothing_has_changed() 
     let error = change(&nodes, 1, add(3, 0), SOON).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::RequestTimedOut);
     assert_eq!(voters(&nodes[&1]), [1, 2]);
+    // It is forgotten when it is gone for good. A voter is not, and nobody is not missed.
+    let observes = |nodes: &Nodes| {
+        nodes.values().all(|node| node.status().observers.contains_key(&BrokerId(3)))
+    };
+    assert!(observes(&nodes));
+    for id in [2, 3, 9] {
+        let forget = VoterChange::Forget { node: BrokerId(id) };
+        change(&nodes, 1, forget, PATIENCE).await.unwrap();
+    }
+    eventually("it is no member any more", || !observes(&nodes)).await;
+    assert_eq!(voters(&nodes[&1]), [1, 2]);
     // Two voters, one of which has ended: the other does not go on without it.
     let (stays, ends) = match leader(&nodes).await {
         1 => (1, 2),

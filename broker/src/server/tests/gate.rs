@@ -338,6 +338,11 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
         (2, m::DescribeQuorumRequest::default().into(), &[CLUSTER]),
         (0, m::AddRaftVoterRequest::default().into(), &[CLUSTER]),
         (0, m::RemoveRaftVoterRequest::default().into(), &[CLUSTER]),
+        (
+            0,
+            m::UnregisterBrokerRequest::default().with_broker_id(m::BrokerId(7)).into(),
+            &[CLUSTER],
+        ),
         (3, m::DescribeAclsRequest::default().into(), &[CLUSTER]),
         (3, m::CreateAclsRequest::default().with_creations(vec![acl]).into(), &[CLUSTER]),
         (3, m::DeleteAclsRequest::default().with_filters(vec![filter]).into(), &[CLUSTER]),

@@ -170,6 +170,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             |(broker, broker_epoch, changes)| AlterIsr { broker, broker_epoch, changes }.into()
         ),
         broker().prop_map(|broker| AllocateProducerIds { broker }.into()),
+        broker().prop_map(|id| UnregisterBroker { id }.into()),
         (broker(), any::<i64>(), any::<usize>())
             .prop_map(|(id, epoch, max)| StopBroker { id, epoch, partitions_max: max }.into()),
         proptest::option::of(vec((name(), any::<i32>()), 0..3)).prop_map(|partitions| {
@@ -233,6 +234,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         vec(item(Just(())), 0..3).prop_map(Outcome::AlterReassignments),
         item(Just(())).prop_map(Outcome::SetClusterId),
         item(Just(())).prop_map(Outcome::ReportLogs),
+        item(Just(())).prop_map(Outcome::UnregisterBroker),
     ]
 }
 

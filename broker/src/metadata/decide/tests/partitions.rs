@@ -147,6 +147,10 @@ impl One {
                 self.0.run(&fence).into_iter().for_each(|done| done.unwrap());
             }
             "unfence" => self.fence(one(), false),
+            "unregister" => {
+                let unregister = UnregisterBroker { id: one() };
+                return self.0.run(&unregister).err().map(|error| error.code);
+            }
             "isr" => return self.alter(&line.ids("is")).err(),
             "log" => self.log(one(), line.text("is")),
             "start" => self.start(one(), line.text("clean") == "yes", 1),
@@ -1232,6 +1236,35 @@ fn the_loss_of_a_disk_may_be_accepted_before_another_one_comes() {
         epoch 1 nobody leads elr 1 last-known 1
         > start-with broker=1 disk=6 log=none accepted=yes
         epoch 1 nobody leads last-known 2,3 lost 1
+        ",
+    );
+}
+
+/// It may come back, with any disk.
+#[test]
+fn who_is_unregistered_counts_for_nothing_and_is_taken_with_what_it_has() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > unregister broker=9
+        BrokerIdNotRegistered
+        > isr is=1,2
+        epoch 0 1 leads isr 1,2
+        > unregister broker=1
+        epoch 1 2 leads isr 2
+        > unregister broker=1
+        BrokerIdNotRegistered
+        > start-with broker=1 disk=7 log=none
+        epoch 1 2 leads isr 2 lost 1
+        > unregister broker=2
+        epoch 2 nobody leads last-known 2 lost 1
+        > start-with broker=2 disk=8 log=none
+        epoch 2 nobody leads last-known 2 offline 2 lost 1
+        > unregister broker=2
+        epoch 2 nobody leads last-known 2 offline 2 lost 1
+        > start-with broker=2 disk=1 log=whole
+        epoch 3 2 leads (LastKnown) isr 2 lost 1
         ",
     );
 }

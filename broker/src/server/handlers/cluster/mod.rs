@@ -5,6 +5,7 @@ pub(in crate::server) mod configs;
 pub(in crate::server) mod log_dirs;
 pub(in crate::server) mod metadata;
 pub(in crate::server) mod quorum;
+pub(in crate::server) mod unregister;
 pub(in crate::server) mod voters;
 
 use super::{Errors, Services, errors, message, of_controller, text, topic_name};

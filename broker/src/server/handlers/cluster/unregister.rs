@@ -1,0 +1,56 @@
+//! UnregisterBroker 0: a broker that is gone for good leaves the cluster. As with Kafka its replicas
+//! stay assigned to it; a node that is no voter leaves the quorum, too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages as m;
+use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
+
+use super::{Errors, Services, errors, message, of_controller};
+use crate::controller::ControllerError;
+use crate::metadata::ApiError;
+use crate::metadata::decide::UnregisterBroker;
+use crate::quorum::VoterChange;
+use crate::server::changes::Within;
+
+/// How long each of the two steps takes at most; the request names no time.
+const WITHIN: Duration = Duration::from_secs(10);
+const WITHIN_MS: i32 = 10_000;
+
+/// Answers UnregisterBroker.
+pub(crate) async fn unregister(
+    services: Arc<Services>,
+    request: m::UnregisterBrokerRequest,
+) -> m::UnregisterBrokerResponse {
+    unregistered(carry_out(&services, BrokerId(request.broker_id.0)).await)
+}
+
+/// Out of the quorum first: what fails then is found by whoever asks again, because the broker is
+/// still registered.
+async fn carry_out(services: &Services, id: BrokerId) -> Result<(), ApiError> {
+    let image = services.newest_image(WITHIN).await?;
+    if !image.brokers.contains_key(&id) {
+        return Err(UnregisterBroker { id }.not_registered());
+    }
+    let forget = VoterChange::Forget { node: id };
+    let forgotten = services.controller.change_voters(&forget, WITHIN).await;
+    forgotten.map_err(|error| match error {
+        ControllerError::Refused(error) => error,
+        error => of_controller(&error),
+    })?;
+    let done = services.change(UnregisterBroker { id }, Within::asked(WITHIN_MS, false)).await;
+    done.map_err(|error| of_controller(&error))?.outcome
+}
+
+/// The answer.
+pub(crate) fn unregistered(result: Result<(), ApiError>) -> m::UnregisterBrokerResponse {
+    let answer = m::UnregisterBrokerResponse::default().with_error_message(None);
+    match result {
+        Ok(()) => answer.with_error_code(ErrorCode::None.code()),
+        Err(error) => answer.with_error_code(error.code.code()).with_error_message(message(&error)),
+    }
+}
+
+errors!(UnregisterBrokerResponse, |all, each| each(all.error_code));
