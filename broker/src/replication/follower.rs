@@ -177,8 +177,14 @@ impl FollowerState {
             (
                 FollowerEvent::Answered { epoch, at, answer, has_records },
                 Doing::Fetching { at: asked },
-            ) if epoch == self.epoch && at == asked && at == log.end() => {
-                self.answered(answer, has_records, log, now_ms)
+            ) if epoch == self.epoch && at == asked => {
+                // An append from before this epoch may have ended since. What it wrote is compared
+                // with the leader's log by the next fetch.
+                if at == log.end() {
+                    self.answered(answer, has_records, log, now_ms)
+                } else {
+                    self.fetch(log)
+                }
             }
             (FollowerEvent::Done, Doing::Changing { taken }) => {
                 self.wait_ms = FIRST_WAIT_MS;
@@ -481,6 +487,25 @@ mod tests {
             > answered epoch=0 at=7 hw=7
               high watermark 7
               fetch from broker 1 in epoch 0: at 7 after epoch 0, counts 7
+            ",
+        );
+    }
+
+    /// The epoch is begun in the log after its end was read, and waits there for the append.
+    #[test]
+    fn an_append_that_ends_after_the_change_of_leaders_stops_no_follower() {
+        tell(
+            "
+            > log is=0:4 hw=4
+            > follow leader=1 epoch=1
+              fetch from broker 1 in epoch 1: at 4 after epoch 0, counts 4
+            > log is=0:5 hw=4
+            > answered epoch=1 at=4 records=1:2 hw=4
+              fetch from broker 1 in epoch 1: at 5 after epoch 0, counts 5
+            > answered epoch=1 at=5 diverging=0 end=4
+              truncate to 4
+            > done
+              fetch from broker 1 in epoch 1: at 4 after epoch 0, counts 4
             ",
         );
     }
