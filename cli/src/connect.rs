@@ -7,10 +7,18 @@ use std::time::Duration;
 
 use letterbox_client::{Client, ClientOptions};
 use letterbox_env::Env;
+use tokio::time::Instant;
 
 use crate::args::{Parsed, listed};
 use crate::failure::Failure;
 use crate::files::read_properties;
+
+/// How long a tool goes on trying to connect, unless `default.api.timeout.ms` is shorter.
+///
+/// Kafka's tools try for a minute in silence. A broker that is started beside the tool, and the
+/// rules of a Kubernetes Service, take some hundred milliseconds; whoever mistyped an address should
+/// not wait long.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 /// Client settings from files and the command line. Those that nobody reads are reported.
 #[derive(Debug, Default)]
@@ -143,9 +151,37 @@ impl Properties {
         }
         let bootstrap: Vec<String> =
             listed(bootstrap).map(|address| without_protocol(address).to_owned()).collect();
-        Client::connect(env.clone(), &bootstrap, options)
-            .await
-            .map_err(|error| Failure::Stderr(error.to_string()))
+        first_connection(env, &bootstrap, options, err).await
+    }
+}
+
+/// Connects, and tries again for [`CONNECT_WAIT`] when nobody answers, which it says at once.
+async fn first_connection(
+    env: &Env,
+    bootstrap: &[String],
+    options: ClientOptions,
+    err: &mut (dyn Write + Send),
+) -> Result<Client, Failure> {
+    let wait = CONNECT_WAIT.min(options.api_timeout);
+    let give_up = Instant::now() + wait;
+    let mut said = None;
+    loop {
+        let error = match Client::connect(env.clone(), bootstrap, options.clone()).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        let known = said.as_ref() == Some(&text);
+        if !error.is_retriable() || Instant::now() + options.retry_backoff >= give_up {
+            let gave_up = format!("Gave up after {wait:?}.");
+            return Err(Failure::Stderr(if known { gave_up } else { text }));
+        }
+        if !known {
+            writeln!(err, "{text}. Trying for up to {wait:?}.")?;
+            err.flush()?;
+            said = Some(text);
+        }
+        tokio::time::sleep(options.retry_backoff).await;
     }
 }
 

@@ -8,12 +8,19 @@ use letterbox_env::Env;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
-/// The exit code, standard output and standard error of a tool that can reach no broker.
-async fn run(line: &str) -> (i32, String, String) {
-    // A port that is taken and not listened at refuses connections for as long as the socket lives.
+/// A port that is taken and not listened at: it refuses connections for as long as the socket
+/// lives.
+fn refusing() -> (TcpSocket, String) {
     let taken = TcpSocket::new_v4().unwrap();
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let bootstrap = ["--bootstrap-server".to_owned(), taken.local_addr().unwrap().to_string()];
+    let address = taken.local_addr().unwrap().to_string();
+    (taken, address)
+}
+
+/// The exit code, standard output and standard error of a tool that can reach no broker.
+async fn run(line: &str) -> (i32, String, String) {
+    let (_taken, address) = refusing();
+    let bootstrap = ["--bootstrap-server".to_owned(), address];
     let mut words = line.split(' ').map(str::to_owned);
     let tool = words.next().unwrap();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -42,7 +49,7 @@ async fn accepts(line: &str) {
     assert!(code == 1 && stderr.contains("no broker answers at"), "{line}: {stderr}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_option_with_two_values_is_refused_as_kafkas_tools_refuse_it() {
     let two = |name: &str| {
         format!("Found multiple arguments for option {name}, but you asked for only one")
@@ -82,7 +89,7 @@ async fn an_option_with_two_values_is_refused_as_kafkas_tools_refuse_it() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn options_of_another_action_on_groups_are_refused() {
     for (line, options) in [
         ("kafka-consumer-groups --delete --group g --members", "members"),
@@ -149,7 +156,7 @@ async fn options_of_another_action_on_groups_are_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn kafka_configs_refuses_what_contradicts_itself() {
     for (line, reason) in [
         (
@@ -223,7 +230,7 @@ async fn kafka_configs_refuses_what_contradicts_itself() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn groups_are_an_entity_of_kafka_configs() {
     refuses(
         "kafka-configs --alter --entity-type groups --add-config x=1",
@@ -245,7 +252,7 @@ async fn groups_are_an_entity_of_kafka_configs() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn tools_with_commands_refuse_what_is_none() {
     for (line, reason) in [
         ("kafka-cluster --config /dev/null", "too few arguments"),
@@ -316,7 +323,7 @@ async fn tools_with_commands_refuse_what_is_none() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn each_tool_has_a_help_of_its_own() {
     // The helper gives an address to each tool; kafka-dump-log takes none.
     for tool in letterbox_cli::tool_names().iter().filter(|tool| **tool != "kafka-dump-log") {
@@ -332,7 +339,7 @@ async fn each_tool_has_a_help_of_its_own() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn client_settings_without_effect_are_told_and_those_of_security_refused() {
     let file = |text: &str| {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -364,7 +371,7 @@ async fn client_settings_without_effect_are_told_and_those_of_security_refused()
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_address_may_begin_with_its_protocol() {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let streams =
@@ -377,7 +384,7 @@ async fn an_address_may_begin_with_its_protocol() {
     assert!(stderr.starts_with("no broker answers at 127.0.0.1:1"), "{stderr}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_old_and_the_new_name_of_an_option_exclude_each_other() {
     for (line, one, other) in [
         (
@@ -431,7 +438,7 @@ async fn the_old_and_the_new_name_of_an_option_exclude_each_other() {
     accepts("kafka-console-producer --topic a --batch-size 1 --max-partition-memory-bytes 2").await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn options_of_kafka_topics_that_leave_nothing_to_print_are_refused() {
     for (line, option, other) in [
         (
@@ -456,8 +463,8 @@ async fn options_of_kafka_topics_that_leave_nothing_to_print_are_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_closed_port_ends_each_tool_at_once_and_says_what_to_look_at() {
+#[tokio::test(start_paused = true)]
+async fn each_tool_says_at_once_that_nobody_answers_and_what_to_look_at_and_ends_after_a_while() {
     let lines = [
         "kafka-topics --list",
         "kafka-configs --describe --topic a",
@@ -494,12 +501,67 @@ async fn a_closed_port_ends_each_tool_at_once_and_says_what_to_look_at() {
         let began = Instant::now();
         let (code, stdout, stderr) = run(line).await;
         let took = began.elapsed();
-        assert!(took < Duration::from_secs(1), "{line} took {took:?}");
-        assert_eq!((code, stdout.as_str()), (1, ""), "{line}");
         assert!(
-            stderr.starts_with("no broker answers at 127.0.0.1:")
-                && stderr.contains("Likely causes: "),
+            took > Duration::from_secs(4) && took < Duration::from_secs(6),
+            "{line} took {took:?}"
+        );
+        assert_eq!((code, stdout.as_str()), (1, ""), "{line}");
+        let (said, last) = stderr.trim_end().split_once('\n').unwrap();
+        assert!(
+            said.starts_with("no broker answers at 127.0.0.1:")
+                && said.contains("Likely causes: ")
+                && said.ends_with(". Trying for up to 5s."),
             "{line}: {stderr}"
         );
+        assert_eq!(last, "Gave up after 5s.", "{line}");
     }
+}
+
+/// Says on `said` when something is written.
+struct Telling(tokio::sync::mpsc::UnboundedSender<String>);
+
+impl std::io::Write for Telling {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A broker that is started beside the tool, and a Service whose rules are not there yet: the tool
+/// says at once that nobody answers, and connects when somebody does.
+#[tokio::test]
+async fn a_tool_waits_for_a_broker_that_does_not_listen_yet() {
+    let (socket, address) = refusing();
+    let (tell, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let mut tool = tokio::spawn(async move {
+        let (mut stdout, mut stderr) = (Vec::new(), Telling(tell));
+        let streams =
+            Streams { stdin: &mut tokio::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
+        let args = ["--list", "--bootstrap-server", &address].map(str::to_owned).to_vec();
+        letterbox_cli::run(Env::real(), "kafka-topics", args, streams).await
+    });
+    let first = said.recv().await.unwrap();
+    assert!(first.contains("no broker answers at"), "{first}");
+    let listener = socket.listen(8).unwrap();
+    tokio::select! {
+        accepted = listener.accept() => drop(accepted.unwrap()),
+        code = &mut tool => panic!("it did not wait: {code:?}"),
+    }
+    tool.abort();
+}
+
+/// Whoever gives less time than that is not made to wait longer.
+#[tokio::test(start_paused = true)]
+async fn a_tool_waits_no_longer_than_its_own_time() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file.as_file(), b"default.api.timeout.ms=300\n").unwrap();
+    let began = Instant::now();
+    let (code, _, stderr) =
+        run(&format!("kafka-topics --list --command-config {}", file.path().display())).await;
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(code == 1 && stderr.ends_with("Gave up after 300ms.\n"), "{stderr}");
 }
