@@ -153,22 +153,7 @@ impl Loop<'_> {
     async fn run(&mut self, stop: CancellationToken) -> Result<Never, Ended> {
         let mut patience = Patience::new(self.idle);
         loop {
-            // Everything that is whole in the buffer is dispatched before more is read.
-            while self.may_start() {
-                match self.next_frame()? {
-                    Some(frame) => {
-                        self.progress = None;
-                        self.share.is_read();
-                        patience.ends_at(Instant::now() + self.idle);
-                        self.start(frame).await?;
-                    }
-                    None => break,
-                }
-            }
-            if self.progress.is_none() && !self.incoming.is_empty() && self.may_start() {
-                // The next frame has begun behind the last one.
-                patience.ends_at(self.made_wait());
-            }
+            self.start_what_has_come(&mut patience).await?;
             if stop.is_cancelled() && self.in_flight.is_empty() && self.held.is_none() {
                 return Err(Ended::ShuttingDown);
             }
@@ -227,6 +212,22 @@ impl Loop<'_> {
                 },
             }
         }
+    }
+
+    /// Starts everything that is whole in the buffer, before more is read.
+    async fn start_what_has_come(&mut self, patience: &mut Patience) -> Result<(), Ended> {
+        while self.may_start() {
+            let Some(frame) = self.next_frame()? else { break };
+            self.progress = None;
+            self.share.is_read();
+            patience.ends_at(Instant::now() + self.idle);
+            self.start(frame).await?;
+        }
+        if self.progress.is_none() && !self.incoming.is_empty() && self.may_start() {
+            // The next frame has begun behind the last one.
+            patience.ends_at(self.made_wait());
+        }
+        Ok(())
     }
 
     /// Whether another request may be started.

@@ -36,7 +36,7 @@ use std::fmt;
 
 use self::groups::Groups;
 use self::log::{Logs, Reader, Sender};
-use crate::history::{Action, Event, Phase, Read, Sent, payload};
+use crate::history::{Action, Event, Phase, Position, Read, Sent, payload};
 
 /// How many anomalies of one name are kept with their words; all are counted.
 const KEPT_PER_NAME: usize = 10;
@@ -208,10 +208,7 @@ impl Checker {
             Action::Send { records, acks, idempotent, session } => {
                 let Some(Open { action: Action::Send { records: sent, .. }, line, .. }) = begun
                 else {
-                    self.report.add("malformed-history", || {
-                        format!("{} ends send {} that it has not begun", event.process, event.op)
-                    });
-                    return;
+                    return self.ends_what_was_not_begun("send", &event.process, event.op);
                 };
                 let sender =
                     Sender { process, session, line, idempotent, must_survive: acks == -1 };
@@ -221,18 +218,12 @@ impl Checker {
                 self.polled(process, &event.process, event.op, &records)
             }
             Action::Assign { partitions } if event.phase == Phase::Ok => {
-                self.logs.forget_positions(process);
-                for at in partitions {
-                    self.logs.log(&at.topic, at.partition).assign(process, at.offset);
-                }
+                self.assigned(process, &partitions);
             }
             Action::Rebalance { group, generation, member, partitions }
                 if event.phase == Phase::Ok =>
             {
-                self.logs.forget_positions(process);
-                for at in &partitions {
-                    self.logs.log(&at.topic, at.partition).assign(process, at.offset);
-                }
+                self.assigned(process, &partitions);
                 self.groups.rebalanced(
                     &mut self.report,
                     &group,
@@ -244,10 +235,7 @@ impl Checker {
             }
             Action::Commit { group, generation, member, offsets, reset } => {
                 if begun.is_none() {
-                    self.report.add("malformed-history", || {
-                        format!("{} ends commit {} that it has not begun", event.process, event.op)
-                    });
-                    return;
+                    return self.ends_what_was_not_begun("commit", &event.process, event.op);
                 }
                 let commit = groups::Commit {
                     generation,
@@ -278,6 +266,19 @@ impl Checker {
             }
             Action::Fault { .. } => self.report.counts.faults += 1,
             _ => {}
+        }
+    }
+
+    fn ends_what_was_not_begun(&mut self, what: &str, process: &str, op: u64) {
+        self.report.add("malformed-history", || {
+            format!("{process} ends {what} {op} that it has not begun")
+        });
+    }
+
+    fn assigned(&mut self, process: usize, partitions: &[Position]) {
+        self.logs.forget_positions(process);
+        for at in partitions {
+            self.logs.log(&at.topic, at.partition).assign(process, at.offset);
         }
     }
 
