@@ -88,12 +88,19 @@ pub const OWNED_KEYS: &[&str] = &[
 ];
 
 /// The custom resource definitions, in the order they are printed and checked in.
+///
+/// Each tells Helm to keep it, whoever puts it in place: with a definition go all its objects, and
+/// an upgrade whose release no longer brings a definition deletes one that does not say so.
 #[must_use]
 pub fn crds()
 -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>
 {
     use kube::core::CustomResourceExt as _;
     let mut all = vec![KafkaCluster::crd(), KafkaTopic::crd()];
+    for crd in &mut all {
+        let annotations = crd.metadata.annotations.get_or_insert_default();
+        annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+    }
     for version in all.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         if let Some(schema) =
             version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut())
