@@ -10,6 +10,8 @@
 mod common;
 #[path = "three_nodes/moves.rs"]
 mod moves;
+#[path = "three_nodes/up.rs"]
+mod up;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};

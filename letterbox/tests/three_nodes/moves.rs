@@ -171,20 +171,20 @@ impl Cluster {
 }
 
 /// `kafka-verifiable-producer`, which tells at which offset each record lies.
-struct Verifiable {
+pub(super) struct Verifiable {
     child: Child,
     reading: thread::JoinHandle<()>,
     said: std::sync::Arc<Mutex<Vec<Value>>>,
 }
 
 impl Verifiable {
-    fn start(cluster: &Cluster) -> Self {
-        let file = cluster.dir.path().join("producer.properties");
+    pub(super) fn start(dir: &Path, bootstrap: &str, topic: &str) -> Self {
+        let file = dir.join("producer.properties");
         let settings = "enable.idempotence=true\nretries=2147483647\ndelivery.timeout.ms=300000\n";
         std::fs::write(&file, settings).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_letterbox"))
-            .args(["tool", "kafka-verifiable-producer", "--topic", TOPIC])
-            .args(["--bootstrap-server", &bootstrap(&cluster.ports)])
+            .args(["tool", "kafka-verifiable-producer", "--topic", topic])
+            .args(["--bootstrap-server", bootstrap])
             .args(["--throughput", "500", "--value-prefix", "1", "--command-config"])
             .arg(file)
             .stdout(Stdio::piped())
@@ -205,13 +205,13 @@ impl Verifiable {
         said.iter().filter(|event| event["name"] == "producer_send_success").count()
     }
 
-    fn wait_for_more(&self) {
+    pub(super) fn wait_for_more(&self) {
         let before = self.acked();
         eventually("more is acknowledged", || self.acked() > before + 300);
     }
 
     /// Ends it: each record that it has sent, and where it lies.
-    fn stop(mut self) -> BTreeSet<(i64, i64, String)> {
+    pub(super) fn stop(mut self) -> BTreeSet<(i64, i64, String)> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert!(self.child.wait().unwrap().success());
         self.reading.join().unwrap();
@@ -348,7 +348,7 @@ fn partitions_move_under_load_and_nothing_acknowledged_is_lost_doubled_or_moved(
         .spawn()
         .expect("kcat is needed (apt-get install kcat)");
     let (fed, may_end) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let load = Verifiable::start(&cluster);
+    let load = Verifiable::start(cluster.dir.path(), &bootstrap(&cluster.ports), TOPIC);
     let (wanted, acked) = thread::scope(|scope| {
         let input = kcat.stdin.take().unwrap();
         let feeding = scope.spawn(|| feed(input, &fed, &may_end));

@@ -104,8 +104,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 impl ClientAdmin {
-    /// A cluster at `bootstrap` (`host:port`), each call ending within `timeout`. Nothing is
-    /// connected yet.
+    /// A cluster at `bootstrap` (`host:port`, separated by commas), each call ending within
+    /// `timeout`. Nothing is connected yet.
     #[must_use]
     pub fn new(env: Env, bootstrap: String, timeout: Duration) -> Self {
         Self {
@@ -155,8 +155,8 @@ impl ClientAdmin {
             api_timeout: self.timeout,
             ..ClientOptions::default()
         };
-        let connected =
-            Client::connect(self.env.clone(), std::slice::from_ref(&self.bootstrap), options).await;
+        let bootstrap: Vec<String> = self.bootstrap.split(',').map(ToOwned::to_owned).collect();
+        let connected = Client::connect(self.env.clone(), &bootstrap, options).await;
         if connected.is_err() {
             kind.note(&connected);
         }

@@ -1,7 +1,8 @@
 //! The rules of the schemas, for files that never meet an API server (`letterbox up`).
 //!
 //! The sentences are the same constants that the CEL rules carry. The test against a real API
-//! server feeds both the same bad documents.
+//! server feeds both the same bad documents. Only [`local_cluster`] and [`local_topic`] differ from
+//! the schemas: `letterbox up` also runs three brokers.
 
 use kube::ResourceExt as _;
 use serde::Serialize;
@@ -51,10 +52,36 @@ pub fn parse_strict<T: DeserializeOwned + Serialize>(document: &Value) -> Result
 /// Everything that the schema would refuse in `cluster`.
 #[must_use]
 pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
+    cluster_with(cluster, (cluster.spec.replicas != 1).then_some(REPLICAS_MESSAGE))
+}
+
+/// Everything that `letterbox up` refuses in `cluster`.
+#[must_use]
+pub fn local_cluster(cluster: &KafkaCluster) -> Vec<Problem> {
+    let value = cluster.spec.config.get(SEVERAL_NODES);
+    let is_trial = value.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+    let wrong = match cluster.spec.replicas {
+        1 => None,
+        3 if is_trial => None,
+        3 => Some(TRIAL_MESSAGE),
+        _ => Some(LOCAL_REPLICAS_MESSAGE),
+    };
+    cluster_with(cluster, wrong)
+}
+
+/// The setting of brokers that lets several form a cluster.
+const SEVERAL_NODES: &str = "unstable.several.nodes.enable";
+const TRIAL_MESSAGE: &str = "Three brokers are for trial in this version: add \
+    unstable.several.nodes.enable: true to spec.config, or set spec.replicas to 1.";
+const LOCAL_REPLICAS_MESSAGE: &str =
+    "letterbox up runs one broker per cluster or, for trial, three; set spec.replicas to 1 or 3.";
+
+/// `replicas` says what is wrong with their number.
+fn cluster_with(cluster: &KafkaCluster, replicas: Option<&str>) -> Vec<Problem> {
     let mut problems = Problems(Vec::new());
     let spec = &cluster.spec;
     problems.unless(is_cluster_name(&cluster.name_any()), "metadata.name", NAME_MESSAGE);
-    problems.unless(spec.replicas == 1, "spec.replicas", REPLICAS_MESSAGE);
+    problems.if_any("spec.replicas", replicas.map(ToOwned::to_owned));
     problems.unless(
         spec.image.is_none() || spec.version.is_none(),
         "spec",
@@ -148,6 +175,22 @@ fn listeners(listeners: &[Listener], replicas: i32, problems: &mut Problems) {
 /// Everything that the schema would refuse in `topic`.
 #[must_use]
 pub fn topic(topic: &KafkaTopic) -> Vec<Problem> {
+    let wrong = (topic.spec.replicas != 1).then(|| TOPIC_REPLICAS_MESSAGE.to_owned());
+    topic_with(topic, wrong)
+}
+
+/// Everything that `letterbox up` refuses in `topic`, whose cluster has so many `brokers`.
+#[must_use]
+pub fn local_topic(topic: &KafkaTopic, brokers: i32) -> Vec<Problem> {
+    let wrong = (!(1..=brokers).contains(&topic.spec.replicas)).then(|| match brokers {
+        1 => "The cluster has one broker; set spec.replicas to 1.".to_owned(),
+        _ => format!("The cluster has {brokers} brokers; set spec.replicas to 1 to {brokers}."),
+    });
+    topic_with(topic, wrong)
+}
+
+/// `replicas` says what is wrong with their number.
+fn topic_with(topic: &KafkaTopic, replicas: Option<String>) -> Vec<Problem> {
     let mut problems = Problems(Vec::new());
     let spec = &topic.spec;
     let name = topic.kafka_name();
@@ -170,7 +213,7 @@ pub fn topic(topic: &KafkaTopic) -> Vec<Problem> {
         "spec.partitions",
         "must be 1 to 100000",
     );
-    problems.unless(spec.replicas == 1, "spec.replicas", TOPIC_REPLICAS_MESSAGE);
+    problems.if_any("spec.replicas", replicas);
     problems.if_any("spec.config", too_large(&spec.config, TOPIC_CONFIG_MAX));
     problems.0
 }

@@ -54,6 +54,12 @@ pub(super) fn build(
     // What the user set comes first, in key order; what the operator owns is put over it.
     let mut keys: BTreeMap<&str, String> =
         spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    if spec.replicas > 1 {
+        // What several brokers are for; the spec may say otherwise.
+        let replicas = spec.replicas.min(3).to_string();
+        keys.entry("default.replication.factor").or_insert(replicas);
+        keys.entry("min.insync.replicas").or_insert_with(|| "2".to_owned());
+    }
     keys.insert("process.roles", "broker,controller".to_owned());
     keys.insert("node.id", id.to_string());
     if let Some(cluster_id) = cluster_id {
@@ -259,6 +265,19 @@ mod tests {
             config.properties.lines().filter(|line| line.starts_with("node.id=")).collect();
         assert_eq!(lines, ["node.id=0"]);
         assert!(config.properties.contains("a\\nnode.id=1\\nnode.id=7\n"), "{}", config.properties);
+    }
+
+    #[test]
+    fn several_brokers_keep_several_replicas_unless_the_spec_says_otherwise() {
+        let properties = |spec: &KafkaClusterSpec| build(spec, 0, &facts(), "v", None, "i:1").0;
+        let mut spec = KafkaClusterSpec::default();
+        assert!(!properties(&spec).properties.contains("replica"));
+        spec.replicas = 3;
+        spec.config.insert("min.insync.replicas".to_owned(), "1".to_owned());
+        let text = properties(&spec).properties;
+        for line in ["default.replication.factor=3\n", "min.insync.replicas=1\n"] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]

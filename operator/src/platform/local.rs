@@ -2,12 +2,11 @@
 //!
 //! ```text
 //! DIR/.lock                            one `letterbox up` per folder
+//! DIR/CLUSTER/ports.json               which ports its brokers have (`platform/ports.rs`)
 //! DIR/CLUSTER/broker-ID/server.properties, broker.log (and broker.log.1 of the run before), pid
 //! DIR/CLUSTER/broker-ID/data/          log.dirs: one folder for each of spec.storage.volumes
 //! ```
-//! Everything listens on 127.0.0.1. Ports follow from the file alone: clients from the first port
-//! up, in the order of the file; the controller listeners 400 above, health and metrics 552 above
-//! (9644 for 9092).
+//! Everything listens on 127.0.0.1.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,6 +21,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::ports::{self, ClusterPorts};
 use super::{Live, Platform};
 use crate::api::KafkaCluster;
 use crate::desired::{
@@ -55,17 +55,6 @@ pub struct Local {
     brokers: Mutex<BTreeMap<(String, i32), Managed>>,
 }
 
-/// The ports of one cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClusterPorts {
-    /// By listener name.
-    pub clients: BTreeMap<String, u16>,
-    /// The controller listener.
-    pub controller: u16,
-    /// Health and metrics.
-    pub admin: u16,
-}
-
 #[derive(Default)]
 struct Managed {
     child: Option<Child>,
@@ -96,42 +85,6 @@ struct Seen {
     start: bool,
 }
 
-/// Gives every cluster its ports, from the file alone.
-///
-/// # Errors
-/// When they do not fit below 65536.
-pub fn assign_ports(
-    clusters: &[KafkaCluster],
-    first: u16,
-) -> Result<BTreeMap<String, ClusterPorts>, String> {
-    let mut next = u32::from(first);
-    let too_high = || {
-        format!(
-            "the ports that the clusters need from {first} on do not fit below 65536; give a lower \
-             --port"
-        )
-    };
-    let port = |number: u32| u16::try_from(number).map_err(|_| too_high());
-    let mut all = BTreeMap::new();
-    for (index, cluster) in clusters.iter().enumerate() {
-        let index = u32::try_from(index).map_err(|_| too_high())?;
-        let mut ports = ClusterPorts {
-            clients: BTreeMap::new(),
-            controller: port(u32::from(first) + 400 + index)?,
-            admin: port(u32::from(first) + 552 + index)?,
-        };
-        for listener in &cluster.spec.listeners {
-            ports.clients.insert(listener.name.clone(), port(next)?);
-            next += 1;
-        }
-        all.insert(cluster.name_any(), ports);
-    }
-    if next > u32::from(first) + 400 || clusters.len() > 100 {
-        return Err("a file may have at most 100 clusters and 400 listeners".to_owned());
-    }
-    Ok(all)
-}
-
 impl Local {
     /// Processes of `binary` with their data under `dir`.
     #[must_use]
@@ -139,12 +92,20 @@ impl Local {
         Self { env, dir, binary, ports: std::sync::Mutex::default(), brokers: Mutex::default() }
     }
 
-    /// Sets which ports the clusters have from the next pass on.
-    pub fn set_ports(&self, ports: BTreeMap<String, ClusterPorts>) {
-        *self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = ports;
+    /// Gives the brokers of `clusters` their ports, which they have from the next pass on.
+    ///
+    /// # Errors
+    /// As [`ports::place`].
+    pub async fn place(&self, clusters: &[KafkaCluster], first: u16) -> Result<(), String> {
+        let (env, dir, clusters) = (self.env.clone(), self.dir.clone(), clusters.to_vec());
+        let placed = move || ports::place(&env, &dir, &clusters, first);
+        let placed = self.env.blocking(placed).await?;
+        *self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = placed;
+        Ok(())
     }
 
-    fn ports_of(&self, cluster: &str) -> ClusterPorts {
+    /// The ports of the brokers of `cluster`.
+    pub fn ports_of(&self, cluster: &str) -> ClusterPorts {
         self.ports
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -438,14 +399,18 @@ impl Platform for Local {
         Box::pin(async move {
             let name = cluster.name_any();
             let ports = self.ports_of(&name);
-            let mut live = LocalLive { dir: self.dir.join(&name), ports, brokers: BTreeMap::new() };
             let mut brokers = self.brokers.lock().await;
             for id in broker_ids(cluster) {
-                let broker = brokers.entry((name.clone(), id)).or_default();
-                let seen = self.look(&name, id, broker, live.ports.admin).await;
-                live.brokers.insert(id, seen);
+                brokers.entry((name.clone(), id)).or_default();
             }
-            Ok(live)
+            // Side by side: one that does not answer holds up the look at no other.
+            let of_cluster = brokers.iter_mut().filter(|((of, _), _)| *of == name);
+            let looks = of_cluster.map(|((name, id), broker)| {
+                let admin = ports.brokers.get(id).map_or(0, |ports| ports.admin);
+                async move { (*id, self.look(name, *id, broker, admin).await) }
+            });
+            let brokers = futures::future::join_all(looks).await.into_iter().collect();
+            Ok(LocalLive { dir: self.dir.join(&name), ports, brokers })
         })
     }
 
@@ -488,7 +453,8 @@ impl Live for LocalLive {
         let brokers = broker_ids(cluster).map(|id| {
             let address =
                 |port: u16| Some(Address { host: Host::Named("localhost".to_owned()), port });
-            let clients = &self.ports.clients;
+            let ports = self.ports.brokers.get(&id).cloned().unwrap_or_default();
+            let clients = &ports.clients;
             let facts = BrokerFacts {
                 volumes: volume_names(cluster, id, [])
                     .into_iter()
@@ -502,9 +468,9 @@ impl Live for LocalLive {
                     .iter()
                     .map(|(name, port)| (name.clone(), address(*port)))
                     .collect(),
-                quorum: local(self.ports.controller),
-                quorum_bind: local(self.ports.controller),
-                admin_bind: Some(local(self.ports.admin)),
+                quorum: local(ports.controller),
+                quorum_bind: local(ports.controller),
+                admin_bind: Some(local(ports.admin)),
                 directory_ids: Vec::new(),
                 given_up: Vec::new(),
                 begins_anew: None,
@@ -549,16 +515,13 @@ impl Live for LocalLive {
                 },
             )
         });
-        let bootstrap = self
-            .ports
-            .clients
-            .iter()
-            .map(|(name, port)| (name.clone(), format!("localhost:{port}")));
-        Observed {
-            brokers: brokers.collect(),
-            bootstrap: bootstrap.collect(),
-            ..Observed::default()
+        let mut bootstrap: BTreeMap<String, String> = BTreeMap::new();
+        for (name, port) in self.ports.brokers.values().flat_map(|broker| &broker.clients) {
+            let servers = bootstrap.entry(name.clone()).or_default();
+            let comma = if servers.is_empty() { "" } else { "," };
+            servers.push_str(&format!("{comma}localhost:{port}"));
         }
+        Observed { brokers: brokers.collect(), bootstrap, ..Observed::default() }
     }
 }
 
@@ -573,23 +536,5 @@ mod tests {
         {
             assert_eq!(back_off(failures).as_secs_f32(), seconds, "{failures}");
         }
-    }
-    use crate::api::{KafkaClusterSpec, Listener};
-
-    #[test]
-    fn ports_follow_from_the_file_alone() {
-        let mut first = KafkaCluster::new("a", KafkaClusterSpec::default());
-        let second = KafkaCluster::new("b", KafkaClusterSpec::default());
-        let mut external: Listener = first.spec.listeners[0].clone();
-        external.name = "external".to_owned();
-        first.spec.listeners.push(external);
-        let ports = assign_ports(&[first.clone(), second.clone()], 9092).unwrap();
-        assert_eq!(
-            ports["a"].clients,
-            BTreeMap::from([("plain".to_owned(), 9092), ("external".to_owned(), 9093)])
-        );
-        assert_eq!((ports["a"].admin, ports["a"].controller), (9644, 9492));
-        assert_eq!((ports["b"].clients["plain"], ports["b"].admin), (9094, 9645));
-        assert!(assign_ports(&[first, second], 65_000).unwrap_err().contains("lower --port"));
     }
 }

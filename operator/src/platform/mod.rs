@@ -7,6 +7,7 @@ pub mod kubernetes;
 pub mod local;
 #[cfg(feature = "kubernetes")]
 mod pods;
+pub mod ports;
 
 use letterbox_env::BoxFuture;
 

@@ -22,6 +22,12 @@ pub(super) struct Documents {
     pub(super) topics: Vec<KafkaTopic>,
 }
 
+impl Documents {
+    pub(super) fn cluster_of(&self, topic: &KafkaTopic) -> Option<&KafkaCluster> {
+        self.clusters.iter().find(|cluster| cluster.name_any() == topic.spec.cluster_ref.name)
+    }
+}
+
 pub(super) async fn read(env: &Env, path: &Path) -> anyhow::Result<Documents> {
     let text = text(env, path).await?;
     parse(&text).with_context(|| format!("read {}", path.display()))
@@ -62,6 +68,12 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Documents> {
     if documents.clusters.is_empty() {
         bail!("there is no KafkaCluster in it");
     }
+    // The cluster of a topic may come after it.
+    for topic in &documents.topics {
+        let brokers = documents.cluster_of(topic).map_or(1, |cluster| cluster.spec.replicas);
+        refuse(&validate::local_topic(topic, brokers))
+            .with_context(|| format!("KafkaTopic {}", topic.name_any()))?;
+    }
     Ok(documents)
 }
 
@@ -72,7 +84,7 @@ fn add(documents: &mut Documents, value: &Value) -> anyhow::Result<()> {
     match (value["apiVersion"].as_str(), value["kind"].as_str()) {
         (Some("letterbox.dev/v1alpha1"), Some("KafkaCluster")) => {
             let cluster: KafkaCluster = parse_strict(value)?;
-            refuse(&validate::cluster(&cluster))?;
+            refuse(&validate::local_cluster(&cluster))?;
             if documents.clusters.iter().any(|other| other.name_any() == cluster.name_any()) {
                 bail!("two KafkaClusters have this name");
             }
@@ -80,7 +92,6 @@ fn add(documents: &mut Documents, value: &Value) -> anyhow::Result<()> {
         }
         (Some("letterbox.dev/v1alpha1"), Some("KafkaTopic")) => {
             let topic: KafkaTopic = parse_strict(value)?;
-            refuse(&validate::topic(&topic))?;
             let same = |other: &KafkaTopic| {
                 other.spec.cluster_ref == topic.spec.cluster_ref
                     && other.kafka_name() == topic.kafka_name()
@@ -117,7 +128,9 @@ mod tests {
 
     #[test]
     fn the_examples_are_valid() {
-        for (name, clusters, topics) in [("cluster.yaml", 1, 0), ("orders.yaml", 1, 1)] {
+        for (name, clusters, topics) in
+            [("cluster.yaml", 1, 0), ("orders.yaml", 1, 1), ("local/three-brokers.yaml", 1, 1)]
+        {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
             let documents =
                 parse(&String::from_utf8(Env::real().disk.read(&path).unwrap()).unwrap()).unwrap();
@@ -133,6 +146,15 @@ mod tests {
     fn what_is_wrong_is_said_with_its_place() {
         let cluster = "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: \
             {name: a}\nspec: {}\n";
+        let trial = "spec: {replicas: 3, config: {unstable.several.nodes.enable: true}}";
+        let three = cluster.replace("spec: {}", trial);
+        let topic = |replicas: i32| {
+            format!(
+                "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaTopic\nmetadata: {{name: t}}\n\
+                 spec: {{clusterRef: {{name: a}}, replicas: {replicas}}}\n"
+            )
+        };
+        parse(&format!("{}---\n{three}", topic(3))).unwrap();
         for (text, expected) in [
             (String::new(), "there is no KafkaCluster in it"),
             (
@@ -141,8 +163,21 @@ mod tests {
             ),
             (
                 cluster.replace("spec: {}", "spec: {replicas: 3}"),
-                "document 1 (a): spec.replicas: This version runs one broker per cluster; set \
-                 spec.replicas to 1.",
+                "document 1 (a): spec.replicas: Three brokers are for trial in this version: add \
+                 unstable.several.nodes.enable: true to spec.config, or set spec.replicas to 1.",
+            ),
+            (
+                cluster.replace("spec: {}", "spec: {replicas: 5}"),
+                "document 1 (a): spec.replicas: letterbox up runs one broker per cluster or, for \
+                 trial, three; set spec.replicas to 1 or 3.",
+            ),
+            (
+                format!("{}---\n{three}", topic(4)),
+                "KafkaTopic t: spec.replicas: The cluster has 3 brokers; set spec.replicas to 1 to 3.",
+            ),
+            (
+                format!("{}---\n{cluster}", topic(3)),
+                "KafkaTopic t: spec.replicas: The cluster has one broker; set spec.replicas to 1.",
             ),
             (
                 cluster.replace("spec: {}", "spec: {zookeeper: 3}"),

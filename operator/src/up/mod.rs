@@ -3,6 +3,8 @@
 //!
 //! - The file is read again once a second; a change is reconciled, an invalid change is told and
 //!   waits for the next edit.
+//! - A cluster has one broker or, for trial, three. Its brokers keep their ports and their number
+//!   ([`crate::platform::ports`]); a topic is made when it has a broker for each replica.
 //! - Data is never deleted: a cluster that leaves the file is stopped, a topic that leaves it
 //!   stays, whatever the `deletionPolicy` says. Remove the folder to remove the data.
 //! - `image`, `version`, `resources`, the volume's size and class, and node ports mean nothing to a
@@ -28,7 +30,7 @@ use tokio::time::Instant;
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin};
 use crate::api::{KafkaTopic, READY, find_condition};
 use crate::plan::{ClusterState, TopicFacts};
-use crate::platform::local::{Local, assign_ports};
+use crate::platform::local::Local;
 use crate::reconcile::{reconcile_cluster, reconcile_topic};
 use file::Documents;
 use home::LocalHome;
@@ -92,7 +94,7 @@ pub async fn up_in(env: Env, options: UpOptions, binary: PathBuf) -> anyhow::Res
         topics_at: BTreeMap::new(),
         say: Say::new(),
     };
-    run.take(documents)?;
+    run.take(documents).await?;
     run.say.notes(&run.documents);
 
     let refused = tokio::select! {
@@ -167,7 +169,7 @@ impl Run {
             return;
         }
         let taken = match file::parse(&text) {
-            Ok(documents) => self.take(documents),
+            Ok(documents) => self.take(documents).await,
             Err(error) => Err(error),
         };
         self.text = text;
@@ -187,10 +189,9 @@ impl Run {
         ));
     }
 
-    fn take(&mut self, mut documents: Documents) -> anyhow::Result<()> {
-        self.local.set_ports(
-            assign_ports(&documents.clusters, self.options.port).map_err(anyhow::Error::msg)?,
-        );
+    async fn take(&mut self, mut documents: Documents) -> anyhow::Result<()> {
+        let placed = self.local.place(&documents.clusters, self.options.port).await;
+        placed.map_err(anyhow::Error::msg)?;
         for cluster in &mut documents.clusters {
             let name = cluster.name_any();
             cluster.status = self
@@ -248,7 +249,7 @@ impl Run {
             settled &= self.pass_topic(index, &now).await;
         }
         if settled {
-            self.say.ready(&self.documents);
+            self.say.ready(&self.documents, |cluster| self.local.ports_of(cluster));
         }
         settled
     }
@@ -261,11 +262,7 @@ impl Run {
         }
         let mut topic: KafkaTopic = topic.clone();
         topic.status = self.home.status(&topic).await;
-        let cluster = self
-            .documents
-            .clusters
-            .iter()
-            .find(|cluster| cluster.name_any() == topic.spec.cluster_ref.name);
+        let cluster = self.documents.cluster_of(&topic);
         let mut state = ClusterState::of(cluster, now);
         let Some(admin) = self.admins.get(&topic.spec.cluster_ref.name) else {
             self.say.topic(&topic, None, &crate::plan::TopicWait::Cluster(state).to_string());
@@ -279,6 +276,13 @@ impl Run {
                 Err(error) => state = ClusterState::Unreachable(error.to_string()),
             }
         }
+        // Each replica has a broker of its own: one that is not there yet would have it refused.
+        let ready = cluster.and_then(|it| it.status.as_ref()).map_or(0, |it| it.ready_replicas);
+        if state == ClusterState::Ready && live.is_none() && ready < topic.spec.replicas {
+            let wanted = topic.spec.replicas;
+            self.say.topic(&topic, None, &format!("waiting for {wanted} brokers; {ready} serve"));
+            return false;
+        }
         let facts = TopicFacts {
             may_come: false,
             cluster: state,
@@ -291,13 +295,16 @@ impl Run {
                 let ready = find_condition(&pass.status.conditions, READY);
                 let message = ready.map(|ready| ready.message.clone()).unwrap_or_default();
                 self.say.topic(&topic, Some(&pass), &message);
-                let settled = pass.fault.is_none() && pass.plan.wait.is_none();
+                // The broker that was asked last may not know yet what another one has made.
+                let is_seen = pass.status.partitions.is_some();
+                let settled = pass.fault.is_none() && pass.plan.wait.is_none() && is_seen;
                 // What was refused or failed is looked at again later, not at once: it may take an
                 // edit.
-                if settled || pass.plan.wait.is_none() {
+                let is_over = settled || pass.plan.wait.is_none() && pass.fault.is_some();
+                if is_over {
                     self.topics_at.insert(name, Instant::now());
                 }
-                settled || pass.plan.wait.is_none()
+                is_over
             }
             Err(fault) => {
                 self.say.topic(&topic, None, &fault.message);

@@ -14,6 +14,8 @@ use crate::api::{
     ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, ListenerType,
     READY, find_condition, is_true,
 };
+use crate::desired::POOL;
+use crate::platform::ports::ClusterPorts;
 use crate::reconcile::TopicPass;
 
 pub(super) struct Say {
@@ -75,18 +77,18 @@ impl Say {
     }
 
     pub(super) fn topic(&mut self, topic: &KafkaTopic, pass: Option<&TopicPass>, message: &str) {
-        let done = pass.is_some_and(|pass| is_true(&pass.status.conditions, READY));
-        let text = match pass.filter(|_| done) {
-            Some(pass) => {
-                format!("Ready with {} partitions", pass.status.partitions.unwrap_or_default())
-            }
-            None => message.to_owned(),
+        let ready = pass.filter(|pass| is_true(&pass.status.conditions, READY));
+        let partitions = ready.and_then(|pass| pass.status.partitions);
+        let text = match (ready, partitions) {
+            (_, Some(partitions)) => format!("Ready with {partitions} partitions"),
+            (Some(_), None) => "made; not every broker knows it yet".to_owned(),
+            (None, None) => message.to_owned(),
         };
-        self.show(&format!("KafkaTopic {}", topic.name_any()), &text, done);
+        self.show(&format!("KafkaTopic {}", topic.name_any()), &text, partitions.is_some());
     }
 
     /// Once, whenever everything has become ready: where clients connect.
-    pub(super) fn ready(&mut self, documents: &Documents) {
+    pub(super) fn ready(&mut self, documents: &Documents, ports_of: impl Fn(&str) -> ClusterPorts) {
         let mut text = String::new();
         for cluster in &documents.clusters {
             for listener in cluster.status.iter().flat_map(|status| &status.listeners) {
@@ -95,6 +97,17 @@ impl Say {
                     cluster.name_any(),
                     listener.name,
                     listener.bootstrap_servers
+                ));
+            }
+            let brokers = ports_of(&cluster.name_any()).brokers;
+            for (id, ports) in brokers.iter().filter(|_| brokers.len() > 1) {
+                let clients =
+                    ports.clients.iter().map(|(name, port)| format!("{name}=localhost:{port} "));
+                text.push_str(&format!(
+                    "{} {POOL}-{id} {}admin=localhost:{}\n",
+                    cluster.name_any(),
+                    clients.collect::<String>(),
+                    ports.admin
                 ));
             }
         }
