@@ -1,4 +1,5 @@
-//! Says which partitions are led by somebody who may miss acknowledged records.
+//! Says which partitions are led by somebody who may miss acknowledged records, and which ones
+//! nobody leads until a person says who.
 
 use crate::metadata::{Election, MetadataImage, MetadataRecord, PartitionState};
 
@@ -22,11 +23,40 @@ pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) {
     ] {
         let named = elected(image, records, election);
         if !named.is_empty() {
-            let count = named.len();
-            let first = named.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>();
-            tracing::warn!(partitions = count, first = first.join(", "), "{why}");
+            tracing::warn!(partitions = named.len(), first = first(&named), "{why}");
         }
     }
+    let named = waiting(image, records);
+    if !named.is_empty() {
+        tracing::error!(
+            partitions = named.len(),
+            first = first(&named),
+            "nobody leads: no replica is known to have every acknowledged record, and of several it \
+             is not known which has the most. kafka-leader-election --election-type unclean elects \
+             the first one of the assignment that is there; what that one misses is lost, and what \
+             the others have is set aside or cut. See docs/offline-partitions.md for how to choose"
+        );
+    }
+}
+
+fn first(named: &[String]) -> String {
+    named.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Those that wait for a person from now on, each with who may have the most.
+fn waiting(image: &MetadataImage, records: &[MetadataRecord]) -> Vec<String> {
+    let of_one = |record: &MetadataRecord| {
+        let MetadataRecord::Partition(record) = record else { return None };
+        let topic = image.topic_by_id(&record.topic_id)?;
+        let waited =
+            topic.partition(record.partition).is_some_and(PartitionState::waits_for_a_person);
+        (record.state.waits_for_a_person() && !waited).then(|| {
+            let ids = record.state.last_known_elr.iter().map(ToString::to_string);
+            let (name, index) = (&topic.name, record.partition);
+            format!("{name}-{index} (replicas {})", ids.collect::<Vec<_>>().join(","))
+        })
+    };
+    records.iter().filter_map(of_one).collect()
 }
 
 /// Each with who leads and in which epoch.
@@ -85,5 +115,35 @@ mod tests {
         ];
         assert_eq!(elected(&image, &next, Election::Unclean), ["t-0 by 2 in epoch 1"]);
         assert_eq!(elected(&image, &next, Election::LastKnown), ["t-2 by 2 in epoch 1"]);
+    }
+
+    #[test]
+    fn a_partition_that_waits_for_a_person_is_named_once() {
+        let id = TopicId::from_u128(7);
+        let state = |isr: &[BrokerId], last_known_elr: &[BrokerId]| PartitionState {
+            replicas: [BrokerId(1), BrokerId(2)].into(),
+            isr: isr.into(),
+            leader: isr.first().copied(),
+            last_known_elr: last_known_elr.into(),
+            ..PartitionState::default()
+        };
+        let both = [BrokerId(1), BrokerId(2)];
+        let led = state(&[BrokerId(1)], &[]);
+        let partition = |partition, state: &PartitionState| {
+            let state = state.clone();
+            MetadataRecord::Partition(PartitionRecord { topic_id: id, partition, state })
+        };
+        let topic = MetadataRecord::Topic(TopicRecord { name: "t".to_owned(), id });
+        let records =
+            [topic, partition(0, &led), partition(1, &state(&[], &both)), partition(2, &led)];
+        let image = apply(&MetadataImage::default(), 1, &records).unwrap();
+        let next = [
+            partition(0, &state(&[], &both)),
+            // It did before.
+            partition(1, &PartitionState { partition_epoch: 1, ..state(&[], &both) }),
+            // The one that led last comes back by itself.
+            partition(2, &state(&[], &both[..1])),
+        ];
+        assert_eq!(waiting(&image, &next), ["t-0 (replicas 1,2)"]);
     }
 }

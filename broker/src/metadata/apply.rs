@@ -317,7 +317,7 @@ fn config_records(
 /// What is wrong with a partition's state; `None` when nothing is.
 fn inconsistency(state: &PartitionState) -> Option<&'static str> {
     let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
-    let PartitionState { offline, lost, .. } = state;
+    let PartitionState { offline, lost, may_have_more, .. } = state;
     let are_replicas = |ids: &[BrokerId]| ids.iter().all(|id| replicas.contains(id));
     if replicas.is_empty() {
         Some("there is no replica")
@@ -333,6 +333,8 @@ fn inconsistency(state: &PartitionState) -> Option<&'static str> {
         Some("a broker whose log is out of use is not a replica, or is in the ISR")
     } else if !are_replicas(lost) || lost.iter().any(|id| isr.contains(id) || elr.contains(id)) {
         Some("a broker whose log was lost is not a replica, or is in the ISR or eligible")
+    } else if !are_replicas(may_have_more) || may_have_more.iter().any(|id| isr.contains(id)) {
+        Some("a broker that may have more records is not a replica, or is in the ISR")
     } else if leader.is_some_and(|leader| !isr.contains(&leader)) {
         Some("the leader is not in the ISR")
     } else {

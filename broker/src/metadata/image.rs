@@ -300,7 +300,7 @@ impl Topic {
 /// Who has and who leads a partition.
 ///
 /// `isr ⊆ replicas \ offline`, `elr ⊆ replicas \ isr`, `offline ⊆ replicas`,
-/// `lost ⊆ replicas \ (isr ∪ elr)`, and `leader ∈ isr` when there is one. Made by the operations in [`crate::metadata::decide`] and checked by `apply`.
+/// `lost ⊆ replicas \ (isr ∪ elr)`, `may_have_more ⊆ replicas \ isr`, and `leader ∈ isr` when there is one. Made by the operations in [`crate::metadata::decide`] and checked by `apply`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
     /// The brokers the partition is assigned to; the first is the preferred leader.
@@ -329,9 +329,14 @@ pub struct PartitionState {
     #[serde(default, skip_serializing_if = "is_none")]
     pub offline: Arc<[BrokerId]>,
     /// Replicas whose log was lost, or lacks records within it because a loss was accepted, until
-    /// they are in sync again: one of them leads only when all replicas are such.
+    /// they are in sync again: one of them leads only when a person asks for it, the topic allows
+    /// it, or there is no other replica.
     #[serde(default, skip_serializing_if = "is_none")]
     pub lost: Arc<[BrokerId]>,
+    /// Replicas that have not been in sync since a leader was elected that may lack committed
+    /// records: what they have is not deleted for a leader, but set aside.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub may_have_more: Arc<[BrokerId]>,
     /// The leader; `None` while nobody who has every committed record is alive.
     pub leader: Option<BrokerId>,
     /// Goes up by one when the leader changes, or may have lost its tail, or when a replica is taken
@@ -359,6 +364,13 @@ impl PartitionState {
         self.offline.contains(&id) && !self.isr.contains(&id) && !self.elr.contains(&id)
     }
 
+    /// Whether nobody leads by itself, whoever comes back: of several it is not known who has the
+    /// most. A person elects one.
+    #[must_use]
+    pub fn waits_for_a_person(&self) -> bool {
+        self.isr.is_empty() && self.elr.is_empty() && self.last_known_elr.len() > 1
+    }
+
     /// Whether its replicas move.
     #[must_use]
     pub fn is_reassigning(&self) -> bool {
@@ -384,7 +396,7 @@ pub enum Election {
     Clean,
     /// Nobody was known to have every committed record, and nobody was known to have more than it:
     /// it led last, before it lost what was not yet on its disk (KIP-966), or all other replicas
-    /// have lost their logs.
+    /// have lost their logs, or there are none.
     LastKnown,
     /// Nobody was known to have every committed record, and the topic allows such a leader
     /// (`unclean.leader.election.enable`) or somebody asked for one.

@@ -106,9 +106,12 @@ impl PartitionRecord {
     ///
     /// 0: replicas, ISR, leader and epochs. 1: ELR, last known ELR, election, and replicas that
     /// move; the ISR may be empty. 2: replicas whose log is out of use. 3: replicas whose log was
-    /// lost, and several that may have the most.
+    /// lost, and several that may have the most. 4: replicas that may have more than their leader.
     fn version(&self) -> u16 {
         let PartitionState { isr, elr, last_known_elr, election, offline, lost, .. } = &self.state;
+        if !self.state.may_have_more.is_empty() {
+            return 4;
+        }
         if !lost.is_empty() || last_known_elr.len() > 1 {
             return 3;
         }
@@ -200,7 +203,7 @@ kinds! {
     BrokerFence "brokerFence" 0,
     RemoveBroker "removeBroker" 0,
     Topic "topic" 0,
-    Partition "partition" 3,
+    Partition "partition" 4,
     RemoveTopic "removeTopic" 0,
     Config "config" 0,
     GroupConfig "groupConfig" 0,
@@ -281,6 +284,7 @@ mod tests {
         let moves = PartitionState { adding: ids(&[2]), removing: ids(&[1]), ..plain.clone() };
         let unclean = PartitionState { election: Election::Unclean, ..plain.clone() };
         let lost = PartitionState { lost: ids(&[2]), ..plain.clone() };
+        let more = PartitionState { may_have_more: ids(&[2]), ..unclean.clone() };
         for (state, written) in [
             (
                 plain,
@@ -305,6 +309,10 @@ mod tests {
             (
                 lost,
                 r#"[{"k":"partition","v":3,"d":{"isr":[1],"leader":1,"leader_epoch":4,"lost":[2],"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
+            ),
+            (
+                more,
+                r#"[{"k":"partition","v":4,"d":{"election":"Unclean","isr":[1],"leader":1,"leader_epoch":4,"may_have_more":[2],"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
             ),
         ] {
             let record =

@@ -88,8 +88,9 @@ pub(crate) enum FollowerEffect {
     Truncate { to: Offset },
     /// Empty the log and begin at `at`; then [`FollowerEvent::Done`].
     RestartAt { at: Offset },
-    /// The same, and keep what the log had where a person finds it: the leader has none of it, and
-    /// some of it had been committed. Whatever made such a leader, it must not destroy the last copy.
+    /// The same, and keep what the log had where a person finds it: the leader may have none of it,
+    /// and some of it had been committed. Whatever made such a leader, it must not destroy the last
+    /// copy.
     SetAside { at: Offset },
     /// Records that had been committed are cut, from `from` on: the leader was elected uncleanly.
     /// To be said in the log and in a metric.
@@ -126,6 +127,8 @@ pub(crate) struct FollowerState {
     /// How long it waits at most before it asks a leader again that could not answer, or tries
     /// again what could not be done with its log (`replica.fetch.backoff.ms`).
     backoff_ms: u64,
+    /// The leader may lack committed records that are here.
+    may_have_more: bool,
     /// How long it waits next: twice as long each time. A leader that does not know yet that it
     /// leads will in a moment.
     wait_ms: u64,
@@ -136,17 +139,18 @@ pub(crate) struct FollowerState {
 
 impl FollowerState {
     /// Follows `leader` in `epoch`. The log may still be changing from what was begun in the epoch
-    /// before; [`FollowerEvent::Done`] comes then, and nothing is asked before.
+    /// before (`is_changing`); [`FollowerEvent::Done`] comes then, and nothing is asked before. With
+    /// `may_have_more` the leader may lack committed records that are here.
     pub(crate) fn begin(
         leader: Option<BrokerId>,
         epoch: LeaderEpoch,
         backoff_ms: u64,
-        is_changing: bool,
+        (is_changing, may_have_more): (bool, bool),
         log: &impl OwnLog,
     ) -> (Self, Vec<FollowerEffect>) {
         let doing = if is_changing { Doing::Changing { taken: None } } else { Doing::Nothing };
-        let wait_ms = FIRST_WAIT_MS;
-        let mut this = Self { leader, epoch, backoff_ms, wait_ms, doing, reported: 0 };
+        let (wait_ms, reported) = (FIRST_WAIT_MS, 0);
+        let mut this = Self { leader, epoch, backoff_ms, may_have_more, wait_ms, doing, reported };
         let effects = if is_changing { Vec::new() } else { this.fetch(log) };
         (this, effects)
     }
@@ -306,7 +310,11 @@ impl FollowerState {
         if log.lacks_records() {
             // All of it anew: behind its end, what is missing would not come.
             self.doing = Doing::Changing { taken: None };
-            return vec![FollowerEffect::RestartAt { at: 0 }];
+            let is_kept = self.may_have_more && log.start() < log.end();
+            return vec![match is_kept {
+                true => FollowerEffect::SetAside { at: 0 },
+                false => FollowerEffect::RestartAt { at: 0 },
+            }];
         }
         let (at, epoch) = (log.end(), self.epoch);
         let last_epoch = log.latest_epoch().unwrap_or(-1);
@@ -388,7 +396,7 @@ mod tests {
                         leader,
                         line.number("epoch"),
                         1_000,
-                        is_changing,
+                        (is_changing, false),
                         &log,
                     );
                     follower = Some(begun);

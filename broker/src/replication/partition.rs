@@ -508,7 +508,7 @@ impl Partition {
         self.step(Event::Follower(done));
     }
 
-    /// Nothing of the log is the leader's, and some of it was committed: it is kept for a person.
+    /// The leader may have nothing of the log, and some of it was committed: it is kept for a person.
     /// Blocks.
     fn set_aside(&self, log: &Log, at: Offset) -> Result<(), LogError> {
         let (topic, partition) = (log.topic(), self.index);
@@ -520,9 +520,9 @@ impl Partition {
             from,
             to,
             dir = %dir.display(),
-            "the leader has none of the records of this replica, some of which were committed: \
-            they are set aside in this directory and copied to nobody; when they are wanted, see \
-            docs/offline-partitions.md, else remove it"
+            "the leader may have none of the records of this replica, some of which were \
+            committed: they are set aside in this directory and copied to nobody; when they are \
+            wanted, see docs/offline-partitions.md, else remove it"
         );
         log.lacks_nothing_more()
     }

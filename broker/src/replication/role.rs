@@ -481,8 +481,8 @@ impl Replica {
         } else {
             let leader = leader.filter(|_| !leads);
             let backoff_ms = self.times.backoff_ms;
-            let (follower, asks) =
-                FollowerState::begin(leader, epoch, backoff_ms, is_changing, log);
+            let how = (is_changing, self.assigned.may_have_more.contains(&self.me));
+            let (follower, asks) = FollowerState::begin(leader, epoch, backoff_ms, how, log);
             effects.extend(of_follower(asks));
             self.role = Role::Follower(follower);
         }
@@ -645,6 +645,7 @@ mod tests {
             offline: line.find("offline").map_or(Vec::new(), |_| line.ids("offline")).into(),
             elr: line.find("elr").map_or(Vec::new(), |_| line.ids("elr")).into(),
             adding: line.find("adding").map_or(Vec::new(), |_| line.ids("adding")).into(),
+            may_have_more: line.find("more").map_or(Vec::new(), |_| line.ids("more")).into(),
             ..PartitionState::default()
         }
     }
@@ -931,6 +932,31 @@ mod tests {
               begin epoch 4
               high watermark 10
               lacks nothing more
+            ",
+        );
+    }
+
+    /// Somebody was elected who may have nothing, also an earlier leader than this one: what is here
+    /// may be the most that there is.
+    #[test]
+    fn a_log_that_lacks_records_is_set_aside_where_its_leader_may_have_less() {
+        tell(
+            "
+            > assigned leader=2 epoch=4 version=0 replicas=1,2 isr=2 more=1
+            > opened end=10 hw=4 lacks=some
+              begin epoch 4
+              set aside and restart at 0
+            > done end=0
+              fetch from broker 2 in epoch 4: at 0 after epoch -1, counts 0
+            ",
+        );
+        // There is nothing to keep.
+        tell(
+            "
+            > assigned leader=2 epoch=4 version=0 replicas=1,2 isr=2 more=1
+            > opened end=0 hw=0 lacks=some
+              begin epoch 4
+              restart at 0
             ",
         );
     }

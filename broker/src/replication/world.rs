@@ -603,8 +603,13 @@ impl World {
         }
         let broker = &mut self.brokers[of];
         let is_changing = broker.change.is_some();
-        let (follower, effects) =
-            FollowerState::begin(state.leader, state.leader_epoch, 1_000, is_changing, &broker.log);
+        let (follower, effects) = FollowerState::begin(
+            state.leader,
+            state.leader_epoch,
+            1_000,
+            (is_changing, false),
+            &broker.log,
+        );
         broker.role = Role::Follower(follower);
         broker.unanswered.clear();
         self.follow_on(of, effects, Vec::new())

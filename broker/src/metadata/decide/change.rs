@@ -7,11 +7,13 @@
 //! when the ISR is empty; from elsewhere only as [`Election`] says, and then the state tells.
 //!
 //! A log that lacks its end is apart from one that was lost. Who led last and lacks an end leads
-//! again, because nobody is known to have more. A lost log leads only when all replicas are lost:
-//! the others would empty theirs. A person may ask for it by an unclean election.
+//! again, because nobody is known to have more. A lost log leads by itself only where there is no
+//! other replica: the others would empty theirs, and of several lost logs one may be empty and
+//! another copied nearly whole. A person asks for one of them by an unclean election.
 //!
 //! Invariants of every state made here: `leader ∈ isr ⊆ replicas \ offline`; the ISR is empty only without a
-//! leader; `lost ⊆ replicas \ (isr ∪ elr)`; ISR, ELR and last known ELR are never all empty; the partition epoch goes up with every
+//! leader; `lost ⊆ replicas \ (isr ∪ elr)`; `may_have_more ⊆ replicas \ isr`; ISR, ELR and last
+//! known ELR are never all empty; the partition epoch goes up with every
 //! change, and the leader epoch whenever the leader changes, may have lost its tail, or a replica
 //! is taken away (which is when Apache Kafka raises it).
 
@@ -98,7 +100,7 @@ impl<'a> Change<'a> {
     }
 
     /// A replica has lost its log, or records within it: it leaves ISR and ELR, and does not lead
-    /// before it is in sync again, unless all replicas have.
+    /// before it is in sync again, unless there is no other replica.
     pub(super) fn lost(mut self, id: BrokerId) -> Self {
         if !self.lost.contains(&id) {
             self.lost.push(id);
@@ -168,8 +170,11 @@ impl<'a> Change<'a> {
         let before = self.before;
         let elr = if election.is_clean() { self.eligible() } else { Vec::new() };
         let last_known = if self.isr.is_empty() { self.last_known() } else { Vec::new() };
-        let lost = self.replicas.iter().copied();
-        let lost = lost.filter(|id| self.lost.contains(id) && !self.isr.contains(id)).collect();
+        let out_of_sync = || self.replicas.iter().copied().filter(|id| !self.isr.contains(id));
+        let lost = out_of_sync().filter(|id| self.lost.contains(id)).collect();
+        let may_have_more = out_of_sync()
+            .filter(|id| !election.is_clean() || before.may_have_more.contains(id))
+            .collect();
         let leader = self.leader();
         let is_offline = |id: &BrokerId| self.offline.contains(id);
         let offline = self.replicas.iter().copied().filter(is_offline).collect();
@@ -186,6 +191,7 @@ impl<'a> Change<'a> {
             removing: kept(&before.removing, self.removing),
             offline: kept(&before.offline, offline),
             lost: kept(&before.lost, lost),
+            may_have_more: kept(&before.may_have_more, may_have_more),
             leader,
             ..before.clone()
         };
@@ -210,8 +216,8 @@ impl<'a> Change<'a> {
         let last = || {
             let is_none = self.isr.is_empty() && elr.is_empty();
             let known = if is_none { self.last_known() } else { Vec::new() };
-            let all_are_lost = known.iter().all(|id| self.lost.contains(id));
-            self.first_of(if known.len() == 1 || all_are_lost { &known } else { &[] })
+            // Of several it is not known who has more, also where all of them have lost some.
+            self.first_of(if known.len() == 1 { &known } else { &[] })
         };
         let found = of_elr
             .map(|id| (id, Election::Clean))
@@ -224,7 +230,8 @@ impl<'a> Change<'a> {
     }
 
     /// Whom an unclean election takes: who had the partition before it moved rather than who is
-    /// only getting it, and who has lost its log only when a person asks and nobody else is there.
+    /// only getting it. Who has lost its log only when nobody else has a replica or, where a person
+    /// asks, when nobody else is there.
     fn any(&self) -> Option<BrokerId> {
         if !self.may_be_unclean && !self.by_anybody {
             return None;
@@ -232,7 +239,8 @@ impl<'a> Change<'a> {
         let (lost, left): (Vec<BrokerId>, Vec<_>) =
             self.replicas.iter().partition(|id| self.lost.contains(id));
         let (new, old): (Vec<_>, Vec<_>) = left.iter().partition(|id| self.adding.contains(id));
-        let of_lost = || self.first_of(if self.by_anybody { &lost } else { &[] });
+        let may_be_lost = self.by_anybody || left.is_empty();
+        let of_lost = || self.first_of(if may_be_lost { &lost } else { &[] });
         self.first_of(&old).or_else(|| self.first_of(&new)).or_else(of_lost)
     }
 

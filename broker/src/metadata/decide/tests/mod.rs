@@ -137,11 +137,13 @@ fn is_in(ids: &[BrokerId], id: &BrokerId) -> bool {
 
 fn check_state(image: &MetadataImage, state: &PartitionState) {
     let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
-    let PartitionState { offline, lost, .. } = state;
+    let PartitionState { offline, lost, may_have_more, .. } = state;
+    let is_out_of_sync = |id: &BrokerId| is_in(replicas, id) && !isr.contains(id);
+    assert!(may_have_more.iter().all(is_out_of_sync), "{state:?}");
     assert!(lost.iter().all(|id| is_in(replicas, id) && !isr.contains(id)), "{state:?}");
     assert!(lost.iter().all(|id| !elr.contains(id)), "{state:?}");
     assert!(offline.iter().all(|id| is_in(replicas, id) && !isr.contains(id)), "{state:?}");
-    assert!(adding.iter().all(|id| is_in(replicas, id) && !removing.contains(id)), "{state:?}");
+    assert!(adding.iter().all(|id| is_in(replicas, id)), "{state:?}");
     assert!(removing.iter().all(|id| is_in(replicas, id)), "{state:?}");
     let target = || replicas.iter().filter(|id| !removing.contains(id));
     assert!(target().next().is_some(), "{state:?}");

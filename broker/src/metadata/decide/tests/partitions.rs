@@ -35,6 +35,7 @@ fn told(state: &PartitionState) -> String {
         ("removing", &state.removing),
         ("offline", &state.offline),
         ("lost", &state.lost),
+        ("may-have-more", &state.may_have_more),
     ] {
         if !ids.is_empty() {
             text.push_str(&format!(" {name} {}", list(ids)));
@@ -281,12 +282,12 @@ fn the_last_of_the_isr_waits_for_itself() {
         epoch 1 nobody leads elr 1 last-known 1
         # Its process ended and its page cache with it: it may have lost some, and nobody has more.
         > start broker=1 clean=no
-        epoch 2 1 leads (LastKnown) isr 1
+        epoch 2 1 leads (LastKnown) isr 1 may-have-more 2,3
         > isr is=1,3
-        epoch 2 1 leads (LastKnown) isr 1,3
+        epoch 2 1 leads (LastKnown) isr 1,3 may-have-more 2
         # Another epoch begins with everything that is committed.
         > fence broker=1
-        epoch 3 3 leads isr 3
+        epoch 3 3 leads isr 3 may-have-more 2
         ",
     );
 }
@@ -337,11 +338,11 @@ fn nobody_is_elected_whose_log_is_out_of_use() {
         > log broker=2 is=offline
         epoch 0 1 leads isr 1 offline 2
         > fence broker=1
-        epoch 1 3 leads (Unclean) isr 3 offline 2
+        epoch 1 3 leads (Unclean) isr 3 offline 2 may-have-more 1,2
         > fence broker=3
-        epoch 2 nobody leads elr 3 last-known 3 offline 2
+        epoch 2 nobody leads elr 3 last-known 3 offline 2 may-have-more 1,2
         > log broker=2 is=online
-        epoch 3 2 leads (Unclean) isr 2
+        epoch 3 2 leads (Unclean) isr 2 may-have-more 1,3
         > create with=min.insync.replicas:1
         epoch 0 1 leads isr 1,2,3
         > isr is=1
@@ -352,7 +353,7 @@ fn nobody_is_elected_whose_log_is_out_of_use() {
         > start broker=1 clean=no
         epoch 1 nobody leads last-known 1 offline 1
         > log broker=1 is=online
-        epoch 2 1 leads (LastKnown) isr 1
+        epoch 2 1 leads (LastKnown) isr 1 may-have-more 2,3
         ",
     );
 }
@@ -440,16 +441,16 @@ fn who_starts_without_a_log_neither_leads_nor_is_in_sync() {
         epoch 3 nobody leads elr 3 last-known 3 lost 1
         # 2 has missed something, and is the only one that has anything.
         > start-with broker=3 log=none
-        epoch 4 2 leads (LastKnown) isr 2 lost 1,3
+        epoch 4 2 leads (LastKnown) isr 2 lost 1,3 may-have-more 1,3
         > isr is=2,3
-        epoch 4 2 leads (LastKnown) isr 2,3 lost 1
+        epoch 4 2 leads (LastKnown) isr 2,3 lost 1 may-have-more 1
         ",
     );
 }
 
 /// It was the last in sync: the others, who are behind, have what there is.
 #[test]
-fn a_lost_log_leads_only_when_all_are_lost() {
+fn a_lost_log_does_not_lead_by_itself_where_there_is_another() {
     for log in ["none", "holed"] {
         tell(
             &"
@@ -465,11 +466,23 @@ fn a_lost_log_leads_only_when_all_are_lost() {
             > start-with broker=2 log=whole
             epoch 1 nobody leads last-known 2,3 lost 1
             > start-with broker=3 log=LOG
-            epoch 2 2 leads (LastKnown) isr 2 lost 1,3
+            epoch 2 2 leads (LastKnown) isr 2 lost 1,3 may-have-more 1,3
+            # One of them may be empty, and another copied nearly whole.
             > start-with broker=2 log=LOG
-            epoch 3 1 leads (LastKnown) isr 1 lost 2,3
-            > isr is=1,2
-            epoch 3 1 leads (LastKnown) isr 1,2 lost 3
+            epoch 3 nobody leads last-known 1,2,3 lost 1,2,3 may-have-more 1,3
+            > fence broker=1
+            epoch 3 nobody leads last-known 1,2,3 lost 1,2,3 may-have-more 1,3
+            > start-with broker=1 log=whole
+            epoch 3 nobody leads last-known 1,2,3 lost 1,2,3 may-have-more 1,3
+            # A person says which, by the order of the assignment.
+            > move to=3,1,2
+            epoch 3 nobody leads last-known 3,1,2 lost 3,1,2 may-have-more 3,1
+            > elect wanted=unclean
+            epoch 4 3 leads (Unclean) isr 3 lost 1,2 may-have-more 1,2
+            > isr is=3,2
+            epoch 4 3 leads (Unclean) isr 3,2 lost 1 may-have-more 1
+            > fence broker=3
+            epoch 5 2 leads isr 2 lost 1 may-have-more 1
             "
             .replace("LOG", log),
         );
@@ -482,18 +495,18 @@ fn a_lost_log_leads_only_when_all_are_lost() {
         > isr is=1
         epoch 0 1 leads isr 1
         > start-with broker=1 log=shorter
-        epoch 1 1 leads (LastKnown) isr 1
+        epoch 1 1 leads (LastKnown) isr 1 may-have-more 2,3
         # Made anew while the broker runs, where nothing was left.
         > log broker=1 is=offline
-        epoch 2 nobody leads elr 1 last-known 1 offline 1
+        epoch 2 nobody leads elr 1 last-known 1 offline 1 may-have-more 2,3
         > log broker=1 is=anew
-        epoch 2 nobody leads last-known 2,3 lost 1
+        epoch 2 nobody leads last-known 2,3 lost 1 may-have-more 2,3
         ",
     );
 }
 
 /// The configuration asks for a leader at any cost, but not for one that has nothing while another
-/// may come back with something; a person may.
+/// may come back with something; a person may. Where all have lost theirs, it does.
 #[test]
 fn an_unclean_election_takes_who_has_something() {
     tell(
@@ -507,12 +520,18 @@ fn an_unclean_election_takes_who_has_something() {
         > start-with broker=1 log=none
         epoch 1 nobody leads last-known 2,3 lost 1
         > start-with broker=3 log=whole
-        epoch 2 3 leads (Unclean) isr 3 lost 1
+        epoch 2 3 leads (Unclean) isr 3 lost 1 may-have-more 1,2
         # Eligible, though fenced: a lost one does not take the lead from it.
         > fence broker=3
-        epoch 3 nobody leads elr 3 last-known 3 lost 1
+        epoch 3 nobody leads elr 3 last-known 3 lost 1 may-have-more 1,2
         > elect wanted=unclean
-        epoch 4 1 leads (Unclean) isr 1
+        epoch 4 1 leads (Unclean) isr 1 may-have-more 2,3
+        > start-with broker=3 log=none
+        epoch 4 1 leads (Unclean) isr 1 lost 3 may-have-more 2,3
+        > start-with broker=2 log=none
+        epoch 4 1 leads (Unclean) isr 1 lost 2,3 may-have-more 2,3
+        > start-with broker=1 log=none
+        epoch 5 1 leads (Unclean) isr 1 lost 2,3 may-have-more 2,3
         > create with=min.insync.replicas:1
         epoch 0 1 leads isr 1,2,3
         > isr is=1
@@ -523,7 +542,7 @@ fn an_unclean_election_takes_who_has_something() {
         epoch 1 nobody leads last-known 2,3 of 4,2,3,1 adding 4 removing 1 lost 1
         # Who had the partition before it moved rather than who is only getting it.
         > elect wanted=unclean
-        epoch 2 2 leads (Unclean) isr 2 of 4,2,3,1 adding 4 removing 1 lost 1
+        epoch 2 2 leads (Unclean) isr 2 of 4,2,3,1 adding 4 removing 1 lost 1 may-have-more 4,3,1
         > elect wanted=preferred
         PreferredLeaderNotAvailable
         > isr is=4,2,3
@@ -603,23 +622,23 @@ fn nobody_leads_who_may_have_missed_something_unless_the_topic_allows_it() {
         > fence broker=1
         epoch 1 nobody leads elr 1 last-known 1
         > set on=topic key=unclean.leader.election.enable:true
-        epoch 2 2 leads (Unclean) isr 2
+        epoch 2 2 leads (Unclean) isr 2 may-have-more 1,3
         > unfence broker=1
-        epoch 2 2 leads (Unclean) isr 2
+        epoch 2 2 leads (Unclean) isr 2 may-have-more 1,3
         > fence broker=2
-        epoch 3 1 leads (Unclean) isr 1
+        epoch 3 1 leads (Unclean) isr 1 may-have-more 2,3
         > isr is=1,3
-        epoch 3 1 leads (Unclean) isr 1,3
+        epoch 3 1 leads (Unclean) isr 1,3 may-have-more 2
         > fence broker=1
-        epoch 4 3 leads isr 3
+        epoch 4 3 leads isr 3 may-have-more 2
         > set on=cluster key=unclean.leader.election.enable:false
-        epoch 4 3 leads isr 3
+        epoch 4 3 leads isr 3 may-have-more 2
         > set on=topic key=unclean.leader.election.enable:false
-        epoch 4 3 leads isr 3
+        epoch 4 3 leads isr 3 may-have-more 2
         > fence broker=3
-        epoch 5 nobody leads elr 3 last-known 3
+        epoch 5 nobody leads elr 3 last-known 3 may-have-more 2
         > set on=topic key=unclean.leader.election.enable:false
-        epoch 5 nobody leads elr 3 last-known 3
+        epoch 5 nobody leads elr 3 last-known 3 may-have-more 2
         ",
     );
 }
@@ -652,11 +671,11 @@ fn leaders_are_elected_on_request_with_kafkas_refusals() {
         > fence broker=1
         epoch 3 nobody leads elr 1 last-known 1
         > elect wanted=unclean
-        epoch 4 2 leads (Unclean) isr 2
+        epoch 4 2 leads (Unclean) isr 2 may-have-more 1,3
         > fence broker=2
-        epoch 5 nobody leads elr 2 last-known 2
+        epoch 5 nobody leads elr 2 last-known 2 may-have-more 1,3
         > fence broker=3
-        epoch 5 nobody leads elr 2 last-known 2
+        epoch 5 nobody leads elr 2 last-known 2 may-have-more 1,3
         > elect wanted=unclean
         EligibleLeadersNotAvailable
         ",
@@ -851,6 +870,8 @@ struct Model {
     /// Whose log is out of use.
     offline: BTreeSet<BrokerId>,
     committed: Vec<u32>,
+    /// What was committed and is lost with an election.
+    gone: BTreeSet<u32>,
     next: u32,
     /// Who lost its log and was not in sync since.
     lost: BTreeSet<BrokerId>,
@@ -884,6 +905,7 @@ impl Model {
             up: IDS.into(),
             offline: BTreeSet::new(),
             committed: Vec::new(),
+            gone: BTreeSet::new(),
             next: 0,
             lost: BTreeSet::new(),
             looked_at: 0,
@@ -1061,14 +1083,29 @@ impl Model {
             } else {
                 self.seen.unclean += 1;
                 self.check_left(before, leader)?;
-                self.committed.truncate(common(&self.logs[&leader], &self.committed));
+                let kept = common(&self.logs[&leader], &self.committed);
+                self.gone.extend(self.committed.drain(kept..));
             }
         }
+        self.check_more()?;
         let Some(leader) = self.leader() else { return Ok(()) };
         if std::mem::replace(&mut self.looked_at, after.leader_epoch) != after.leader_epoch {
             self.seen.elected += 1;
             let kept = common(&self.logs[&leader], &self.committed);
             prop_assert_eq!(kept, self.committed.len(), "{:?} -> {:?}", before, after);
+        }
+        Ok(())
+    }
+
+    /// Who has more than its leader of what was committed is known.
+    fn check_more(&self) -> Result<(), TestCaseError> {
+        let state = self.one.state();
+        let Some(leader) = state.leader else { return Ok(()) };
+        let is_more =
+            |record: &&u32| self.gone.contains(record) && !self.logs[&leader].contains(record);
+        for id in state.replicas.iter().filter(|id| !state.isr.contains(id)) {
+            let has_more = self.logs[id].iter().any(|record| is_more(&record));
+            prop_assert!(!has_more || state.may_have_more.contains(id), "{id}: {state:?}");
         }
         Ok(())
     }
@@ -1085,6 +1122,9 @@ impl Model {
         let has_lost = self.lost.contains(&leader);
         let others = left().filter(|id| after.replicas.contains(id) && **id != leader).count();
         prop_assert!(!has_lost || others == 0, "{:?} -> {:?}", before, after);
+        // Nor does one of several that have all lost some.
+        let is_by_itself = after.election == Election::LastKnown;
+        prop_assert!(!has_lost || !is_by_itself || after.replicas.len() == 1, "{:?}", after);
         if after.election == Election::LastKnown && !self.counts_page_cache {
             self.seen.last_known += 1;
             let has = |id: &BrokerId| common(&self.logs[id], &self.committed);
@@ -1192,34 +1232,34 @@ fn what_lay_on_a_lost_disk_alone_is_offline_until_a_person_accepts_or_it_is_back
         > start-with broker=1 disk=2 log=none
         epoch 1 nobody leads last-known 1 offline 1
         > log broker=1 is=shorter
-        epoch 2 1 leads (LastKnown) isr 1
+        epoch 2 1 leads (LastKnown) isr 1 may-have-more 2,3
         > fence broker=1
-        epoch 3 nobody leads elr 1 last-known 1
+        epoch 3 nobody leads elr 1 last-known 1 may-have-more 2,3
         > start-with broker=1 disk=4 log=none
-        epoch 3 nobody leads last-known 1 offline 1
+        epoch 3 nobody leads last-known 1 offline 1 may-have-more 2,3
         > fence broker=1
-        epoch 3 nobody leads last-known 1 offline 1
+        epoch 3 nobody leads last-known 1 offline 1 may-have-more 2,3
         # The right one.
         > start-with broker=1 disk=2 log=whole
-        epoch 4 1 leads (LastKnown) isr 1
+        epoch 4 1 leads (LastKnown) isr 1 may-have-more 2,3
         > fence broker=1
-        epoch 5 nobody leads elr 1 last-known 1
+        epoch 5 nobody leads elr 1 last-known 1 may-have-more 2,3
         > start-with broker=1 disk=5 log=none
-        epoch 5 nobody leads last-known 1 offline 1
+        epoch 5 nobody leads last-known 1 offline 1 may-have-more 2,3
         > log broker=1 is=shorter
-        epoch 6 1 leads (LastKnown) isr 1
+        epoch 6 1 leads (LastKnown) isr 1 may-have-more 2,3
         # The records since then are not on the one of before.
         > fence broker=1
-        epoch 7 nobody leads elr 1 last-known 1
+        epoch 7 nobody leads elr 1 last-known 1 may-have-more 2,3
         > start-with broker=1 disk=2 log=whole
-        epoch 7 nobody leads last-known 1 offline 1
+        epoch 7 nobody leads last-known 1 offline 1 may-have-more 2,3
         # Nobody knows who of the others has more.
         > start-with broker=1 disk=2 log=holed
-        epoch 7 nobody leads last-known 2,3 lost 1
+        epoch 7 nobody leads last-known 2,3 lost 1 may-have-more 2,3
         > fence broker=1
-        epoch 7 nobody leads last-known 2,3 lost 1
+        epoch 7 nobody leads last-known 2,3 lost 1 may-have-more 2,3
         > start-with broker=1 disk=2 log=none
-        epoch 7 nobody leads last-known 2,3 lost 1
+        epoch 7 nobody leads last-known 2,3 lost 1 may-have-more 2,3
         ",
     );
 }
@@ -1264,7 +1304,7 @@ fn who_is_unregistered_counts_for_nothing_and_is_taken_with_what_it_has() {
         > unregister broker=2
         epoch 2 nobody leads last-known 2 offline 2 lost 1
         > start-with broker=2 disk=1 log=whole
-        epoch 3 2 leads (LastKnown) isr 2 lost 1
+        epoch 3 2 leads (LastKnown) isr 2 lost 1 may-have-more 1,3
         ",
     );
 }
