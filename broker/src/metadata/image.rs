@@ -318,7 +318,8 @@ pub struct PartitionState {
     /// what was committed; of several nobody leads by itself, since it is not known who has more.
     #[serde(default, skip_serializing_if = "is_none")]
     pub last_known_elr: Arc<[BrokerId]>,
-    /// Replicas that the partition gets and did not have before it began to move (KIP-455).
+    /// Replicas that the partition gets and did not have before it began to move (KIP-455). One that
+    /// is also among those that go was to come before the move got another target.
     #[serde(default, skip_serializing_if = "is_none")]
     pub adding: Arc<[BrokerId]>,
     /// Replicas that go when all others are in sync.

@@ -139,15 +139,28 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// The replicas move from `original` to `target`, whatever was under way before. Nobody of
-    /// `original` goes before all of `target` are in sync.
-    pub(super) fn moving(mut self, original: &[BrokerId], target: &[BrokerId]) -> Self {
+    /// The replicas move to `target`, whatever was under way before. Nobody goes before all of
+    /// `target` are in sync, also who was only to come: it may be the only one that has everything.
+    /// Such a one is both added and removed.
+    pub(super) fn moving(mut self, target: &[BrokerId]) -> Self {
         let without = |ids: &[BrokerId], others: &[BrokerId]| -> Vec<BrokerId> {
             ids.iter().copied().filter(|id| !others.contains(id)).collect()
         };
-        self.adding = without(target, original);
-        self.removing = without(original, target);
+        self.removing = without(&self.replicas, target);
         self.replicas = target.iter().chain(&self.removing).copied().collect();
+        self.adding = without(&self.replicas, &self.before.original_replicas());
+        self.keep_isr()
+    }
+
+    /// A move is given up: the replicas of before stay, and who was only to come goes at once.
+    pub(super) fn given_up(mut self) -> Self {
+        self.replicas = self.before.original_replicas();
+        (self.adding, self.removing) = (Vec::new(), Vec::new());
+        self.keep_isr()
+    }
+
+    /// Who was in the ISR and has a replica stays in it, in the order of the replicas.
+    fn keep_isr(mut self) -> Self {
         let isr = std::mem::take(&mut self.isr);
         self.with_isr(|id| isr.contains(&id))
     }

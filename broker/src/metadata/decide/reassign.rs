@@ -3,7 +3,8 @@
 //! A partition that moves has the replicas of before and of after, and those that are new are
 //! `adding`. When all replicas of after are in sync, those that are to go are taken away in the same
 //! change; see [`Change`]. So a move is in the partition's state and nowhere else: it goes on after
-//! any crash, and waits while a source or target is fenced.
+//! any crash, and waits while a source or target is fenced. Given another target, it keeps the
+//! replicas of the first one until it ends, as Apache Kafka does.
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
@@ -65,16 +66,15 @@ impl AlterReassignments {
             .partition(*partition)
             .ok_or_else(|| unknown(format!("Unable to find partition {name}:{partition}.")))?;
         let change = Change::of(image, context.rules, topic, state);
-        let original = state.original_replicas();
         let change = match replicas {
             None if !state.is_reassigning() => {
                 return Err(ErrorCode::NoReassignmentInProgress.into());
             }
-            None => change.moving(&original, &original),
+            None => change.given_up(),
             Some(target) => {
                 check_manual_assignment(image, target, None)?;
-                self.check_factor(target.len(), original.len())?;
-                change.moving(&original, target)
+                self.check_factor(target.len(), state.original_replicas().len())?;
+                change.moving(target)
             }
         };
         let Some(next) = change.build() else { return Ok(()) };
@@ -96,8 +96,8 @@ impl AlterReassignments {
     }
 }
 
-/// Whoever is not wanted any more and has come into the ISR meanwhile would leave it at once: not
-/// when too few stay.
+/// Whoever was only to come and has come into the ISR meanwhile leaves it at once when a move is
+/// given up: not when too few stay.
 fn check_kept(before: &PartitionState, next: &PartitionState, required: usize) -> ItemResult<()> {
     let all = |state: &PartitionState| state.isr.len().saturating_add(state.elr.len());
     let needed = before.isr.len().min(required);
@@ -106,7 +106,7 @@ fn check_kept(before: &PartitionState, next: &PartitionState, required: usize) -
     }
     let message = format!(
         "{} of {needed} replicas that must be in sync would be left, because others that are in \
-         sync are not in the assignment asked for. It can be had when one of its own is in sync.",
+         sync are not in the assignment of before. It can be had again when one of its own is in sync.",
         next.isr.len()
     );
     Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message))

@@ -838,10 +838,36 @@ fn a_move_is_given_up_or_changed_only_while_enough_stay_in_sync() {
         # One of two that have everything would go.
         > cancel
         InvalidReplicaAssignment
+        # It may be the one that has everything: it stays until the others have.
         > move to=1,2,5
-        InvalidReplicaAssignment
+        epoch 1 1 leads isr 1,4 of 1,2,5,4,3 adding 5,4 removing 4,3
+        > isr is=1,2,4
+        epoch 1 1 leads isr 1,2,4 of 1,2,5,4,3 adding 5,4 removing 4,3
+        > cancel
+        epoch 2 1 leads isr 1,2
+        > move to=4,5
+        epoch 2 1 leads isr 1,2 of 4,5,1,2,3 adding 4,5 removing 1,2,3
+        > isr is=1,4
+        epoch 2 1 leads isr 4,1 of 4,5,1,2,3 adding 4,5 removing 1,2,3
         > move to=4,1
-        epoch 2 1 leads isr 4,1
+        epoch 3 1 leads isr 4,1
+        ",
+    );
+    // Also where an unclean leader could be had at once.
+    tell(
+        "
+        > create with=min.insync.replicas:1,unclean.leader.election.enable:true
+        epoch 0 1 leads isr 1,2,3
+        > move to=4,5
+        epoch 0 1 leads isr 1,2,3 of 4,5,1,2,3 adding 4,5 removing 1,2,3
+        > isr is=1,4
+        epoch 0 1 leads isr 4,1 of 4,5,1,2,3 adding 4,5 removing 1,2,3
+        > fence broker=1
+        epoch 1 4 leads isr 4 of 4,5,1,2,3 adding 4,5 removing 1,2,3
+        > move to=2,5
+        epoch 1 4 leads isr 4 of 2,5,4,1,3 adding 5,4 removing 4,1,3
+        > isr is=2,4,5
+        epoch 2 2 leads isr 2,5
         ",
     );
     let mut one = One::new(&[]);

@@ -117,10 +117,13 @@ fn by_topic<'a>(
     let mut topics: Vec<OngoingTopicReassignment> = Vec::new();
     for (topic, index, state) in moving {
         let ids = |ids: &[BrokerId]| ids.iter().map(|id| m::BrokerId(id.0)).collect();
+        // Who goes does not come, as with Kafka: the move got another target.
+        let comes = |id: &&BrokerId| !state.removing.contains(id);
+        let adding: Vec<BrokerId> = state.adding.iter().filter(comes).copied().collect();
         let partition = OngoingPartitionReassignment::default()
             .with_partition_index(index)
             .with_replicas(ids(&state.replicas))
-            .with_adding_replicas(ids(&state.adding))
+            .with_adding_replicas(ids(&adding))
             .with_removing_replicas(ids(&state.removing));
         match topics.last_mut().filter(|last| *last.name.0 == *topic.name) {
             Some(last) => last.partitions.push(partition),
@@ -140,3 +143,30 @@ errors!(AlterPartitionReassignmentsResponse, |all, each| {
     partitions.for_each(|one| each(one.error_code));
 });
 errors!(ListPartitionReassignmentsResponse, |all, each| each(all.error_code));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_only_to_come_and_goes_is_listed_as_one_that_goes() {
+        let ids = |ids: &[i32]| ids.iter().map(|id| BrokerId(*id)).collect::<Vec<_>>().into();
+        let state = PartitionState {
+            replicas: ids(&[2, 5, 4, 1]),
+            adding: ids(&[5, 4]),
+            removing: ids(&[4, 1]),
+            ..PartitionState::default()
+        };
+        let topic = Arc::new(Topic {
+            name: "t".into(),
+            id: Default::default(),
+            partitions: Default::default(),
+            configs: Default::default(),
+        });
+        let listed = by_topic([(&topic, 3, &state)].into_iter());
+        let one = &listed[0].partitions[0];
+        let of = |ids: &[m::BrokerId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+        assert_eq!((one.partition_index, of(&one.replicas)), (3, vec![2, 5, 4, 1]));
+        assert_eq!((of(&one.adding_replicas), of(&one.removing_replicas)), (vec![5], vec![4, 1]));
+    }
+}
