@@ -32,7 +32,9 @@ use self::proposer::{Job, Proposer, QUEUE_LEN_MAX};
 use crate::metadata::ApiError;
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Answer, ConfigRules, Kind, Operation};
-use crate::quorum::{ChangeError, MetadataQuorum, QuorumError, QuorumStatus, VoterChange};
+use crate::quorum::{
+    ChangeError, FRAME_LEN_MAX, MetadataQuorum, QuorumError, QuorumStatus, VoterChange,
+};
 
 /// How long an operation takes at most whose client names no time: shorter than clients wait for an
 /// answer, longer than it takes to elect a leader.
@@ -42,6 +44,9 @@ pub(crate) const DECIDE_WITHIN_MAX: Duration = Duration::from_secs(60);
 /// The most that an operation may be, as it is passed on: so that what one node takes, each does,
 /// and its answer is of a bounded length too.
 const OPERATION_LEN_MAX: usize = 8 << 20;
+/// The same of a registration, which names each log of a broker and cannot be divided: some 500,000
+/// topics. As it is passed on it fits a frame between two nodes.
+const REGISTRATION_LEN_MAX: usize = FRAME_LEN_MAX / 4 * 3;
 /// Between two looks at who leads.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -257,7 +262,7 @@ impl Controller {
         deadline: Instant,
     ) -> Result<Answer, ControllerError> {
         let encoded = operation.encode().map_err(forward::unreadable)?;
-        check_len(encoded.len())?;
+        check_len(&operation, encoded.len())?;
         loop {
             let status = self.quorum.status();
             let result = match status.leader {
@@ -316,15 +321,21 @@ fn leading(status: QuorumStatus) -> Result<QuorumStatus, ControllerError> {
     }
 }
 
-fn check_len(len: usize) -> Result<(), ControllerError> {
-    if len <= OPERATION_LEN_MAX {
+fn check_len(operation: &Operation, len: usize) -> Result<(), ControllerError> {
+    let (len_max, what_to_do) = match operation {
+        Operation::RegisterBroker(_) => {
+            (REGISTRATION_LEN_MAX, "move partitions of this broker to others")
+        }
+        _ => (OPERATION_LEN_MAX, "divide the request"),
+    };
+    if len <= len_max {
         return Ok(());
     }
     let message = format!(
         "Unable to perform excessively large batch operation: it is {} MiB, and at most {} MiB are \
-         changed at once; divide the request.",
+         changed at once; {what_to_do}.",
         len >> 20,
-        OPERATION_LEN_MAX >> 20
+        len_max >> 20
     );
     Err(ControllerError::Refused(ApiError::new(ErrorCode::PolicyViolation, message)))
 }
@@ -356,5 +367,43 @@ async fn decide_here(
         Ok(Ok(result)) => result,
         // It may have been begun.
         Ok(Err(_)) | Err(_) => Err(QuorumError::OutcomeUnknown.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use letterbox_protocol::model::{BrokerId, TopicId};
+
+    use super::*;
+    use crate::metadata::decide::{DeleteTopics, FoundLogs, RegisterBroker, TopicSelector};
+
+    /// It was refused at every start.
+    #[test]
+    fn a_broker_with_very_many_logs_registers() {
+        let id = |n: u32| TopicId::from_u128(u128::MAX - u128::from(n));
+        let open = (0..400_000).map(|n| (id(n), [0].into())).collect();
+        let registration = RegisterBroker {
+            id: BrokerId(1),
+            incarnation: TopicId::from_u128(1),
+            endpoints: Vec::new(),
+            rack: None,
+            clean_start: true,
+            flushes_on_ack: true,
+            logs: Some(FoundLogs { open, ..FoundLogs::default() }),
+            min_insync_replicas: 1,
+            replaces: None,
+        };
+        let registration = Operation::from(registration);
+        let encoded = registration.encode().unwrap();
+        assert!(encoded.len() > 2 * OPERATION_LEN_MAX, "{}", encoded.len());
+        check_len(&registration, encoded.len()).unwrap();
+        // A quote in it takes two bytes more on its way.
+        let quotes = encoded.bytes().filter(|byte| *byte == b'"').count();
+        let on_its_way = REGISTRATION_LEN_MAX / encoded.len() * quotes + REGISTRATION_LEN_MAX;
+        assert!(on_its_way < FRAME_LEN_MAX / 10 * 9, "{on_its_way}");
+        assert!(check_len(&registration, REGISTRATION_LEN_MAX + 1).is_err());
+        let topics = vec![TopicSelector::Name("t".to_owned())];
+        let other = Operation::from(DeleteTopics { topics });
+        assert!(check_len(&other, OPERATION_LEN_MAX + 1).is_err());
     }
 }

@@ -267,16 +267,23 @@ impl Identity {
 
     /// The newest membership that this node knows of.
     pub(super) fn newest(&self) -> Known {
-        let (own, told) = (self.own(), lock(&self.told).clone());
-        if told.at > own.at { told } else { own }
+        // Asked before the membership: what is applied then may only be more than this.
+        let applied = self.applied();
+        newest_of(self.own(), lock(&self.told).clone(), applied)
     }
 
     /// A member has told its membership.
     pub(super) fn tell(&self, known: Known) {
+        let (applied, own) = (self.applied(), self.own());
         let mut told = lock(&self.told);
-        if known.at > told.at {
+        if known.at > newest_of(own, told.clone(), applied).at {
             *told = known;
         }
+    }
+
+    /// The last entry of the log that this node has applied.
+    fn applied(&self) -> Option<NodeLogId> {
+        self.raft.get().and_then(|raft| raft.metrics().borrow().last_applied)
     }
 
     /// Whether this node votes, and not another log under its id.
@@ -583,9 +590,38 @@ fn other_log(node: u64, known: Uuid, incarnation: Uuid) -> Refusal {
     ))
 }
 
+/// The newest of the membership in this node's log, of which it has applied what is there up to
+/// `applied`, and of the one that another node has told. Where this log has applied another entry
+/// than the told one, that was rolled back: it never was in force.
+fn newest_of(own: Known, told: Known, applied: Option<NodeLogId>) -> Known {
+    let is_over = |at: NodeLogId| applied.is_some_and(|applied| at.index <= applied.index);
+    if told.at > own.at && !told.at.is_some_and(is_over) { told } else { own }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::types::log_id;
     use super::*;
+
+    /// A leader that was cut off had told it, and another one wrote other entries in its place.
+    #[test]
+    fn a_membership_that_was_rolled_back_is_not_the_newest_any_more() {
+        let known = |at| Known { at: Some(at), ..Known::default() };
+        let newest = |applied| {
+            let (own, told) = (known(log_id(2, 5)), known(log_id(3, 10)));
+            newest_of(own, told, applied).at
+        };
+        for (applied, is) in [
+            (None, log_id(3, 10)),
+            (Some(log_id(2, 9)), log_id(3, 10)),
+            (Some(log_id(4, 10)), log_id(2, 5)),
+            (Some(log_id(4, 11)), log_id(2, 5)),
+        ] {
+            assert_eq!(newest(applied), Some(is), "{applied:?}");
+        }
+        let later = newest_of(known(log_id(4, 12)), known(log_id(3, 10)), None);
+        assert_eq!(later.at, Some(log_id(4, 12)));
+    }
 
     fn log(n: u128) -> Uuid {
         Uuid::from_u128(n)

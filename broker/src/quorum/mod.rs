@@ -37,6 +37,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use founding::FoundingError;
+pub(crate) use network::FRAME_LEN_MAX;
 pub use place::settle;
 pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
 pub use seat::Seat;

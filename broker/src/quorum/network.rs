@@ -43,7 +43,7 @@ use super::types::{
 };
 
 /// Larger frames are refused: an entry of the greatest length and a batch of others fit.
-pub(super) const FRAME_LEN_MAX: usize = 32 << 20;
+pub(crate) const FRAME_LEN_MAX: usize = 32 << 20;
 /// Larger answers are refused. What an operation comes to may be told in more words than it has.
 const ANSWER_LEN_MAX: usize = 128 << 20;
 /// Before the peer is known: some tens of voters with the longest names fit.

@@ -42,6 +42,8 @@ const SAY_EVERY: Duration = Duration::from_secs(30);
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// No more are taken.
 const MEMBERS_MAX: usize = 256;
+/// No more vote: each hello names all voters (`HELLO_LEN_MAX`), also one that is to replace another.
+const VOTERS_MAX: usize = 32;
 
 /// What has come of asking.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +161,10 @@ fn next(known: &Known, hello: &Hello, seen: &Seen) -> Next {
         return match *present == own {
             false => Next::Change(ChangeMembers::SetNodes([(node, own)].into())),
             true if is_voter || !hello.joins => Next::Answer(Attended::Done),
+            true if !has_room(known) => Next::Answer(Attended::Refused(format!(
+                "{VOTERS_MAX} nodes vote already, and no more do: set \
+                     controller.quorum.auto.join.enable=false, and this node observes"
+            ))),
             true if !seen.is_caught_up => not_yet("it does not have all entries yet"),
             true => Next::Change(ChangeMembers::AddVoterIds([node].into())),
         };
@@ -176,6 +182,11 @@ fn next(known: &Known, hello: &Hello, seen: &Seen) -> Next {
             present.incarnation, present.host, present.port
         ))),
     }
+}
+
+/// Whether one more may vote.
+fn has_room(known: &Known) -> bool {
+    known.voters().len() < VOTERS_MAX
 }
 
 fn lost(node: u64, present: &Voter, seen: &Seen, incarnation: Uuid) -> String {
@@ -420,53 +431,17 @@ fn step(identity: &Identity, own: &Known, change: &VoterChange) -> Result<Step, 
             "Request timed out waiting for voters to commit the latest voter change".to_owned(),
         ));
     };
-    let (node, directory_id) = match change {
+    let named = |node, directory_id| Named::of(identity, own, node, directory_id);
+    let step = match change {
         VoterChange::Forget { node } => return Ok(forget(identity, own, *node)),
-        VoterChange::Add { node, directory_id } | VoterChange::Remove { node, directory_id } => {
-            (node, directory_id)
+        VoterChange::Add { node, directory_id } => {
+            add(identity, own, voters, &named(*node, *directory_id)?)?
+        }
+        VoterChange::Remove { node, directory_id } => {
+            remove(identity, own, voters, &named(*node, *directory_id)?)?
         }
     };
-    let key = voter_key(*node, Some(*directory_id));
-    let id = u64::try_from(node.0).map_err(|_| ErrorCode::InvalidRequest)?;
-    let member = own
-        .members
-        .get(&id)
-        .filter(|member| identity.directory_of(id, member).unwrap_or_default() == *directory_id);
-    let next = match change {
-        VoterChange::Add { .. } if voters.contains(&id) => {
-            let message = format!(
-                "The voter id for {key} is already part of the set of voters {}.",
-                voter_keys(identity, own)
-            );
-            return Err(ApiError::new(ErrorCode::DuplicateVoter, message));
-        }
-        VoterChange::Add { .. } => {
-            let Some(member) = member else {
-                return Ok(Step::Wait(format!(
-                    "Aborted add voter operation for {key} since it does not observe this cluster: \
-                     start it with controller.quorum.bootstrap.servers"
-                )));
-            };
-            let caught_up = identity.met_as(id, member.incarnation).caught_up;
-            if caught_up.is_none_or(|at| at.elapsed() > CAUGHT_UP_WITHIN) {
-                return Ok(Step::Wait(format!(
-                    "Aborted add voter operation for {key} since it is lagging behind"
-                )));
-            }
-            ChangeMembers::AddVoterIds([id].into())
-        }
-        VoterChange::Remove { .. } if member.is_none() || !voters.contains(&id) => {
-            let all = voter_keys(identity, own);
-            let message = format!("Cannot remove voter {key} from the set of voters {all}");
-            return Err(ApiError::new(ErrorCode::VoterNotFound, message));
-        }
-        VoterChange::Remove { .. } if voters.len() == 1 => {
-            let message = format!("{key} is the only voter; add another one first");
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
-        }
-        VoterChange::Remove { .. } => ChangeMembers::RemoveVoters([id].into()),
-        VoterChange::Forget { .. } => return Ok(Step::Done),
-    };
+    let Step::Change(next) = step else { return Ok(step) };
     // It would never be committed, and nothing after it.
     if !would_stand(identity, own, &next) {
         return Ok(Step::Wait(format!(
@@ -474,7 +449,84 @@ fn step(identity: &Identity, own: &Known, change: &VoterChange) -> Result<Step, 
             voter_keys(identity, own)
         )));
     }
-    if id == identity.node_id { Ok(Step::HandOver) } else { Ok(Step::Change(next)) }
+    match &next {
+        ChangeMembers::RemoveVoters(ids) if ids.contains(&identity.node_id) => Ok(Step::HandOver),
+        _ => Ok(Step::Change(next)),
+    }
+}
+
+/// Who is to become a voter, or to cease to be one.
+struct Named<'a> {
+    id: u64,
+    /// As Kafka names it.
+    key: String,
+    /// The member of this id, if its directory is that one too.
+    member: Option<&'a Voter>,
+}
+
+impl<'a> Named<'a> {
+    fn of(
+        identity: &Identity,
+        own: &'a Known,
+        node: BrokerId,
+        directory_id: Uuid,
+    ) -> Result<Self, ApiError> {
+        let id = u64::try_from(node.0).map_err(|_| ErrorCode::InvalidRequest)?;
+        let is_it =
+            |member: &&Voter| identity.directory_of(id, member).unwrap_or_default() == directory_id;
+        let member = own.members.get(&id).filter(is_it);
+        Ok(Self { id, key: voter_key(node, Some(directory_id)), member })
+    }
+}
+
+fn add(
+    identity: &Identity,
+    own: &Known,
+    voters: &BTreeSet<u64>,
+    Named { id, key, member }: &Named<'_>,
+) -> Result<Step, ApiError> {
+    if voters.contains(id) {
+        let all = voter_keys(identity, own);
+        let message = format!("The voter id for {key} is already part of the set of voters {all}.");
+        return Err(ApiError::new(ErrorCode::DuplicateVoter, message));
+    }
+    if !has_room(own) {
+        let message = format!(
+            "{VOTERS_MAX} nodes vote already, and no more do; {key} observes. Remove a voter first"
+        );
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    }
+    let Some(member) = member else {
+        return Ok(Step::Wait(format!(
+            "Aborted add voter operation for {key} since it does not observe this cluster: start it \
+             with controller.quorum.bootstrap.servers"
+        )));
+    };
+    let caught_up = identity.met_as(*id, member.incarnation).caught_up;
+    if caught_up.is_none_or(|at| at.elapsed() > CAUGHT_UP_WITHIN) {
+        return Ok(Step::Wait(format!(
+            "Aborted add voter operation for {key} since it is lagging behind"
+        )));
+    }
+    Ok(Step::Change(ChangeMembers::AddVoterIds([*id].into())))
+}
+
+fn remove(
+    identity: &Identity,
+    own: &Known,
+    voters: &BTreeSet<u64>,
+    Named { id, key, member }: &Named<'_>,
+) -> Result<Step, ApiError> {
+    if member.is_none() || !voters.contains(id) {
+        let all = voter_keys(identity, own);
+        let message = format!("Cannot remove voter {key} from the set of voters {all}");
+        return Err(ApiError::new(ErrorCode::VoterNotFound, message));
+    }
+    if voters.len() == 1 {
+        let message = format!("{key} is the only voter; add another one first");
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    }
+    Ok(Step::Change(ChangeMembers::RemoveVoters([*id].into())))
 }
 
 fn forget(identity: &Identity, own: &Known, node: BrokerId) -> Step {
@@ -508,8 +560,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::identity::Hello;
-    use super::super::network::VERSIONS;
-    use super::super::types::Reached;
+    use super::super::network::{HELLO_LEN_MAX, VERSIONS};
+    use super::super::types::{Members, Reached, log_id};
     use super::*;
 
     fn log(n: u128) -> Uuid {
@@ -584,6 +636,46 @@ mod tests {
         let joint = Known { configs: vec![[1, 2, 3].into(), [1, 2].into()], ..known };
         let waits = next(&joint, &node(7, 7), &Seen::default());
         assert!(matches!(waits, Next::Answer(Attended::NotYet(_))), "{waits:?}");
+    }
+
+    /// Or no leader would be found after the next restart.
+    #[test]
+    fn no_more_vote_than_a_hello_can_name() {
+        let most = u64::try_from(VOTERS_MAX).unwrap();
+        let members = |from| -> Members {
+            let long = |id: u64| Voter { host: "h".repeat(253), port: u16::MAX, ..member(id, 7) };
+            (from..=from + most).map(|id| (id, long(id))).collect()
+        };
+        // As many as may vote, and one that is no voter, which joins.
+        let first = u64::try_from(i32::MAX).unwrap() - most;
+        let voters: BTreeSet<u64> = (first..first + most).collect();
+        let known = Known { at: None, members: members(first), configs: vec![voters.clone()] };
+        let last = first + most;
+        let hello = Hello {
+            reached_at: known.members.get(&last).map(|is| (is.host.clone(), is.port)),
+            ..node(last, 7)
+        };
+        let observes = Seen { reached_at: hello.reached_at.clone(), ..seen(last, false) };
+        assert_eq!(next(&known, &hello, &observes), Next::Answer(Attended::Done));
+        let refused = next(&known, &joins(hello.clone()), &observes);
+        assert!(is_refused(&refused, "auto.join.enable=false"), "{refused:?}");
+        let mut fewer = known.clone();
+        fewer.configs = vec![(first..last - 1).collect()];
+        let votes = changes(ChangeMembers::AddVoterIds([last].into()));
+        assert_eq!(next(&fewer, &joins(hello.clone()), &observes), votes);
+        // While one of them changes, as long as its parts can be.
+        let at = || ("h".repeat(253), u16::MAX);
+        let whole = Hello {
+            cluster_id: Some("c".repeat(64)),
+            voters: (1..=5).map(|id| (first + id, at())).collect(),
+            members: known.members,
+            at: Some(log_id(u64::MAX, u64::MAX)),
+            configs: vec![voters, (first + 1..=last).collect()],
+            sees: (1..=5).map(|id| (first + id, log(u128::MAX))).collect(),
+            ..hello
+        };
+        let len = serde_json::to_vec(&whole).unwrap().len();
+        assert!(len < HELLO_LEN_MAX / 4 * 3, "{len}");
     }
 
     #[test]
