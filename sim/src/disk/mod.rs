@@ -40,6 +40,7 @@ pub use self::faults::Fault;
 use self::faults::{Faults, Operation};
 use self::file::SimFile;
 use self::names::{Inode, Names, ROOT};
+use crate::env::Waited;
 use crate::rng::Rng;
 use crate::trace::Trace;
 
@@ -173,10 +174,11 @@ impl SimDisk {
         self.state().faults.add(fault, path_part, skip, times);
     }
 
-    /// The real world, but for this disk.
+    /// The real world, but for this disk, and paused time waits for its threads.
     #[must_use]
     pub fn env(&self) -> Env {
-        Env { disk: Arc::new(self.clone()), ..Env::real() }
+        let real = Env::real();
+        Env { disk: Arc::new(self.clone()), tasks: Arc::new(Waited(real.tasks)), ..real }
     }
 
     /// Lets `hear` know of each file that is about to be made or cut to nothing. It may keep the

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use letterbox_env::Env;
+pub use tasks::Waited;
 
 use crate::disk::SimDisk;
 use crate::env::net::Socket;

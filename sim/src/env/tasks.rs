@@ -5,6 +5,7 @@
 //! crash can take it before it has begun, or its answer after it has run. A power cut in the middle
 //! of a job is [`crate::disk::SimDisk::cut_power_after`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::{BoxFuture, Tasks};
@@ -14,6 +15,16 @@ use super::Machine;
 
 /// The longest wait for a thread of the pool, in microseconds.
 const QUEUE_MICROS_MAX: u64 = 500;
+
+/// The machine's threads, but only those that the paused time of a test waits for: while an urgent
+/// job runs on its own threads, paused time passes as if nothing was going on.
+pub struct Waited(pub Arc<dyn Tasks>);
+
+impl Tasks for Waited {
+    fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        self.0.blocking(job)
+    }
+}
 
 pub(super) struct SimTasks(pub(super) Machine);
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use letterbox_broker::config::Config;
 use letterbox_broker::node::Node;
-use letterbox_env::{BoxFuture, BoxListener, BoxStream, Env, Net, Tasks};
+use letterbox_env::{BoxFuture, BoxListener, BoxStream, Env, Net};
 use letterbox_sim::disk::SimDisk;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
@@ -49,8 +49,7 @@ impl Kafka {
              admin.listener=none\n"
         );
         let env = SimDisk::new(1).env();
-        let tasks = Arc::new(Waited(env.tasks.clone()));
-        let env = Env { net: Arc::new(kafka.clone()), tasks, ..env };
+        let env = Env { net: Arc::new(kafka.clone()), ..env };
         let never = std::future::pending();
         let broker = Node::start(env, Config::parse(&config).unwrap(), never).await.unwrap();
         kafka.with(|state| state.broker = broker);
@@ -73,15 +72,6 @@ impl Kafka {
     /// How many requests of an API came so far.
     pub(crate) fn asked(&self, api_key: i16) -> u64 {
         self.with(|state| state.asked.get(&api_key).copied().unwrap_or_default())
-    }
-}
-
-/// The machine's threads, but only those that the paused time of the tests waits for.
-struct Waited(Arc<dyn Tasks>);
-
-impl Tasks for Waited {
-    fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
-        self.0.blocking(job)
     }
 }
 
