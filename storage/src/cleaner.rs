@@ -22,7 +22,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use crc_fast::{CrcAlgorithm, Digest};
 use letterbox_env::panics::lock;
@@ -36,7 +36,7 @@ use super::Log;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::repack::{Bits, Records};
-use super::segment::{INDEX_INTERVAL, NewIndexes, Segment, TIME_ENTRY, file_name, offset_of};
+use super::segment::{Held, INDEX_INTERVAL, NewIndexes, Segment, TIME_ENTRY, file_name, offset_of};
 
 /// Bytes gathered before a write.
 const WRITE_BYTES: usize = 1 << 20;
@@ -44,8 +44,6 @@ const WRITE_BYTES: usize = 1 << 20;
 /// the device from others.
 const SYNC_BYTES: u64 = 16 << 20;
 
-/// Segments that become one at once: meanwhile the files of all of them are open.
-const MERGED_MAX: usize = 16;
 /// Between the two offsets in the name of a merged segment, and behind them.
 const MERGED: (char, &str) = ('-', ".log.swap");
 
@@ -126,10 +124,7 @@ impl Log {
     /// `Interrupted`; `Malformed`; `Io`. The log is whole, compacted in part.
     pub(super) fn compact(&self, pass: &Pass) -> Result<Option<Offset>, LogError> {
         self.check_interrupted(pass)?;
-        {
-            let _one = self.disk_work().during("compact", &self.path)?;
-            self.finish_merge()?;
-        }
+        drop(self.segment_work("compact")?);
         let segments = self.segments.load_full();
         let Some(cleanable) =
             self.cleanable(&segments, pass).during("look at segments of", &self.path)?
@@ -140,10 +135,14 @@ impl Log {
         let Some(last_offsets) = self.last_offsets(cleanable, end, pass)? else { return Ok(None) };
         let known = cleanable.partition_point(|segment| segment.base < last_offsets.upper);
         let end = cleanable.get(known).map_or(end, |next| next.base);
-        for (group, end) in self.groups(cleanable.get(..known).unwrap_or_default(), end) {
-            self.compact_group(group, end, &last_offsets, pass)?;
-        }
         let before: u64 = cleanable.iter().map(|segment| segment.size()).sum();
+        let groups = self.groups(cleanable.get(..known).unwrap_or_default(), end);
+        // The files of a segment that was replaced are open as long as somebody has it: each is let
+        // go before the next is looked at.
+        drop(segments);
+        for (group, end) in groups {
+            self.compact_group(&group, end, &last_offsets, pass)?;
+        }
         tracing::info!(topic = %self.topic(), partition = self.partition(), bytes = before, upper = last_offsets.upper, "compacted a log");
         Ok(Some(last_offsets.upper))
     }
@@ -189,11 +188,7 @@ impl Log {
 
     /// Neighbours that fit into one segment, with the offset where each group ends; `end` is that
     /// of the last.
-    fn groups<'a>(
-        &self,
-        segments: &'a [Arc<Segment>],
-        end: Offset,
-    ) -> Vec<(&'a [Arc<Segment>], Offset)> {
+    fn groups(&self, segments: &[Arc<Segment>], end: Offset) -> Vec<(Vec<Arc<Segment>>, Offset)> {
         let config = self.config();
         let end_of = |at: usize| segments.get(at).map_or(end, |next| next.base);
         let fits = |from: usize, to: usize| {
@@ -201,7 +196,7 @@ impl Log {
             let bytes: u64 = group.iter().map(|segment| segment.size()).sum();
             let index = (bytes / u64::from(INDEX_INTERVAL) + 2) * TIME_ENTRY;
             let offsets = end_of(to).saturating_sub(end_of(from));
-            group.len() <= MERGED_MAX
+            group.len() <= self.dir.open_segments.held_max()
                 && bytes <= config.segment_bytes.min(i32::MAX as u64)
                 && index <= u64::from(config.segment_index_bytes)
                 && offsets <= i64::from(i32::MAX)
@@ -212,7 +207,7 @@ impl Log {
             while to < segments.len() && fits(from, to + 1) {
                 to += 1;
             }
-            groups.extend(segments.get(from..to).map(|group| (group, end_of(to))));
+            groups.extend(segments.get(from..to).map(|group| (group.to_vec(), end_of(to))));
             from = to;
         }
         groups
@@ -273,7 +268,7 @@ impl Log {
         let done = match written {
             // Also where it is larger, as horizons and codecs may make it: what goes once and comes
             // back would be brought to life when its tombstone is gone.
-            Ok(Some(written)) if group.len() == 1 => return self.swap(first, written),
+            Ok(Some(written)) if group.len() == 1 => self.swap(first, written),
             Ok(Some(written)) => self.merge(group, end, written),
             Ok(None) => Ok(()),
             Err(error) => Err(error),
@@ -394,7 +389,7 @@ impl Log {
     /// but the ends of the indexes.
     fn swap(&self, old: &Arc<Segment>, size: u64) -> Result<(), LogError> {
         // In front of the lock, under which syncs wait: it may make the indexes anew.
-        old.retire().during("open", old.path(".log"))?;
+        let held = old.hold().during("open", old.path(".log"))?;
         let _one = self.disk_work().during("compact", &self.path)?;
         let disk = &self.dir.disk;
         if self.is_closed() {
@@ -419,6 +414,7 @@ impl Log {
             disk.rename(&from, &old.path(suffix)).during("rename", &from)
         };
         rename(".log")?;
+        held.for_good();
         let new = Arc::new(Segment::new(disk.clone(), &self.path, old.base, size));
         new.is_as_old_as(old);
         new.became_durable();
@@ -443,10 +439,8 @@ impl Log {
     /// Puts the cleaned files of a group in the place of all of it.
     fn merge(&self, group: &[Arc<Segment>], end: Offset, size: u64) -> Result<(), LogError> {
         let (Some(first), Some(newest)) = (group.first(), group.last()) else { return Ok(()) };
-        for old in group {
-            // As in a swap.
-            old.retire().during("open", old.path(".log"))?;
-        }
+        // As in a swap.
+        let _held = hold(group)?;
         let _one = self.disk_work().during("compact", &self.path)?;
         if self.is_closed() {
             return Err(LogError::Interrupted);
@@ -467,13 +461,30 @@ impl Log {
         self.finish_merge()
     }
 
-    /// Finishes a merge that was decided and then failed. To be called while the disk work is held,
-    /// before anything else becomes of its segments: what the next start would do is done.
-    pub(super) fn finish_merge(&self) -> Result<(), LogError> {
+    /// To be held while segments come and go: as [`Log::disk_work`], and a merge that was decided
+    /// and then failed is finished before. The next start would finish it, whatever has become of
+    /// its segments.
+    ///
+    /// # Errors
+    /// `NotFound` when the log is gone; that of the merge.
+    pub(super) fn segment_work(
+        &self,
+        action: &'static str,
+    ) -> Result<MutexGuard<'_, ()>, LogError> {
+        let work = self.disk_work().during(action, &self.path)?;
+        self.finish_merge()?;
+        Ok(work)
+    }
+
+    /// Finishes a merge that was decided. To be called while the disk work is held.
+    fn finish_merge(&self) -> Result<(), LogError> {
         let mut merging = lock(&self.merging);
         let Some(Merging { name, old, new }) = &*merging else { return Ok(()) };
         let disk = &self.dir.disk;
-        end_merge(&**disk, &self.path, name)?;
+        let mut held = hold(old)?;
+        let mut for_good = || held.drain(..).for_each(Held::for_good);
+        end_merge(&**disk, &self.path, name, &mut for_good)?;
+        drop(held);
         // One that does not come so far is made anew.
         for suffix in [".index", ".timeindex"] {
             let _ = disk.rename(&cleaned(new, suffix), &new.path(suffix));
@@ -599,6 +610,12 @@ fn cleaned(segment: &Segment, suffix: &str) -> PathBuf {
     segment.path(&format!("{suffix}.cleaned"))
 }
 
+/// The files of all these are open.
+fn hold(segments: &[Arc<Segment>]) -> Result<Vec<Held<'_>>, LogError> {
+    let each = segments.iter();
+    each.map(|segment| segment.hold().during("open", segment.path(".log"))).collect()
+}
+
 /// A merge that was decided: its file has the name that says so.
 pub(super) struct Merging {
     name: String,
@@ -618,14 +635,22 @@ pub(super) fn merged_range(name: &str) -> Option<Range<Offset>> {
 }
 
 /// Puts a merged segment in the place of those that it was made of. They go first, durably: once it
-/// has its last name nothing tells them from the segments behind it. May be done again at any step.
-pub(super) fn end_merge(disk: &dyn Disk, dir: &Path, name: &str) -> Result<(), LogError> {
+/// has its last name nothing tells them from the segments behind it. May be done again at any step;
+/// before the first of their names goes `names_go` is called.
+pub(super) fn end_merge(
+    disk: &dyn Disk,
+    dir: &Path,
+    name: &str,
+    names_go: &mut dyn FnMut(),
+) -> Result<(), LogError> {
     let Some(range) = merged_range(name) else { return Ok(()) };
     let (from, to) = (dir.join(name), dir.join(file_name(range.start, ".log")));
     // Its own name, durably, before anything else goes.
     disk.sync_dir(dir).during("sync", dir)?;
     if disk.exists(&from).during("look for", &from)? {
-        for entry in disk.list(dir).during("list", dir)? {
+        let entries = disk.list(dir).during("list", dir)?;
+        names_go();
+        for entry in entries {
             let of = |suffix: &&str| {
                 let base = offset_of(&entry.name, suffix);
                 base.is_some_and(|base| {

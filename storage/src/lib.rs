@@ -12,7 +12,7 @@
 //!   producers.
 //! - Below the recovery point nothing is ever cut by recovery.
 //!
-//! Not here: transactions (`.txnindex`), and merging small segments in compaction.
+//! Not here: transactions (`.txnindex`).
 
 mod checkpoint;
 mod cleaner;

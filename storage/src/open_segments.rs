@@ -9,6 +9,7 @@
 //!   off their next roll.
 //! - Once it is on the device its files are closed. Who needs them opens them again, and those that
 //!   were not used for the longest are closed when there are too many.
+//! - Compaction holds the files of those that become one open, few at once.
 //!
 //! What the upkeep looks at, a segment's size and its largest timestamp, stays in memory.
 
@@ -25,6 +26,8 @@ use super::segment::Segment;
 const PART: usize = 16;
 /// More than this many open segments of either kind help nobody.
 const MOST: usize = 1024;
+/// As many become one at once.
+const HELD_MOST: usize = 16;
 /// Files of a segment.
 const FILES: usize = 3;
 
@@ -36,7 +39,8 @@ fn most_of(descriptors: usize) -> usize {
 /// Descriptors that sealed segments take at most in a process that may hold `descriptors`.
 #[must_use]
 pub fn sealed_files_max(descriptors: usize) -> usize {
-    2 * FILES * most_of(descriptors)
+    let most = most_of(descriptors);
+    FILES * (2 * most + most.min(HELD_MOST))
 }
 
 /// The sealed segments of one log directory that are open.
@@ -62,6 +66,11 @@ impl OpenSegments {
     /// Whether logs are to put off their next roll.
     pub(super) fn is_full(&self) -> bool {
         self.unsynced.load(Ordering::Relaxed) >= self.most
+    }
+
+    /// How many of them may be held open at once while they become one.
+    pub(super) fn held_max(&self) -> usize {
+        self.most.min(HELD_MOST)
     }
 
     /// A cold segment was opened: closes others when there are too many.

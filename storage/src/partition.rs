@@ -1127,8 +1127,7 @@ impl Log {
     /// # Errors
     /// The file system's own; the log directory is offline then.
     pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
-        let _one = self.disk_work().during("truncate", &self.path)?;
-        self.finish_merge()?;
+        let _one = self.segment_work("truncate")?;
         let mut inner = lock(&self.inner);
         if offset >= self.end_offset() {
             // The epochs too, even when no data is cut (KAFKA-10706).
@@ -1182,8 +1181,7 @@ impl Log {
     /// # Errors
     /// The file system's own; the log directory is offline then.
     pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> {
-        let _one = self.disk_work().during("truncate", &self.path)?;
-        self.finish_merge()?;
+        let _one = self.segment_work("truncate")?;
         let mut inner = lock(&self.inner);
         self.restart_at(&mut inner, offset)
     }
@@ -1194,7 +1192,7 @@ impl Log {
     /// # Errors
     /// As there.
     pub fn set_aside_and_start_at(&self, offset: Offset) -> Result<PathBuf, LogError> {
-        let _one = self.disk_work().during("set aside", &self.path)?;
+        let _one = self.segment_work("set aside")?;
         let mut inner = lock(&self.inner);
         let name = (self.topic.clone(), self.partition);
         let aside = make_aside(&self.dir, &name, self.topic_id)?;
@@ -1209,11 +1207,12 @@ impl Log {
     fn move_segments(&self, aside: &Path) -> Result<(), LogError> {
         let disk = &self.dir.disk;
         for segment in self.segments.load().iter().rev() {
+            let held = segment.hold().during("open", segment.path(".log"))?;
             segment
-                .retire()
-                .and_then(|()| segment.trim())
+                .trim()
                 .and_then(|()| segment.files()?.log.sync())
                 .during("sync", segment.path(".log"))?;
+            held.for_good();
             for suffix in SUFFIXES {
                 let path = segment.path(suffix);
                 if let Some(name) = path.file_name()
@@ -1285,7 +1284,7 @@ impl Log {
     /// leave a hole, behind which old records would be taken for the log's.
     fn remove_segments(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
         for segment in segments.iter().rev() {
-            segment.retire().during("open", segment.path(".log"))?;
+            segment.hold().during("open", segment.path(".log"))?.for_good();
             for suffix in SUFFIXES {
                 let path = segment.path(suffix);
                 if self.dir.disk.exists(&path).during("look for", &path)? {

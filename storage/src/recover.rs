@@ -132,7 +132,7 @@ pub fn recover(
     let mut names = list()?;
     if names.iter().any(|name| merged_range(name).is_some()) {
         for name in names.iter().filter(|name| merged_range(name).is_some()) {
-            end_merge(&**disk, dir, name)?;
+            end_merge(&**disk, dir, name, &mut || {})?;
         }
         names = list()?;
     }

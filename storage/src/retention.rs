@@ -10,7 +10,7 @@ use letterbox_env::panics::lock;
 
 use super::Log;
 use super::error::{IoContext, LogError};
-use super::segment::Segment;
+use super::segment::{Held, Segment};
 use letterbox_protocol::model::TimestampMs;
 
 /// Segments taken away at once: meanwhile the log's syncs wait.
@@ -34,8 +34,10 @@ impl Log {
         if candidates == 0 && lock(&self.renaming).is_over() {
             return Ok(Vec::new());
         }
-        let Ok(_one) = self.disk_work() else { return Ok(Vec::new()) };
-        self.finish_merge()?;
+        let _one = match self.segment_work("delete old segments of") {
+            Err(_) if self.is_gone() => return Ok(Vec::new()),
+            one => one?,
+        };
         let gone = self
             .take_oldest(now, |segments| {
                 Ok(self.deletable_in_memory(now, segments, candidates)?.min(AT_ONCE))
@@ -119,10 +121,12 @@ impl Log {
             for suffix in [".log", ".index", ".timeindex", ".txnindex"] {
                 let (from, to) = (segment.path(suffix), segment.path(&format!("{suffix}.deleted")));
                 if disk.exists(&from).during("look for", &from)? {
-                    if suffix == ".log" {
-                        segment.retire().during("open", &from)?;
-                    }
+                    let held = match suffix {
+                        ".log" => Some(segment.hold().during("open", &from)?),
+                        _ => None,
+                    };
                     disk.rename(&from, &to).during("rename", &from)?;
+                    held.into_iter().for_each(Held::for_good);
                     renaming.done.push(to);
                 }
             }

@@ -9,7 +9,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use letterbox_env::panics::lock;
@@ -192,7 +192,8 @@ pub(super) struct Segment {
     /// Held while the files are opened; locked before `files`.
     indexes: Mutex<Indexes>,
     used: AtomicBool,
-    retired: AtomicBool,
+    /// Its files stay open while somebody holds them ([`Segment::hold`]). Read under `files`.
+    held: AtomicUsize,
     /// It is sealed and on the device with its indexes, and its files may be closed at any moment.
     /// Changed under `files`.
     cold: AtomicBool,
@@ -217,7 +218,7 @@ impl Segment {
             files: Mutex::default(),
             indexes: Mutex::default(),
             used: AtomicBool::new(false),
-            retired: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
             cold: AtomicBool::new(false),
             last_log: Mutex::default(),
             counted: OnceLock::new(),
@@ -330,7 +331,7 @@ impl Segment {
     /// Closes the files, if they may be closed.
     pub(super) fn close_cold(&self) {
         let mut files = lock(&self.files);
-        if self.cold.load(Ordering::Relaxed) && !self.retired.load(Ordering::Relaxed) {
+        if self.cold.load(Ordering::Relaxed) && !self.is_held() {
             *files = None;
         }
     }
@@ -364,12 +365,12 @@ impl Segment {
 
     /// Closes the files when nobody asked for them since the last call.
     pub(super) fn close_idle(&self) {
-        if !self.was_used() && !self.retired.load(Ordering::Relaxed) {
+        if !self.was_used() && !self.is_held() {
             let _ = self.write_indexes();
-            // Asked again under the lock: one that is retired meanwhile must not be opened again by
-            // its name.
+            // Asked again under the lock: one that is held meanwhile must not be opened again by its
+            // name.
             let mut files = lock(&self.files);
-            if !self.retired.load(Ordering::Relaxed) {
+            if !self.is_held() {
                 *files = None;
             }
         }
@@ -382,11 +383,17 @@ impl Segment {
         self.gone.store(true, Ordering::Relaxed);
     }
 
-    /// Opens the files and holds them, since their names are about to go: readers of this segment
-    /// go on.
-    pub(super) fn retire(&self) -> io::Result<()> {
-        self.retired.store(true, Ordering::Relaxed);
-        self.files().map(drop)
+    /// Opens the files and keeps them open, since their names are about to go: readers of this
+    /// segment go on.
+    pub(super) fn hold(&self) -> io::Result<Held<'_>> {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        let held = Held(self);
+        self.files()?;
+        Ok(held)
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > 0
     }
 
     fn indexes(&self) -> io::Result<MutexGuard<'_, Indexes>> {
@@ -854,6 +861,26 @@ fn search(count: u64, mut holds: impl FnMut(u64) -> io::Result<bool>) -> io::Res
         if holds(middle)? { low = middle + 1 } else { high = middle }
     }
     Ok(low)
+}
+
+/// The files of a segment are open, and stay open until this is dropped: what ends early what was to
+/// become of the segment leaves none of its files open.
+#[must_use]
+pub(super) struct Held<'a>(&'a Segment);
+
+impl Held<'_> {
+    /// The names of the files are gone, or another's: nobody may open them by name any more.
+    pub(super) fn for_good(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.0.held.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.close_cold();
+        }
+    }
 }
 
 /// The headers of the batches in a file, one after the other; ends at the first that is damaged or

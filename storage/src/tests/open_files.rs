@@ -113,3 +113,61 @@ async fn a_log_with_more_segments_than_descriptors_past_its_recovery_point_is_op
         assert!(disk.open_files() <= open_segments_max(MOST), "{}", disk.open_files());
     }
 }
+
+/// A compacted log of many segments, in a process that may hold so many descriptors.
+async fn to_merge(disk: &SimDisk, descriptors: usize) -> (Arc<LogManager>, Arc<Log>) {
+    let options = LogManagerOptions { descriptors, ..options(Path::new(DIR)) };
+    let manager = LogManager::open(disk.env(), options).await.unwrap();
+    let log = manager.create(TOPIC, ID, 0, each_batch(compacted())).await.unwrap();
+    for i in 0..30i64 {
+        keyed(&log, i, &[(&format!("k{}", i % 6), Some(&i.to_string()))]);
+        log.sync().unwrap();
+    }
+    log.set_config(LogConfig { segment_bytes: 1 << 20, ..compacted() });
+    log.set_high_watermark(30);
+    (manager, log)
+}
+
+/// It left the files of all segments open that it had come to, for good; few descriptors were used
+/// up by it, and no later one came further.
+#[tokio::test]
+async fn a_compaction_that_a_lack_has_ended_leaves_no_file_open() {
+    const DESCRIPTORS: usize = 96;
+    let most = open_segments_max(DESCRIPTORS / 16);
+    for at in (0..).step_by(3) {
+        let disk = SimDisk::new(at);
+        let (_manager, log) = to_merge(&disk, DESCRIPTORS).await;
+        disk.inject(Fault::NoDescriptor, "", at, u64::MAX);
+        let done = log.compact(&pass(1, 0, 1_000)).is_ok();
+        disk.heal();
+        // Whose files may be closed is closed by what others read.
+        for offset in 0..30 {
+            log.read_from_disk(offset, 1, Offset::MAX, true).unwrap();
+        }
+        let logs = disk.list(&log.path).unwrap();
+        let logs = logs.iter().filter(|entry| entry.name.ends_with(".log")).count();
+        // Readers need the files whose names are gone until the merge is finished.
+        let nameless = log.segments_count().saturating_sub(logs);
+        let open = disk.open_files();
+        assert!(
+            open <= most + 3 * (nameless + usize::from(nameless > 0)) as u64,
+            "after {at}: {open}, {nameless} without a name"
+        );
+        if done {
+            assert!(at > 50, "the faults have to have met something: {at}");
+            break;
+        }
+        log.compact(&pass(1, 0, 1_000)).unwrap();
+        assert!(disk.open_files() <= most, "after {at}: {}", disk.open_files());
+    }
+}
+
+#[tokio::test]
+async fn compaction_of_many_segments_needs_few_descriptors() {
+    let disk = SimDisk::new(1);
+    let (_manager, log) = to_merge(&disk, 42).await;
+    let before = log.segments_count();
+    disk.set_descriptors_left(Some(24));
+    log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
+    assert!(log.segments_count() <= before / 2 + 1, "{before}, then {}", log.segments_count());
+}
