@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Log;
 use super::cold::ColdReads;
 use super::error::{AppendError, LogError};
+use super::failing::Failing;
 use super::fence::Fence;
 use super::open_segments::OpenSegments;
 use super::partition_table::PartitionTable;
@@ -40,6 +41,8 @@ pub struct LogDir {
     pub(super) wake: Notify,
     /// Its partitions and their checkpointed offsets.
     pub(super) partitions: PartitionTable,
+    /// What is written of its partitions.
+    pub(super) checkpoints: Failing,
     /// When [`LogDir::say_state`] may say the next line.
     say_next: Mutex<Option<Instant>>,
 }
@@ -136,6 +139,7 @@ impl LogDir {
             came: Condvar::new(),
             wake: Notify::new(),
             partitions,
+            checkpoints: Failing::default(),
             say_next: Mutex::default(),
         }
     }

@@ -20,6 +20,7 @@ mod cold;
 mod config;
 mod dir;
 mod error;
+mod failing;
 mod fence;
 mod lifecycle;
 mod manager;

@@ -28,6 +28,7 @@ use super::cleaner::Merging;
 use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
+use super::failing::Failing;
 use super::lifecycle::make_aside;
 use super::partition_table::Kept;
 use super::producers::{ProducerView, Producers};
@@ -106,6 +107,8 @@ pub struct Log {
     pub(super) renaming: Mutex<Renaming>,
     /// Changed while `disk_work` is held.
     pub(super) merging: Mutex<Option<Merging>>,
+    pub(super) compaction: Failing,
+    pub(super) retention: Failing,
     inner: Mutex<Inner>,
     pub(super) cache: Mutex<TailCache>,
 }
@@ -244,6 +247,8 @@ impl Log {
             disk_work: Mutex::new(()),
             renaming: Mutex::default(),
             merging: Mutex::default(),
+            compaction: Failing::default(),
+            retention: Failing::default(),
             inner: Mutex::new(inner),
             cache: Mutex::new(TailCache::new(budget)),
         }

@@ -19,6 +19,7 @@ use super::checkpoint::CLEAN_SHUTDOWN;
 use super::cleaner::Pass;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
+use super::failing::Failing;
 use super::manager::lock;
 use super::{Log, LogManager};
 
@@ -208,7 +209,9 @@ impl LogManager {
             roll_if_old(log, now);
             while !ends.is_cancelled() {
                 match log.apply_retention(now) {
-                    Ok(paths) if paths.is_empty() => return,
+                    Ok(paths) if paths.is_empty() => {
+                        return say_done(log, "retention", &log.retention, Ok(()));
+                    }
                     Ok(paths) => {
                         let delay_ms = log.config().file_delete_delay_ms;
                         lock(&doomed).extend(
@@ -218,9 +221,7 @@ impl LogManager {
                         );
                     }
                     Err(error) => {
-                        tracing::warn!(topic = %log.topic(), partition = log.partition(), error = with_causes(&error), "retention \
-                            failed; it will be retried");
-                        return;
+                        return say_done(log, "retention", &log.retention, Err(error));
                     }
                 }
             }
@@ -252,17 +253,10 @@ impl LogManager {
                 first_dirty: log.dir.partitions.cleaned(log).clamp(0, log.end_offset()),
                 stop: stops.clone(),
             };
-            match log
+            let done = log
                 .compact(&pass)
-                .and_then(|end| end.map_or(Ok(()), |end| log.dir.partitions.set_cleaned(log, end)))
-            {
-                Ok(()) | Err(LogError::Interrupted) => {}
-                Err(_) if log.is_closed() => {}
-                Err(error) => {
-                    tracing::warn!(topic = %log.topic(), partition = log.partition(), error = with_causes(&error), "compaction \
-                        failed; it will be retried");
-                }
-            }
+                .and_then(|end| end.map_or(Ok(()), |end| log.dir.partitions.set_cleaned(log, end)));
+            say_done(log, "compaction", &log.compaction, done);
         };
         self.each_log(stop, compact).await;
     }
@@ -367,9 +361,33 @@ fn close_dir(dir: &LogDir, logs: &[Arc<Log>]) -> Result<(), LogError> {
 }
 
 fn said(dir: &LogDir, written: Result<(), LogError>) {
-    if let Err(error) = written {
-        tracing::warn!(dir = %dir.path.display(), error = with_causes(&error), "could not write a checkpoint; the \
-            previous one stays in effect");
+    let (checkpoints, dir) = (&dir.checkpoints, dir.path.display());
+    match written {
+        Ok(()) if checkpoints.succeeded() => tracing::info!(%dir, "checkpoints are written again"),
+        Err(error) if checkpoints.failed(error.fault()) => {
+            tracing::warn!(%dir, error = with_causes(&error), "could not write a checkpoint; the \
+                previous one stays in effect");
+        }
+        _ => {}
+    }
+}
+
+/// Says that upkeep of a log has failed, and that it fails no more.
+fn say_done(log: &Log, work: &str, failing: &Failing, done: Result<(), LogError>) {
+    let (topic, partition) = (log.topic(), log.partition());
+    match done {
+        Err(LogError::Interrupted) => {}
+        Err(_) if log.is_closed() => {}
+        Ok(()) if failing.succeeded() => {
+            tracing::info!(%topic, partition, "{work} succeeded again")
+        }
+        Err(error) if failing.failed(error.fault()) => tracing::warn!(
+            %topic,
+            partition,
+            error = with_causes(&error),
+            "{work} failed; it will be retried"
+        ),
+        _ => {}
     }
 }
 
