@@ -444,7 +444,10 @@ fn an_answer_that_is_not_read_counts_and_holds_up_no_other_client() {
     let mut large = produce_request("orders", b"small");
     let nothing = m::produce_request::PartitionProduceData::default();
     let unknown = m::produce_request::TopicProduceData::default().with_name(topic_name("unknown"));
-    large.topic_data.push(unknown.with_partition_data(vec![nothing; PARTITIONS]));
+    let unknown = unknown.with_partition_data(
+        (0..PARTITIONS).map(|index| nothing.clone().with_index(index as i32)).collect(),
+    );
+    large.topic_data.push(unknown);
     let large = encode_request(7, None, PRODUCE_VERSION, &large.into()).unwrap();
     let mut slow = BatchBuilder::new(1_700_000_000_000);
     for _ in 0..20 {

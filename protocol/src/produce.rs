@@ -259,7 +259,7 @@ pub struct ProducePartitionAnswer {
     pub index: i32,
     /// [`super::ErrorCode`] as a number; 0 when the records are stored.
     pub error_code: i16,
-    /// Offset of the first record; −1 with an error.
+    /// Offset of the first record; −1 when nothing was stored.
     pub base_offset: i64,
     /// The broker's time when the topic uses it, else −1.
     pub log_append_time_ms: i64,

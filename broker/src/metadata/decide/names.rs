@@ -44,11 +44,11 @@ pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
 /// Checks that `name` is not the quorum's own, and free, also as the name of a metric.
 ///
 /// # Errors
-/// TOPIC_AUTHORIZATION_FAILED, TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION for a collision.
+/// INVALID_REQUEST, TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION for a collision.
 pub(super) fn check_free(image: &MetadataImage, name: &str) -> Result<(), ApiError> {
     if name == METADATA_TOPIC {
         return Err(ApiError::new(
-            ErrorCode::TopicAuthorizationFailed,
+            ErrorCode::InvalidRequest,
             format!("{name} is the cluster's own and cannot be created."),
         ));
     }

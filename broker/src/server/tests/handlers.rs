@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
+use letterbox_protocol::batch::BatchBuilder;
 use letterbox_protocol::{ErrorCode, Response, apis};
 
 use super::Broker;
@@ -70,6 +71,63 @@ async fn records_are_read_from_where_they_were_written() {
     assert_eq!(unknown.responses[0].partitions[0].error_code, error);
     let unknown = answer!(broker, any, 9, produce(&["nowhere"]), Produce);
     assert_eq!(unknown.responses[0].partition_responses[0].error_code, error);
+}
+
+/// Both batches were stored, and in Kafka one of them, which one it is the client is not told.
+#[tokio::test]
+async fn a_request_that_names_a_partition_twice_stores_nothing() {
+    let (broker, any) = with_records(1).await;
+    let mut within = produce(&["t"]);
+    let partitions = &mut within.topic_data[0].partition_data;
+    partitions.push(partitions[0].clone());
+    for request in [within, produce(&["t", "t"])] {
+        let answer = answer!(broker, any, 9, request, Produce);
+        let answers = answer.responses.iter().flat_map(|topic| &topic.partition_responses);
+        let errors: Vec<i16> = answers.map(|partition| partition.error_code).collect();
+        assert_eq!(errors, [ErrorCode::InvalidRequest.code(); 2]);
+    }
+    assert_eq!(offset(&broker, LATEST).await, (NONE, 1));
+    broker.has_topic("other").await;
+    let answer = answer!(broker, any, 9, produce(&["t", "other"]), Produce);
+    assert!(answer.responses.iter().all(|it| it.partition_responses[0].error_code == NONE));
+}
+
+/// As in Kafka.
+#[tokio::test]
+async fn a_refused_batch_is_told_where_the_log_begins_when_the_log_has_looked_at_it() {
+    use m::delete_records_request as r;
+    let (broker, any) = with_records(3).await;
+    let partition = r::DeleteRecordsPartition::default().with_offset(2);
+    let of =
+        r::DeleteRecordsTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
+    let delete = m::DeleteRecordsRequest::default().with_timeout_ms(30_000).with_topics(vec![of]);
+    answer!(broker, any, 2, delete, DeleteRecords);
+    let of_producer = |epoch: i16, sequence: i32, records: usize| {
+        let mut builder = BatchBuilder::new(1_000).producer(7, epoch, sequence);
+        for _ in 0..records {
+            builder.push(1_000, None, Some(&[7; 100]), &[]);
+        }
+        builder.build().freeze()
+    };
+    let damaged = {
+        let mut bytes = of_producer(1, 1, 1).to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        bytes.into()
+    };
+    for (name, records, expected) in [
+        ("stored", of_producer(1, 0, 1), (NONE, 3, 2)),
+        ("out of order", of_producer(1, 9, 1), (45, -1, 2)),
+        ("an old epoch", of_producer(0, 1, 1), (47, -1, 2)),
+        ("damaged", damaged, (2, -1, -1)),
+        ("too large", of_producer(1, 1, 20_000), (10, -1, -1)),
+    ] {
+        let mut request = produce(&["t"]);
+        request.topic_data[0].partition_data[0].records = Some(records);
+        let answer = answer!(broker, any, 9, request, Produce);
+        let found = &answer.responses[0].partition_responses[0];
+        let found = (found.error_code, found.base_offset, found.log_start_offset);
+        assert_eq!(found, expected, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -196,12 +196,7 @@ fn topics_are_refused_with_kafkas_code_and_words() {
     let cases: Vec<(&str, TopicPlacement, ErrorCode, &str)> = vec![
         ("", auto(1, 1), ErrorCode::InvalidTopicException, "empty string"),
         ("..", auto(1, 1), ErrorCode::InvalidTopicException, "'..' is not allowed"),
-        (
-            "__cluster_metadata",
-            auto(1, 1),
-            ErrorCode::TopicAuthorizationFailed,
-            "the cluster's own",
-        ),
+        ("__cluster_metadata", auto(1, 1), ErrorCode::InvalidRequest, "the cluster's own"),
         (
             &long,
             auto(1, 1),

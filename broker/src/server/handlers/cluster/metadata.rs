@@ -17,7 +17,7 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
 use super::{Errors, Services, errors, text, topic_name};
-use crate::metadata::decide::{is_internal_topic, validate_topic_name};
+use crate::metadata::decide::{METADATA_TOPIC, is_internal_topic, validate_topic_name};
 use crate::metadata::{MetadataImage, PartitionState, Topic};
 use crate::request::{OPERATIONS_NOT_ASKED, RequestContext};
 use crate::security::{Operation, Resource};
@@ -113,6 +113,7 @@ async fn create_missing(
 ) -> BTreeMap<String, ErrorCode> {
     let image = services.image();
     let names = topics.iter().filter_map(|topic| topic.name.as_ref());
+    let names = names.filter(|name| name.as_str() != METADATA_TOPIC);
     let missing = names.filter(|name| image.topic(name).is_none() && may_see(ctx, name));
     let missing: Vec<Arc<str>> = missing.map(|name| Arc::from(name.as_str())).collect();
     if missing.is_empty() {

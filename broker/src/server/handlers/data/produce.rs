@@ -75,6 +75,7 @@ impl Waiting {
 }
 
 /// A topic as the request named it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Named {
     Name(Box<str>),
     Id(Uuid),
@@ -97,6 +98,9 @@ impl From<TopicKey<'_>> for Named {
         }
     }
 }
+
+/// A topic of the request, and its partitions.
+type Asked = (Named, Vec<ProducePartitionView>);
 
 /// The answer as it grows.
 struct Answers {
@@ -207,7 +211,8 @@ fn validate_elsewhere(
     let (done, appended) = oneshot::channel();
     let appending = Box::pin(async move {
         let append = move |Heavy { topic, partition, of, records }| {
-            (topic, partition, of.append(records, acks).map(|appended| (appended, of)))
+            let appended = of.append(records, acks).map_err(|why| refused_by(&of, why));
+            (topic, partition, appended.map(|appended| (appended, of)))
         };
         let results: Vec<_> = services
             .validation
@@ -220,12 +225,8 @@ fn validate_elsewhere(
                 .get(topic)
                 .and_then(|(_, partitions)| partitions.get(partition));
             let index = place.map_or(-1, |answer| answer.index);
-            let answer = outcome.note(
-                &services,
-                Some(acks),
-                (topic, partition, index),
-                result.map_err(Failure::from),
-            );
+            let place = (topic, partition, index);
+            let answer = outcome.note(&services, Some(acks), place, result);
             if let Some(place) = outcome
                 .answers
                 .topics
@@ -270,10 +271,9 @@ pub(crate) fn produce(
         _ => None,
     };
     let timeout = Duration::from_millis(u64::try_from(view.timeout_ms).unwrap_or(0));
-    let refused = refused_as_a_whole(ctx, acks, view.transactional_id());
-    type Asked = (Named, Vec<ProducePartitionView>);
     let asked: Vec<Asked> =
         view.topics().map(|topic| (topic.topic.into(), topic.partitions().collect())).collect();
+    let refused = refused_as_a_whole(ctx, acks, view.transactional_id(), &asked);
 
     let answers = Answers {
         correlation_id: ctx.correlation_id,
@@ -325,6 +325,7 @@ fn refused_as_a_whole(
     ctx: &RequestContext,
     acks: Option<Acks>,
     transactional_id: Option<&str>,
+    asked: &[Asked],
 ) -> Option<(ErrorCode, Option<&'static str>)> {
     if let Some(id) = transactional_id
         && let Err(error) = ctx.check(Operation::Write, Resource::TransactionalId(id))
@@ -334,8 +335,23 @@ fn refused_as_a_whole(
     match (acks, transactional_id) {
         (None, _) => Some((ErrorCode::InvalidRequiredAcks, None)),
         (_, Some(_)) => Some((ErrorCode::InvalidTxnState, Some(NO_TRANSACTIONS))),
+        _ if names_twice(asked) => Some((ErrorCode::InvalidRequest, Some(NAMED_TWICE))),
         _ => None,
     }
+}
+
+const NAMED_TWICE: &str =
+    "the request names a partition more than once; send one batch for each partition";
+
+/// Whether a partition is named more than once. Kafka appends what was named last and answers once,
+/// so that a client may take records for stored that are not.
+fn names_twice(asked: &[Asked]) -> bool {
+    let mut all = Vec::new();
+    for (topic, partitions) in asked {
+        all.extend(partitions.iter().map(|partition| (partition.index, topic)));
+    }
+    all.sort_unstable();
+    all.windows(2).any(|pair| matches!(pair, [one, next] if one == next))
 }
 
 /// The topic, when the caller may write to it: whether others exist it is not told. Ids tell
@@ -380,7 +396,9 @@ impl Appending {
         (topic, partition, _): (usize, usize, i32),
     ) -> Result<Option<(Appended, Arc<Partition>)>, Failure> {
         let within = match self.heavy.is_empty() {
-            true => of.append_within(records, acks, &mut self.effort)?,
+            true => of
+                .append_within(records, acks, &mut self.effort)
+                .map_err(|why| refused_by(&of, why))?,
             false => Within::TooLong(records),
         };
         Ok(match within {
@@ -464,7 +482,8 @@ async fn wait(
         };
         if let Some(answer) = partitions.get_mut(item.partition) {
             services.metrics.answered_with("Produce", error.name());
-            *answer = Failure::code(error).answer(answer.index);
+            // As in Kafka, the rest says where the records are if they are committed after all.
+            answer.error_code = error.code();
         }
     };
     // All are to be committed, so they are looked at one after the other, and each once beside the
@@ -508,15 +527,17 @@ struct Failure {
     error: ErrorCode,
     message: Option<String>,
     records: Vec<(i32, Option<String>)>,
+    log_start_offset: Offset,
 }
 
 impl Failure {
     fn code(error: ErrorCode) -> Self {
-        Self { error, message: None, records: Vec::new() }
+        Self::new(error, None)
     }
 
     fn new(error: ErrorCode, message: Option<&str>) -> Self {
-        Self { error, message: message.map(str::to_owned), records: Vec::new() }
+        let message = message.map(str::to_owned);
+        Self { error, message, records: Vec::new(), log_start_offset: -1 }
     }
 
     fn answer(self, index: i32) -> ProducePartitionAnswer {
@@ -525,7 +546,7 @@ impl Failure {
             error_code: self.error as i16,
             base_offset: -1,
             log_append_time_ms: -1,
-            log_start_offset: -1,
+            log_start_offset: self.log_start_offset,
             record_errors: self.records,
             error_message: self.message,
             current_leader: None,
@@ -549,9 +570,28 @@ impl From<crate::replication::AppendRefused> for Failure {
                     .iter()
                     .map(|record| (record.batch_index, Some(record.message.clone())))
                     .collect();
-                Self { error: code_of(&error), message: Some(error.to_string()), records }
+                Self { records, ..Self::new(code_of(&error), Some(&error.to_string())) }
             }
         }
+    }
+}
+
+/// Kafka tells where the log begins with what it refuses because of the batch or its producer, and
+/// not where that says nothing about this replica's log.
+fn refused_by(of: &Partition, why: crate::replication::AppendRefused) -> Failure {
+    let failure = Failure::from(why);
+    let tells_start = matches!(
+        failure.error,
+        ErrorCode::NotEnoughReplicas
+            | ErrorCode::InvalidTimestamp
+            | ErrorCode::OutOfOrderSequenceNumber
+            | ErrorCode::InvalidProducerEpoch
+            | ErrorCode::UnsupportedCompressionType
+            | ErrorCode::InvalidRecord
+    );
+    match of.log() {
+        Ok(log) if tells_start => Failure { log_start_offset: log.start_offset(), ..failure },
+        _ => failure,
     }
 }
 
