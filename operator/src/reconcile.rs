@@ -103,19 +103,21 @@ pub trait TopicHome: Send + Sync {
         topic: &'a KafkaTopic,
     ) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>>;
 
-    /// Adds or removes the finalizer.
+    /// Adds or removes the finalizer. `topic` gets the version that the object has then, if that
+    /// alone has changed about it.
     fn set_finalizer<'a>(
         &'a self,
-        topic: &'a KafkaTopic,
+        topic: &'a mut KafkaTopic,
         present: bool,
     ) -> BoxFuture<'a, Result<(), Fault>>;
 
-    /// Writes the status.
+    /// Writes the status over the version that `topic` has, which gets the new one. False when it
+    /// was not written, because the object has changed or is gone.
     fn write_status<'a>(
         &'a self,
-        topic: &'a KafkaTopic,
+        topic: &'a mut KafkaTopic,
         status: &'a KafkaTopicStatus,
-    ) -> BoxFuture<'a, Result<(), Fault>>;
+    ) -> BoxFuture<'a, Result<bool, Fault>>;
 }
 
 /// What a pass over a topic found and did.
@@ -131,6 +133,8 @@ pub struct TopicPass {
     pub status: KafkaTopicStatus,
     /// Whether the object was let go: there is nothing left to write a status to.
     pub released: bool,
+    /// Whether the object changed before its status was written, which it was not then.
+    pub is_outdated: bool,
 }
 
 /// One pass over `topic`, of whose surroundings `facts` are known. Its status is written when it
@@ -168,10 +172,9 @@ pub async fn reconcile_topic(
         live = admin.describe_topic(&topic.kafka_name()).await.ok().flatten().or(live);
     }
     let status = topic_status(&current, &plan, live.as_ref(), fault.as_ref(), now);
-    if !released && topic.status.as_ref() != Some(&status) {
-        home.write_status(&current, &status).await?;
-    }
-    Ok(TopicPass { plan, done, fault, status, released })
+    let is_news = !released && topic.status.as_ref() != Some(&status);
+    let is_outdated = is_news && !home.write_status(&mut current, &status).await?;
+    Ok(TopicPass { plan, done, fault, status, released, is_outdated })
 }
 
 /// Why a step did not work.
@@ -223,11 +226,14 @@ async fn act(
         TopicStep::RecordConfigKeys(keys) => {
             let mut status = topic.status.clone().unwrap_or_default();
             status.config_keys = keys.iter().cloned().collect();
-            let written = home.write_status(topic, &status).await;
-            if written.is_ok() {
-                topic.status = Some(status);
+            match home.write_status(topic, &status).await {
+                Ok(true) => {
+                    topic.status = Some(status);
+                    Ok(())
+                }
+                Ok(false) => Err(changed("the object has changed")),
+                Err(fault) => Err(fault),
             }
-            written
         }
         TopicStep::Create(new) => return create(admin, step, new).await,
         TopicStep::CreatePartitions { to, .. } => {
@@ -248,10 +254,6 @@ async fn delete(
     topic: &KafkaTopic,
     id: &str,
 ) -> Result<(), Fault> {
-    let changed = |message: &str| Fault {
-        reason: "Changed".to_owned(),
-        message: format!("{message}; the reconcile of the topic is retried"),
-    };
     let live = home.read(topic).await?.ok_or_else(|| changed("the object is gone"))?;
     if live.metadata.uid != topic.metadata.uid
         || live.metadata.deletion_timestamp.is_none()
@@ -272,6 +274,13 @@ async fn delete(
             Err(AdminError::Refused { code, .. }) if code == "UNKNOWN_TOPIC_OR_PARTITION" => Ok(()),
             result => result.map_err(|error| admin_fault(&step, &error)),
         },
+    }
+}
+
+fn changed(message: &str) -> Fault {
+    Fault {
+        reason: "Changed".to_owned(),
+        message: format!("{message}; the reconcile of the topic is retried"),
     }
 }
 

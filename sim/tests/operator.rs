@@ -25,6 +25,7 @@ use apiserver::world::{World, WorldNet};
 use apiserver::{ApiServer, Key};
 
 const TICK: Duration = Duration::from_secs(1);
+const TOPIC_OBJECTS: &str = "letterbox.dev/kafkatopics";
 /// The key of an API.
 const CREATE_TOPICS: i16 = 19;
 
@@ -668,6 +669,36 @@ fn a_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
         assert!(play.monitor.writes - writes < 3, "once");
         faults.set_broken(&[]);
         play.until("the loss is told", 30, is_lost).await;
+    });
+}
+
+#[test]
+fn a_topics_status_of_an_earlier_leader_that_comes_late_takes_nothing_back() {
+    play(async |mut play: Play| {
+        play.kafka = Some(Kafka::start().await);
+        make_topics(&play, 1, |_| json!({"config": {"retention.ms": "1"}}));
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        let earlier = Faults::none();
+        play.start(&earlier, false);
+        play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
+        let topic = Key::new(TOPIC_OBJECTS, "ns", "t0");
+        let how = How::Slow(Duration::from_secs(24));
+        earlier.set_broken(&[Broken { resource: TOPIC_OBJECTS, is_write: true, how }]);
+        let server = play.server().clone();
+        let set = |key: &str| {
+            server.edit("person", &topic, |it| it["spec"]["config"][key] = json!("5"));
+        };
+        let keys = || server.get(&topic).unwrap()["status"]["configKeys"].clone();
+        set("segment.ms");
+        play.tick().await;
+        // Its write is on the way; another one leads.
+        play.start(&Faults::none(), false);
+        set("max.message.bytes");
+        play.until("all is known", 8, |_| keys().as_array().is_some_and(|it| it.len() == 3)).await;
+        for _ in 0..40 {
+            play.tick().await;
+            assert_eq!(keys().as_array().map(Vec::len), Some(3), "{}", keys());
+        }
     });
 }
 

@@ -1861,14 +1861,32 @@ impl Home {
         f(self.topic.lock().unwrap().as_mut().unwrap())
     }
 
-    fn write(&self, f: impl FnOnce(&mut KafkaTopic)) -> Result<(), Fault> {
+    /// Writes as of a version, if that is there; `topic` gets the new one.
+    fn write(
+        &self,
+        topic: &mut KafkaTopic,
+        f: impl FnOnce(&mut KafkaTopic),
+    ) -> Result<bool, Fault> {
         if let Some(left) = &mut *self.writes_left.lock().unwrap() {
             *left = left
                 .checked_sub(1)
                 .ok_or_else(|| Fault { reason: "Killed".into(), message: String::new() })?;
         }
-        self.with(f);
-        Ok(())
+        Ok(self.with(|live| {
+            if live.metadata.resource_version != topic.metadata.resource_version {
+                return false;
+            }
+            f(live);
+            Self::renew(live);
+            topic.metadata.resource_version = live.metadata.resource_version.clone();
+            true
+        }))
+    }
+
+    fn renew(topic: &mut KafkaTopic) {
+        let version = topic.metadata.resource_version.as_deref().unwrap_or_default();
+        let next = version.parse::<u64>().unwrap_or_default() + 1;
+        topic.metadata.resource_version = Some(next.to_string());
     }
 }
 
@@ -1882,22 +1900,21 @@ impl TopicHome for Home {
 
     fn set_finalizer<'a>(
         &'a self,
-        _: &'a KafkaTopic,
+        topic: &'a mut KafkaTopic,
         present: bool,
     ) -> letterbox_env::BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
-            self.write(|topic| {
-                topic.metadata.finalizers = present.then(|| vec![TOPIC_FINALIZER.to_owned()])
-            })
+            let held = present.then(|| vec![TOPIC_FINALIZER.to_owned()]);
+            self.write(topic, |topic| topic.metadata.finalizers = held).map(drop)
         })
     }
 
     fn write_status<'a>(
         &'a self,
-        _: &'a KafkaTopic,
+        topic: &'a mut KafkaTopic,
         status: &'a KafkaTopicStatus,
-    ) -> letterbox_env::BoxFuture<'a, Result<(), Fault>> {
-        Box::pin(async move { self.write(|topic| topic.status = Some(status.clone())) })
+    ) -> letterbox_env::BoxFuture<'a, Result<bool, Fault>> {
+        Box::pin(async move { self.write(topic, |topic| topic.status = Some(status.clone())) })
     }
 }
 
@@ -2045,6 +2062,28 @@ fn what_was_changed_by_hand_is_put_back_and_foreign_keys_are_left() {
         world.home.with(|topic| topic.status.clone().unwrap().config_keys),
         ["retention.ms"]
     );
+}
+
+#[test]
+fn a_status_that_follows_from_an_older_version_takes_back_nothing_that_was_recorded() {
+    let world = World::new(json!({"deletionPolicy": "Delete", "config": {"retention.ms": "1"}}));
+    // An earlier leader looked before it was held, and writes late.
+    let before = world.home.with(|topic| topic.clone());
+    let first = world.pass().unwrap();
+    assert!(first.done.len() == 3 && !first.is_outdated, "its own writes are none of others");
+    world.home.with(|topic| drop(topic.spec.config.insert("segment.ms".into(), "5".into())));
+    world.home.with(Home::renew);
+    let after = world.home.with(|topic| topic.clone());
+    world.pass().unwrap();
+    let known = world.home.with(|topic| topic.clone());
+    assert_eq!(known.status.as_ref().unwrap().config_keys, ["retention.ms", "segment.ms"]);
+    for old in [before, after] {
+        let facts = TopicFacts { cluster: ClusterState::NotReady, ..TopicFacts::default() };
+        let (home, admin, now) = (&world.home, &world.admin, now());
+        let late = block_on(reconcile_topic(home, admin, &old, &facts, &now));
+        assert!(late.unwrap().is_outdated);
+        assert_eq!(world.home.with(|topic| topic.status.clone()), known.status);
+    }
 }
 
 #[test]

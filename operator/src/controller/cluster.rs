@@ -25,8 +25,9 @@ use crate::api::{
     CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, condition, find_condition,
     set_condition,
 };
-use crate::desired::objects::{CLUSTER_LABEL, MANAGER};
+use crate::desired::objects::CLUSTER_LABEL;
 use crate::platform::kubernetes::{Kubernetes, api_fault, said};
+use crate::platform::own::{Own, STATUS_NOT_WRITTEN};
 use crate::reconcile::{ClusterPass, reconcile_cluster};
 use crate::status::Fault;
 
@@ -274,40 +275,20 @@ async fn write_status(
     cluster: &KafkaCluster,
     pass: &ClusterPass,
 ) -> Result<bool, Fault> {
-    let api: Api<KafkaCluster> =
-        Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
-    let name = cluster.name_any();
-    // Only in the place of the status that it follows from: what another replica has recorded since
-    // is not taken back.
-    let version = cluster.resource_version();
-    let patch = json!({
-        "apiVersion": "letterbox.dev/v1alpha1",
-        "kind": KIND,
-        "metadata": {"name": name, "uid": cluster.uid(), "resourceVersion": version},
-        "status": pass.status,
-    });
-    let params = PatchParams::apply(MANAGER).force();
-    match api.patch_status(&name, &params, &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
-        Err(error) => {
-            let fault = api_fault("write the status", &error);
-            let is_lasting = |code: u16| code == 400 || code == 422;
-            let is_undeclared = fault.message.contains("field not declared in schema");
-            if matches!(&error, kube::Error::Api(status) if is_lasting(status.code))
-                || is_undeclared
-            {
-                tell_not_written(context, cluster, &fault).await;
-            }
-            Err(fault)
-        }
+    let own = Own::of(&context.client, cluster);
+    let written = own.write_status(&json!(pass.status)).await;
+    if let Err(fault) = &written
+        && fault.reason == STATUS_NOT_WRITTEN
+    {
+        tell_not_written(context, cluster, fault).await;
     }
+    Ok(written?.is_some())
 }
 
 /// Says that the status which stands there is not what is: the API server does not take the one
 /// that is. Its conditions alone are of a form that every version has.
 async fn tell_not_written(context: &Context, cluster: &KafkaCluster, fault: &Fault) {
-    let reason = "StatusNotWritten";
+    let reason = STATUS_NOT_WRITTEN;
     let message = format!(
         "the API server does not take the status of this cluster, so what is written here is what \
          was: {}; if its CustomResourceDefinition is older than the operator, upgrade it: {}",

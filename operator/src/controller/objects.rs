@@ -23,6 +23,7 @@ use crate::api::{
     TOPIC_CONFIG_MAX, TOPIC_FINALIZER, condition, too_large,
 };
 use crate::platform::kubernetes::said;
+use crate::status::Fault;
 
 /// `KafkaCluster` or `KafkaTopic`.
 pub(super) trait Ours:
@@ -207,6 +208,16 @@ impl<'de, K: Ours> Deserialize<'de> for Guarded<K> {
     }
 }
 
+impl<K> Guarded<K> {
+    /// The object.
+    ///
+    /// # Errors
+    /// Why this version cannot read it.
+    pub(super) fn understood(self) -> Result<K, Fault> {
+        self.0.map_err(|unread| Fault { reason: NOT_UNDERSTOOD.to_owned(), message: unread.error })
+    }
+}
+
 impl<K: Ours> Resource for Guarded<K> {
     type DynamicType = ();
     type Scope = K::Scope;
@@ -236,6 +247,8 @@ impl<K: Ours> Resource for Guarded<K> {
     }
 }
 
+/// What is said of an object that this version cannot read.
+const NOT_UNDERSTOOD: &str = "NotUnderstood";
 /// So many of them wait to be told at most; a watch that begins again tells the others.
 const UNTOLD_MAX: usize = 1024;
 
@@ -288,7 +301,7 @@ pub(super) async fn tell_not_understood<K: Ours>(
             told.clear();
         }
         told.insert(key, generation);
-        let reason = "NotUnderstood";
+        let reason = NOT_UNDERSTOOD;
         let message = format!(
             "this version of the operator cannot read the object, and leaves everything about it \
              as it is: {error}"

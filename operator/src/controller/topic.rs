@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::objects::{listed, news_of, tell_later, tell_not_understood, untold, watched};
+use super::objects::{Guarded, listed, news_of, tell_later, tell_not_understood, untold, watched};
 use super::topics::{ClusterKey, Topics, cluster_key_of};
 use super::{Context, PassFailed, RESYNC, scoped};
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, UNANSWERED};
@@ -26,13 +26,13 @@ use crate::api::{
     DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER,
     find_condition, is_true,
 };
-use crate::desired::objects::MANAGER;
 use crate::desired::{bootstrap_name, internal_listener};
 use crate::plan::{
     ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicStep, TopicWait, has_finalizer,
     put_together, to_make,
 };
 use crate::platform::kubernetes::{api_fault, said, words_of};
+use crate::platform::own::Own;
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
 
@@ -458,7 +458,18 @@ async fn reconcile(
 ) -> Result<Action, PassFailed> {
     let shared = &context.shared;
     let began = Instant::now();
-    let result = pass(&topic, &context).await;
+    let (mut topic, mut result) = (topic.clone(), pass(&topic, &context).await);
+    if let Ok(Some(first)) = &result
+        && first.is_outdated
+    {
+        // What woke this pass was behind.
+        tell(shared, &topic, first).await;
+        let home = KubernetesHome { client: shared.client.clone() };
+        let live = home.read(&topic).await.map_err(PassFailed)?;
+        let Some(live) = live else { return Ok(Action::await_change()) };
+        topic = Arc::new(live);
+        result = pass(&topic, &context).await;
+    }
     let faulty =
         result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
     shared.metrics.count_pass(KIND, began.elapsed(), faulty);
@@ -485,7 +496,7 @@ async fn reconcile(
     let cluster = context.cluster(&cluster_key_of(&topic));
     let is_woken = context.state_of(cluster.as_deref()) != ClusterState::Ready;
     let is_others = matches!(pass.plan.wait, None | Some(TopicWait::Deleting(_)));
-    let settled = pass.fault.is_none() && (is_others || is_woken);
+    let settled = pass.fault.is_none() && !pass.is_outdated && (is_others || is_woken);
     Ok(Action::requeue(context.next_pause(&topic, settled)))
 }
 
@@ -603,11 +614,11 @@ pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
     topics.for_each(|topic| {
         by_namespace.entry(topic.namespace().unwrap_or_default()).or_default().push(topic)
     });
-    let home = &KubernetesHome { client: client.clone() };
     for (namespace, topics) in by_namespace {
         if is_terminating(client, &namespace).await {
             let let_go = |topic: KafkaTopic| async move {
-                match home.set_finalizer(&topic, false).await {
+                match Own::of(client, &topic).set_finalizer(TOPIC_FINALIZER, false).await.map(drop)
+                {
                     Ok(()) => tracing::info!(
                         topic = topic.name_any(),
                         namespace = topic.namespace(),
@@ -635,6 +646,9 @@ async fn tell(context: &Context, topic: &KafkaTopic, pass: &TopicPass) {
         is_told = true;
         tracing::info!(topic = name, namespace = topic.namespace(), %step, "done");
         context.events.tell(topic, false, reason, "Reconcile", &step.to_string()).await;
+    }
+    if pass.is_outdated {
+        return;
     }
     let ready = |status: Option<&KafkaTopicStatus>| {
         find_condition(&status?.conditions, READY).map(|condition| {
@@ -691,76 +705,47 @@ pub struct KubernetesHome {
     pub client: Client,
 }
 
-impl KubernetesHome {
-    fn api(&self, topic: &KafkaTopic) -> Api<KafkaTopic> {
-        Api::namespaced(self.client.clone(), &topic.namespace().unwrap_or_default())
-    }
-}
-
 impl TopicHome for KubernetesHome {
     fn read<'a>(
         &'a self,
         topic: &'a KafkaTopic,
     ) -> BoxFuture<'a, Result<Option<KafkaTopic>, Fault>> {
         Box::pin(async move {
-            let live = self
-                .api(topic)
-                .get_opt(&topic.name_any())
-                .await
-                .map_err(|error| api_fault("read the topic's object", &error))?;
-            Ok(live.filter(|live| live.uid() == topic.uid()))
+            let api: Api<Guarded<KafkaTopic>> =
+                Api::namespaced(self.client.clone(), &topic.namespace().unwrap_or_default());
+            let live = api.get_opt(&topic.name_any()).await;
+            let live = live.map_err(|error| api_fault("read the topic's object", &error))?;
+            match live.filter(|live| live.uid() == topic.uid()) {
+                Some(live) => live.understood().map(Some),
+                None => Ok(None),
+            }
         })
     }
 
     fn set_finalizer<'a>(
         &'a self,
-        topic: &'a KafkaTopic,
+        topic: &'a mut KafkaTopic,
         present: bool,
     ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
-            // From a live read, and with its version: other controllers' finalizers must not be
-            // lost.
-            let Some(live) = self.read(topic).await? else { return Ok(()) };
-            let mut finalizers: Vec<String> =
-                live.finalizers().iter().filter(|name| *name != TOPIC_FINALIZER).cloned().collect();
-            if present {
-                finalizers.push(TOPIC_FINALIZER.to_owned());
+            let own = Own::of(&self.client, topic);
+            if let Some(version) = own.set_finalizer(TOPIC_FINALIZER, present).await? {
+                topic.metadata.resource_version = Some(version);
             }
-            if finalizers == live.finalizers() {
-                return Ok(());
-            }
-            let patch = json!({"metadata": {"resourceVersion": live.resource_version(), "uid": live.uid(), "finalizers": finalizers}});
-            match self
-                .api(topic)
-                .patch(&topic.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
-                .await
-            {
-                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                result => {
-                    result.map(drop).map_err(|error| api_fault("change the finalizers", &error))
-                }
-            }
+            Ok(())
         })
     }
 
     fn write_status<'a>(
         &'a self,
-        topic: &'a KafkaTopic,
+        topic: &'a mut KafkaTopic,
         status: &'a KafkaTopicStatus,
-    ) -> BoxFuture<'a, Result<(), Fault>> {
+    ) -> BoxFuture<'a, Result<bool, Fault>> {
         Box::pin(async move {
-            let name = topic.name_any();
-            let patch = json!({
-                "apiVersion": "letterbox.dev/v1alpha1",
-                "kind": KIND,
-                "metadata": {"name": name, "uid": topic.uid()},
-                "status": status,
-            });
-            let (api, params) = (self.api(topic), PatchParams::apply(MANAGER).force());
-            match api.patch_status(&name, &params, &Patch::Apply(&patch)).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                result => result.map(drop).map_err(|error| api_fault("write the status", &error)),
-            }
+            let version = Own::of(&self.client, topic).write_status(&json!(status)).await?;
+            let is_written = version.is_some();
+            topic.metadata.resource_version = version.or(topic.metadata.resource_version.take());
+            Ok(is_written)
         })
     }
 }

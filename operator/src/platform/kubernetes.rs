@@ -15,14 +15,15 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
-    Preconditions,
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams,
+    PostParams, Preconditions,
 };
 use kube::{Client, ResourceExt as _};
 use letterbox_env::{BoxFuture, with_causes};
 use serde_json::{Value, json};
 
 use super::calls::no_answer;
+use super::own::Own;
 use super::pods::{News, is_ready, run_of, unbound, waits_for_pod, with_own_words};
 use super::{Live, Platform};
 use crate::admin::{AskIdentity, Identity};
@@ -403,32 +404,16 @@ impl Kubernetes {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Holds the cluster's object, or lets it go. From a live read, and with its version: other
-    /// controllers' finalizers must not be lost.
+    /// Holds the cluster's object, or lets it go.
     async fn hold(&self, namespace: &str, name: &str, uid: &str, held: bool) -> Result<(), Fault> {
-        let tell = |error: kube::Error| api_fault("change the finalizers of the cluster", &error);
-        let clusters = self.clusters(namespace);
-        let Some(live) = clusters
-            .get_opt(name)
-            .await
-            .map_err(tell)?
-            .filter(|live| live.uid().as_deref() == Some(uid))
-        else {
-            return Ok(());
+        let metadata = ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
         };
-        let mut finalizers: Vec<String> =
-            live.finalizers().iter().filter(|each| *each != CLUSTER_FINALIZER).cloned().collect();
-        if held {
-            finalizers.push(CLUSTER_FINALIZER.to_owned());
-        }
-        if finalizers == live.finalizers() {
-            return Ok(());
-        }
-        let patch = json!({"metadata": {"resourceVersion": live.resource_version(), "uid": uid, "finalizers": finalizers}});
-        match clusters.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            result => result.map(drop).map_err(tell),
-        }
+        let cluster = Own::named(&self.client, ApiResource::erase::<KafkaCluster>(&()), &metadata);
+        cluster.set_finalizer(CLUSTER_FINALIZER, held).await.map(drop)
     }
 
     /// Ends what holds a cluster that is being deleted. Its volumes are deleted first if its spec

@@ -6,6 +6,8 @@ pub(crate) mod calls;
 pub mod kubernetes;
 pub mod local;
 #[cfg(feature = "kubernetes")]
+pub(crate) mod own;
+#[cfg(feature = "kubernetes")]
 mod pods;
 pub mod ports;
 

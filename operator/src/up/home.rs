@@ -56,16 +56,20 @@ impl TopicHome for LocalHome {
         Box::pin(std::future::ready(Ok(Some(topic.clone()))))
     }
 
-    fn set_finalizer<'a>(&'a self, _: &'a KafkaTopic, _: bool) -> BoxFuture<'a, Result<(), Fault>> {
+    fn set_finalizer<'a>(
+        &'a self,
+        _: &'a mut KafkaTopic,
+        _: bool,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         // Nothing deletes a document but the user's editor.
         Box::pin(std::future::ready(Ok(())))
     }
 
     fn write_status<'a>(
         &'a self,
-        topic: &'a KafkaTopic,
+        topic: &'a mut KafkaTopic,
         status: &'a KafkaTopicStatus,
-    ) -> BoxFuture<'a, Result<(), Fault>> {
+    ) -> BoxFuture<'a, Result<bool, Fault>> {
         Box::pin(async move {
             let mut statuses = self.statuses.lock().await;
             statuses.insert(key(topic), status.clone());
@@ -79,7 +83,8 @@ impl TopicHome for LocalHome {
             self.env
                 .blocking(move || env.disk.write_atomically(&path, &bytes))
                 .await
-                .map_err(|error| tell(error.to_string()))
+                .map_err(|error| tell(error.to_string()))?;
+            Ok(true)
         })
     }
 }
