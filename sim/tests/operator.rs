@@ -673,6 +673,33 @@ fn a_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
 }
 
 #[test]
+fn a_topics_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
+    play(async |mut play: Play| {
+        play.kafka = Some(Kafka::start().await);
+        let faults = Faults::none();
+        make_topics(&play, 1, |_| json!({}));
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&faults, false);
+        play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
+        let resource = TOPIC_OBJECTS;
+        faults.set_broken(&[Broken { resource, is_write: true, how: How::Undeclared }]);
+        let topic = Key::new(TOPIC_OBJECTS, "ns", "t0");
+        play.server().edit("person", &topic, |it| it["spec"]["partitions"] = json!(2));
+        let is_told = |play: &Play| topics_that_are(play, "StatusNotWritten") == 1;
+        play.until("it is told", 30, is_told).await;
+        let writes = play.monitor.writes;
+        for _ in 0..30 {
+            play.tick().await;
+        }
+        assert!(play.monitor.writes - writes < 3, "once");
+        let known = play.server().get(&topic).unwrap()["status"].clone();
+        assert_eq!((&known["partitions"], &known["topicName"]), (&json!(1), &json!("t0")));
+        faults.set_broken(&[]);
+        play.until("it is ready again", 30, |play| topics_that_are(play, "Ready") == 1).await;
+    });
+}
+
+#[test]
 fn a_topics_status_of_an_earlier_leader_that_comes_late_takes_nothing_back() {
     play(async |mut play: Play| {
         play.kafka = Some(Kafka::start().await);

@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{self, ObjectRef};
@@ -17,16 +17,17 @@ use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::objects::{listed, news_of, paged, tell_later, tell_not_understood, untold, watched};
+use super::objects::{
+    listed, news_of, paged, tell_later, tell_not_understood, tell_not_written, untold, watched,
+};
 use super::topic::is_terminating;
 use super::{Context, PassFailed, RESYNC, WAITING, scoped};
 use crate::admin::KafkaAdmin;
 use crate::api::{
-    CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, condition, find_condition,
-    set_condition,
+    CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition,
 };
 use crate::desired::objects::CLUSTER_LABEL;
-use crate::platform::kubernetes::{Kubernetes, api_fault, said};
+use crate::platform::kubernetes::{Kubernetes, api_fault};
 use crate::platform::own::{Own, STATUS_NOT_WRITTEN};
 use crate::reconcile::{ClusterPass, reconcile_cluster};
 use crate::status::Fault;
@@ -280,36 +281,7 @@ async fn write_status(
     if let Err(fault) = &written
         && fault.reason == STATUS_NOT_WRITTEN
     {
-        tell_not_written(context, cluster, fault).await;
+        tell_not_written(context, KIND, cluster, fault).await;
     }
     Ok(written?.is_some())
-}
-
-/// Says that the status which stands there is not what is: the API server does not take the one
-/// that is. Its conditions alone are of a form that every version has.
-async fn tell_not_written(context: &Context, cluster: &KafkaCluster, fault: &Fault) {
-    let reason = STATUS_NOT_WRITTEN;
-    let message = format!(
-        "the API server does not take the status of this cluster, so what is written here is what \
-         was: {}; if its CustomResourceDefinition is older than the operator, upgrade it: {}",
-        fault.message,
-        super::upgrade_command(&context.options)
-    );
-    let mut all = cluster.status.clone().unwrap_or_default().conditions;
-    let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
-    if find_condition(&all, READY).is_some_and(is_told) {
-        return;
-    }
-    let generation = cluster.metadata.generation;
-    let new = condition(READY, false, reason, message.clone(), generation, context.now());
-    set_condition(&mut all, Condition { status: "Unknown".to_owned(), ..new });
-    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);
-    let patch = json!({"metadata": {"uid": cluster.uid()}, "status": {"conditions": all}});
-    let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-    if let Err(error) = written {
-        tracing::warn!(error = said(&error), name, namespace, "nor were its conditions");
-    }
-    context.metrics.set_not_ready(KIND, &namespace, &name, Some(reason));
-    context.events.tell(cluster, true, reason, "Reconcile", &message).await;
 }

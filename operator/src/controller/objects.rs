@@ -7,7 +7,8 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt as _};
@@ -20,9 +21,10 @@ use super::Context;
 use crate::api::{
     ACCEPT_LOSS_ANNOTATION, CLUSTER_CONFIG_MAX, CLUSTER_FINALIZER, ClusterRef, DeletionPolicy,
     KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, PAUSE_ANNOTATION, READY, Resources,
-    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, condition, too_large,
+    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, condition, find_condition, set_condition, too_large,
 };
 use crate::platform::kubernetes::said;
+use crate::platform::own::STATUS_NOT_WRITTEN;
 use crate::status::Fault;
 
 /// `KafkaCluster` or `KafkaTopic`.
@@ -38,6 +40,9 @@ pub(super) trait Ours:
     /// An object of which nothing is known but this.
     fn bare(metadata: ObjectMeta) -> Self;
 
+    /// What its status says.
+    fn conditions(&self) -> &[Condition];
+
     /// Its configuration, and how many bytes that may have.
     fn config(&self) -> (&BTreeMap<String, String>, usize);
 
@@ -48,6 +53,10 @@ pub(super) trait Ours:
 impl Ours for KafkaCluster {
     fn bare(metadata: ObjectMeta) -> Self {
         Self { metadata, ..Self::new("", KafkaClusterSpec::default()) }
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
     }
 
     fn config(&self) -> (&BTreeMap<String, String>, usize) {
@@ -71,6 +80,10 @@ impl Ours for KafkaTopic {
             deletion_policy: DeletionPolicy::default(),
         };
         Self { metadata, ..Self::new("", spec) }
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
     }
 
     fn config(&self) -> (&BTreeMap<String, String>, usize) {
@@ -316,6 +329,41 @@ pub(super) async fn tell_not_understood<K: Ours>(
         }
         context.events.tell(&object, true, reason, "Read", &message).await;
     }
+}
+
+/// Says that the status which stands there is not what is: the API server does not take the one
+/// that is. Its conditions alone are of a form that every version has.
+pub(super) async fn tell_not_written<K: Ours>(
+    context: &Context,
+    kind: &'static str,
+    object: &K,
+    fault: &Fault,
+) {
+    let reason = STATUS_NOT_WRITTEN;
+    let message = format!(
+        "the API server does not take the status of this object, so what is written here is what \
+         was: {}; if its CustomResourceDefinition is older than the operator, upgrade it: {}",
+        fault.message,
+        super::upgrade_command(&context.options)
+    );
+    let mut all = object.conditions().to_vec();
+    let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
+    if find_condition(&all, READY).is_some_and(is_told) {
+        return;
+    }
+    let generation = object.meta().generation;
+    let new = condition(READY, false, reason, message.clone(), generation, context.now());
+    set_condition(&mut all, Condition { status: "Unknown".to_owned(), ..new });
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(context.client.clone(), &namespace, &ApiResource::erase::<K>(&()));
+    let patch = json!({"metadata": {"uid": object.uid()}, "status": {"conditions": all}});
+    let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    if let Err(error) = written {
+        tracing::warn!(error = said(&error), name, namespace, "nor were its conditions");
+    }
+    context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
+    context.events.tell(object, true, reason, "Reconcile", &message).await;
 }
 
 /// What about an object a pass is for, as a hash: its own status is no news.

@@ -18,7 +18,9 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::objects::{Guarded, listed, news_of, tell_later, tell_not_understood, untold, watched};
+use super::objects::{
+    Guarded, listed, news_of, tell_later, tell_not_understood, tell_not_written, untold, watched,
+};
 use super::topics::{ClusterKey, Topics, cluster_key_of};
 use super::{Context, PassFailed, RESYNC, scoped};
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, UNANSWERED};
@@ -32,7 +34,7 @@ use crate::plan::{
     put_together, to_make,
 };
 use crate::platform::kubernetes::{api_fault, said, words_of};
-use crate::platform::own::Own;
+use crate::platform::own::{Own, STATUS_NOT_WRITTEN};
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
 
@@ -469,6 +471,11 @@ async fn reconcile(
         let Some(live) = live else { return Ok(Action::await_change()) };
         topic = Arc::new(live);
         result = pass(&topic, &context).await;
+    }
+    if let Err(fault) = &result
+        && fault.reason == STATUS_NOT_WRITTEN
+    {
+        tell_not_written(shared, KIND, &*topic, fault).await;
     }
     let faulty =
         result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
