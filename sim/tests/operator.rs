@@ -805,6 +805,34 @@ fn an_object_that_cannot_be_read_is_told_and_keeps_no_other_waiting() {
 }
 
 #[test]
+fn what_cannot_be_read_holds_no_namespace_that_is_being_deleted() {
+    play(async |mut play: Play| {
+        let spec = json!({"storage": {"size": "1Gi", "deletionPolicy": "Delete"}});
+        make_topics(&play, 1, |_| json!({"deletionPolicy": "Delete"}));
+        make_cluster_of(&play, spec);
+        let server = play.server().clone();
+        let topic = Key::new(TOPIC_OBJECTS, "ns", "t0");
+        let is_held = |key: &Key| {
+            let object = server.get(key).unwrap();
+            object["metadata"]["finalizers"].as_array().is_some_and(|held| !held.is_empty())
+        };
+        let both = [clusters("demo"), topic.clone()];
+        play.until("both are held", 60, |_| both.iter().all(is_held)).await;
+        server.edit("person", &both[0], |it| it["spec"]["replicas"] = json!("many"));
+        server.edit("person", &both[1], |it| it["spec"]["partitions"] = json!("three"));
+        for _ in 0..15 {
+            play.tick().await;
+        }
+        assert!(both.iter().all(is_held), "nothing of theirs is deleted");
+        let namespace = Key::new("/namespaces", "", "ns");
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"finalizers": ["kubernetes"]}});
+        server.create("person", &namespace, object).unwrap();
+        server.delete("person", &namespace, None, None).unwrap();
+        play.until("they are let go", 20, |_| !both.iter().any(is_held)).await;
+    });
+}
+
+#[test]
 fn a_topic_whose_object_cannot_be_read_is_deleted_by_no_double() {
     const DELETE_TOPICS: i16 = 20;
     play(async |mut play: Play| {

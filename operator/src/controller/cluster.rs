@@ -8,26 +8,26 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt as _;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, watcher};
-use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::doomed::is_terminating;
 use super::objects::{
-    listed, news_of, paged, tell_later, tell_not_understood, tell_not_written, untold, watched,
+    news_of, paged, tell_later, tell_not_understood, tell_not_written, untold, watched,
 };
-use super::topic::is_terminating;
 use super::{Context, PassFailed, RESYNC, WAITING, scoped};
 use crate::admin::KafkaAdmin;
 use crate::api::{
     CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition,
 };
 use crate::desired::objects::CLUSTER_LABEL;
-use crate::platform::kubernetes::{Kubernetes, api_fault};
+use crate::platform::kubernetes::api_fault;
 use crate::platform::own::{Own, STATUS_NOT_WRITTEN};
 use crate::reconcile::{ClusterPass, reconcile_cluster};
 use crate::status::Fault;
@@ -61,10 +61,12 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .touched_objects();
     let config = kube::runtime::controller::Config::default().concurrency(16);
     let (told, not_understood) = untold();
+    let teller = context.clone();
     let (store, writer) = reflector::store();
     // What a pass writes itself wakes no other one: a message that changes all the time would be
     // written all the time.
-    let seen = watched::<KafkaCluster>(scoped(client, scope), move |it| tell_later(&told, it))
+    let tell = move |found| tell_later(&teller, &told, found);
+    let seen = watched::<KafkaCluster>(scoped(client, scope), tell)
         .default_backoff()
         .reflect(writer)
         .applied_objects()
@@ -90,36 +92,6 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
 /// Whether the operator holds the object until its volumes are deleted.
 fn is_held(cluster: &KafkaCluster) -> bool {
     cluster.finalizers().iter().any(|finalizer| finalizer == CLUSTER_FINALIZER)
-}
-
-/// Lets go of every cluster whose namespace is being deleted, as
-/// [`let_go_of_doomed`](super::topic::let_go_of_doomed) does for topics.
-pub(super) async fn let_go_of_doomed(
-    client: &Client,
-    kubernetes: &Kubernetes,
-    scope: Option<&str>,
-) {
-    let api = scoped::<KafkaCluster>(client, scope);
-    let clusters = match listed(&api).await {
-        Ok(clusters) => clusters.into_iter().filter(is_held),
-        Err(error) => {
-            tracing::warn!(%error, namespace = scope, "clusters could not be listed; those of a \
-                namespace that is being deleted may hold it");
-            return;
-        }
-    };
-    for cluster in clusters {
-        if is_terminating(client, &cluster.namespace().unwrap_or_default()).await
-            && let Err(fault) = kubernetes.release(&cluster).await
-        {
-            tracing::warn!(
-                cluster = cluster.name_any(),
-                namespace = cluster.namespace(),
-                fault.message,
-                "not let go"
-            );
-        }
-    }
 }
 
 fn back_off(_: &PassFailed) -> Action {

@@ -2,6 +2,7 @@
 //! that knows the kube runtime.
 
 mod cluster;
+mod doomed;
 mod events;
 mod http;
 mod lease;
@@ -71,6 +72,7 @@ pub(crate) struct Context {
     pub(crate) clusters: Kubernetes,
     pub(crate) admins: topic::Admins,
     looked: looked::Looked,
+    held_unread: doomed::HeldUnread,
 }
 
 impl Context {
@@ -106,9 +108,10 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
     let kubernetes = Kubernetes::new(client.clone(), options.image.clone(), identities);
     let context = Arc::new(Context {
         events: events::Events::new(env.clone(), client.clone()),
-        clusters: kubernetes.clone(),
+        clusters: kubernetes,
         admins: topic::Admins::new(env.clone()),
         looked: looked::Looked::new(),
+        held_unread: doomed::HeldUnread::default(),
         metrics,
         env,
         client: client.clone(),
@@ -117,12 +120,8 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
         options,
     });
     let held = lead_until(stop_signal(), context, health).await?;
-    let let_go = futures::future::join_all(scopes.iter().map(async |scope| {
-        tokio::join!(
-            cluster::let_go_of_doomed(&client, &kubernetes, scope.as_deref()),
-            topic::let_go_of_doomed(&client, scope.as_deref())
-        );
-    }));
+    let let_go = scopes.iter().map(|scope| doomed::let_go(&client, scope.as_deref()));
+    let let_go = futures::future::join_all(let_go);
     let release = async {
         if let Some(held) = held {
             held.release().await;
@@ -219,7 +218,9 @@ async fn reconcile_all(context: Arc<Context>) {
             Box::pin(topic::run(context, namespace)),
         ]
     });
-    futures::future::join_all(controllers).await;
+    let let_go = Box::pin(doomed::let_go_of_unread(context.clone()));
+    let all = controllers.chain([let_go as letterbox_env::BoxFuture<'static, ()>]);
+    futures::future::join_all(all).await;
 }
 
 async fn stop_signal() -> anyhow::Result<()> {

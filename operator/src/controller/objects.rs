@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt as _};
@@ -95,25 +95,11 @@ impl Ours for KafkaTopic {
 
 /// So many objects are listed at a time: each may have 1.5 MB, and a page is in memory twice while it
 /// is read.
-const PAGE: u32 = 20;
+pub(super) const PAGE: u32 = 20;
 
 /// A watch whose lists come in pages of a bounded size.
 pub(super) fn paged() -> watcher::Config {
     watcher::Config::default().page_size(PAGE)
-}
-
-/// Every object that `api` has, of which nothing is known but its metadata.
-pub(super) async fn listed<K: Ours>(api: &Api<K>) -> kube::Result<Vec<K>> {
-    let mut all = Vec::new();
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let page = api.list_metadata(&params).await?;
-        all.extend(page.items.into_iter().map(|object| K::bare(reduced(object.metadata))));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(all),
-        }
-    }
 }
 
 /// What is kept of the metadata of our objects. Labels, managed fields and what others annotate may
@@ -384,9 +370,14 @@ pub(super) fn untold<K>() -> (mpsc::Sender<Untold<K>>, mpsc::Receiver<Untold<K>>
     mpsc::channel(UNTOLD_MAX)
 }
 
-/// Leaves an object that cannot be read to [`tell_not_understood`].
-pub(super) fn tell_later<K>(told: &mpsc::Sender<Untold<K>>, found: NotUnderstood<K>) {
+/// Leaves an object that cannot be read to [`tell_not_understood`], and notes whether it is held.
+pub(super) fn tell_later<K: Ours>(
+    context: &Context,
+    told: &mpsc::Sender<Untold<K>>,
+    found: NotUnderstood<K>,
+) {
     if !found.is_gone {
+        context.held_unread.note(&found.bare);
         // One that does not fit is told by the next watch.
         let _ = told.try_send((found.bare, found.error));
     }

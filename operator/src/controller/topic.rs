@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::store::Writer;
@@ -18,8 +17,9 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use super::doomed::{NAMESPACE_FRESH, is_terminating};
 use super::objects::{
-    Guarded, listed, news_of, tell_later, tell_not_understood, tell_not_written, untold, watched,
+    Guarded, news_of, tell_later, tell_not_understood, tell_not_written, untold, watched,
 };
 use super::topics::{ClusterKey, Topics, cluster_key_of};
 use super::{Context, PassFailed, RESYNC, scoped};
@@ -48,8 +48,6 @@ const RETRY_MIN: Duration = Duration::from_millis(250);
 /// The longest such pause. A pass that waits for its cluster asks nobody, so even thousands of them
 /// cost the API server nothing.
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// How long the answer to "is this namespace being deleted?" holds for all topics in it.
-const NAMESPACE_FRESH: Duration = Duration::from_secs(5);
 /// [`RESTART_PATIENCE_SECONDS`].
 const RESTART_PATIENCE: Duration = Duration::from_secs(RESTART_PATIENCE_SECONDS.unsigned_abs());
 /// How long a pass waits for the first list of clusters.
@@ -307,9 +305,10 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let topics = Arc::new(Topics::new(store.clone()));
     let (own_topics, unread) = (topics.clone(), topics.clone());
     let (told, not_understood) = untold();
+    let teller = context.clone();
     let seen = watched::<KafkaTopic>(scoped(client, scope), move |found| {
         unread.take_unread(&found);
-        tell_later(&told, found);
+        tell_later(&teller, &told, found);
     });
     let seen = seen
         .default_backoff()
@@ -587,60 +586,6 @@ fn silent(admin: &ClientAdmin, why: String) -> ClusterState {
         }
         Some(_) => ClusterState::Restarting,
         None => ClusterState::Unreachable(why),
-    }
-}
-
-/// Whether the namespace is being deleted; when that may not be asked, its cluster's own deletion
-/// tells it.
-pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
-    match Api::<Namespace>::all(client.clone()).get_opt(namespace).await {
-        Ok(found) => found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()),
-        Err(error) => {
-            tracing::debug!(error = said(&error), namespace, "the namespace could not be read");
-            false
-        }
-    }
-}
-
-/// Lets go of every topic whose namespace is being deleted. An operator that is stopped may be
-/// going with that namespace, and nobody would let go of them after it.
-pub(super) async fn let_go_of_doomed(client: &Client, scope: Option<&str>) {
-    let api = scoped::<KafkaTopic>(client, scope);
-    let topics = match listed(&api).await {
-        Ok(topics) => topics.into_iter().filter(has_finalizer),
-        Err(error) => {
-            tracing::warn!(
-                error = said(&error),
-                namespace = scope,
-                "topics could not be listed; those of a namespace that is being deleted may hold it"
-            );
-            return;
-        }
-    };
-    let mut by_namespace: BTreeMap<String, Vec<KafkaTopic>> = BTreeMap::new();
-    topics.for_each(|topic| {
-        by_namespace.entry(topic.namespace().unwrap_or_default()).or_default().push(topic)
-    });
-    for (namespace, topics) in by_namespace {
-        if is_terminating(client, &namespace).await {
-            let let_go = |topic: KafkaTopic| async move {
-                match Own::of(client, &topic).set_finalizer(TOPIC_FINALIZER, false).await.map(drop)
-                {
-                    Ok(()) => tracing::info!(
-                        topic = topic.name_any(),
-                        namespace = topic.namespace(),
-                        "removed the finalizer, because the namespace is being deleted"
-                    ),
-                    Err(fault) => tracing::warn!(
-                        topic = topic.name_any(),
-                        namespace = topic.namespace(),
-                        fault.message,
-                        "not let go"
-                    ),
-                }
-            };
-            futures::stream::iter(topics).for_each_concurrent(16, let_go).await;
-        }
     }
 }
 

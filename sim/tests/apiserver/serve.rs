@@ -210,7 +210,7 @@ impl Served {
         if key.resource.ends_with('/') {
             return Ok(resources(&asked.group_version));
         }
-        if key.resource == "/namespaces" {
+        if key.resource == "/namespaces" && self.server.get(key).is_none() {
             return Ok(
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": key.name}}),
             );

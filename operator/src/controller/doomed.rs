@@ -1,0 +1,168 @@
+//! Lets go of `KafkaCluster`s and `KafkaTopic`s whose namespace is being deleted, by their metadata
+//! alone: of all when the operator stops, because nobody would do it after that, and at any time of
+//! those that this version cannot read. Passes let go of the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, ObjectMeta};
+use kube::{Client, Resource, ResourceExt as _};
+
+use super::Context;
+use super::objects::PAGE;
+use crate::api::{CLUSTER_FINALIZER, KafkaCluster, KafkaTopic, TOPIC_FINALIZER};
+use crate::platform::kubernetes::said;
+use crate::platform::own::Own;
+
+/// How long the answer to "is this namespace being deleted?" holds.
+pub(super) const NAMESPACE_FRESH: Duration = Duration::from_secs(5);
+/// So many objects are let go at a time.
+const AT_ONCE: usize = 16;
+
+/// The namespaces in which an object of ours is held and cannot be read.
+#[derive(Default)]
+pub(super) struct HeldUnread(Mutex<BTreeSet<String>>);
+
+impl HeldUnread {
+    /// Takes up an object that cannot be read.
+    pub(super) fn note<K: Resource>(&self, object: &K) {
+        let finalizers = object.finalizers().iter();
+        let mut ours =
+            finalizers.filter(|it| [CLUSTER_FINALIZER, TOPIC_FINALIZER].contains(&it.as_str()));
+        if ours.next().is_some() {
+            self.with(|held| held.insert(object.namespace().unwrap_or_default()));
+        }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeSet<String>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Lets go of what is held in the namespaces in which something cannot be read, for ever.
+pub(super) async fn let_go_of_unread(context: Arc<Context>) {
+    loop {
+        tokio::time::sleep(NAMESPACE_FRESH).await;
+        let namespaces = context.held_unread.with(|held| held.clone());
+        let looks = namespaces.into_iter().map(|namespace| look_at(&context, namespace));
+        futures::future::join_all(looks).await;
+    }
+}
+
+async fn look_at(context: &Context, namespace: String) {
+    if !is_terminating(&context.client, &namespace).await {
+        return;
+    }
+    // What is found while it lets go is noted again.
+    context.held_unread.with(|held| held.remove(&namespace));
+    if !let_go(&context.client, Some(&namespace)).await {
+        context.held_unread.with(|held| held.insert(namespace));
+    }
+}
+
+/// Lets go of everything in the namespaces of `scope` that are being deleted. False when some of it
+/// may still be held.
+pub(super) async fn let_go(client: &Client, scope: Option<&str>) -> bool {
+    let kinds = [
+        (ApiResource::erase::<KafkaCluster>(&()), CLUSTER_FINALIZER),
+        (ApiResource::erase::<KafkaTopic>(&()), TOPIC_FINALIZER),
+    ];
+    let of_kinds = kinds.map(|(kind, finalizer)| let_go_of(client, scope, kind, finalizer));
+    futures::future::join_all(of_kinds).await.into_iter().all(|is_done| is_done)
+}
+
+async fn let_go_of(
+    client: &Client,
+    scope: Option<&str>,
+    kind: ApiResource,
+    finalizer: &'static str,
+) -> bool {
+    let held = match held_by(client, scope, &kind, finalizer).await {
+        Ok(held) => held,
+        Err(error) => {
+            tracing::warn!(
+                error = said(&error),
+                namespace = scope,
+                "{} could not be listed; those of a namespace that is being deleted may hold it",
+                kind.plural
+            );
+            return false;
+        }
+    };
+    let mut is_done = true;
+    for (namespace, objects) in held {
+        if !is_terminating(client, &namespace).await {
+            continue;
+        }
+        let released = objects.into_iter().map(|object| release(client, &kind, object, finalizer));
+        let released = futures::stream::iter(released).buffer_unordered(AT_ONCE);
+        is_done &= released.all(std::future::ready).await;
+    }
+    is_done
+}
+
+/// Whether one object is let go, or gone.
+async fn release(client: &Client, kind: &ApiResource, object: ObjectMeta, finalizer: &str) -> bool {
+    let own = Own::named(client, kind.clone(), &object);
+    let released = own.set_finalizer(finalizer, false).await;
+    let (kind, name, namespace) = (&*kind.kind, object.name, object.namespace);
+    match &released {
+        Ok(_) => tracing::info!(
+            kind,
+            name,
+            namespace,
+            "removed the finalizer, because the namespace is being deleted"
+        ),
+        Err(fault) => tracing::warn!(kind, name, namespace, fault.message, "not let go"),
+    }
+    released.is_ok()
+}
+
+/// The objects of a kind with this finalizer, by namespace: what identifies each.
+async fn held_by(
+    client: &Client,
+    scope: Option<&str>,
+    kind: &ApiResource,
+    finalizer: &str,
+) -> kube::Result<BTreeMap<String, Vec<ObjectMeta>>> {
+    let api: Api<DynamicObject> = match scope {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
+        None => Api::all_with(client.clone(), kind),
+    };
+    let mut held: BTreeMap<String, Vec<ObjectMeta>> = BTreeMap::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list_metadata(&params).await?;
+        for metadata in page.items.into_iter().map(|object| object.metadata) {
+            if metadata.finalizers.iter().flatten().any(|each| each == finalizer) {
+                let ObjectMeta { name, namespace, uid, .. } = metadata;
+                let of = namespace.clone().unwrap_or_default();
+                held.entry(of).or_default().push(ObjectMeta {
+                    name,
+                    namespace,
+                    uid,
+                    ..ObjectMeta::default()
+                });
+            }
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(held),
+        }
+    }
+}
+
+/// Whether the namespace is being deleted; when that may not be asked, its cluster's own deletion
+/// tells it.
+pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
+    match Api::<Namespace>::all(client.clone()).get_opt(namespace).await {
+        Ok(found) => found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()),
+        Err(error) => {
+            tracing::debug!(error = said(&error), namespace, "the namespace could not be read");
+            false
+        }
+    }
+}
