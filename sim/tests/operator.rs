@@ -833,6 +833,39 @@ fn what_cannot_be_read_holds_no_namespace_that_is_being_deleted() {
 }
 
 #[test]
+fn what_others_label_as_a_clusters_own_makes_no_pass_large() {
+    play(async |mut play: Play| {
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let server = play.server().clone();
+        let keys: Vec<Key> =
+            (0..3).map(|it| Key::new("/configmaps", "ns", &format!("large-{it}"))).collect();
+        for key in &keys {
+            let labels = json!({"letterbox.dev/cluster": "demo"});
+            let object = json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"labels": labels},
+                "data": {"a": "x".repeat(1 << 20)},
+            });
+            server.create("person", key, object).unwrap();
+        }
+        server.remove("thief", &Key::new("policy/poddisruptionbudgets", "ns", "demo-kafka"));
+        play.until("it is told", 30, |play| {
+            let degraded = play.condition("Degraded");
+            let message = degraded["message"].as_str().unwrap_or_default();
+            degraded["reason"] == "NotChecked"
+                && message.contains("list ConfigMaps")
+                && message.contains("letterbox.dev/cluster=demo")
+        })
+        .await;
+        let is_made = |play: &Play| is_done(play, "budget", "");
+        play.until("everything else goes on", 30, is_made).await;
+        keys.iter().for_each(|key| server.remove("person", key));
+        play.until("it is well again", 30, Play::is_settled).await;
+    });
+}
+
+#[test]
 fn a_topic_whose_object_cannot_be_read_is_deleted_by_no_double() {
     const DELETE_TOPICS: i16 = 20;
     play(async |mut play: Play| {

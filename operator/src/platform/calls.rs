@@ -6,6 +6,9 @@
 //! grows with each attempt, so that what hangs for long takes little time from everything else. Any
 //! answer, also a refusal, ends that.
 //!
+//! An answer is as large as [`ANSWER_MAX`] at most: whoever may make objects that a list finds makes
+//! the operator no larger.
+//!
 //! Watches, and lists in pages, with which watches begin, are bounded by the runtime.
 
 use std::collections::BTreeMap;
@@ -22,6 +25,8 @@ use tokio::time::Instant;
 const READ_WITHIN: Duration = Duration::from_secs(10);
 /// How long it may take for a change. It waits ten seconds for a webhook, and says then which.
 const WRITE_WITHIN: Duration = Duration::from_secs(15);
+/// How large an answer may be. An object has 1.5 MB at most.
+const ANSWER_MAX: usize = 2 << 20;
 /// The first pause after a call without an answer; it doubles with each one that follows, up to
 /// [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -82,8 +87,7 @@ impl Silences {
         }
         let answer = async {
             let (head, body) = client.send(request).await?.into_parts();
-            let body = Shallow::default().cut(&body.collect_bytes().await?);
-            Ok(Response::from_parts(head, axum::body::Body::from(body)))
+            Ok(Response::from_parts(head, axum::body::Body::from(whole(body).await?)))
         };
         let answer = tokio::time::timeout(within, answer).await;
         self.note(call, answer.is_ok());
@@ -106,6 +110,23 @@ impl Silences {
         let pause = last.map_or(PAUSE_MIN, |last| last.saturating_mul(2).min(PAUSE_MAX));
         all.insert(call, Silence { until: now + pause, pause });
     }
+}
+
+/// All of an answer.
+async fn whole(body: Body) -> kube::Result<Vec<u8>> {
+    let mut chunks = axum::body::Body::new(body).into_data_stream();
+    let (mut shallow, mut whole, mut left) = (Shallow::default(), Vec::new(), ANSWER_MAX);
+    let failed = |error: axum::Error| kube::Error::Service(error.into());
+    while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
+        left = left.checked_sub(chunk.len()).ok_or_else(too_large)?;
+        whole.append(&mut shallow.cut(&chunk));
+    }
+    Ok(whole)
+}
+
+fn too_large() -> kube::Error {
+    let max = ANSWER_MAX >> 20;
+    kube::Error::Service(format!("the API server's answer is larger than {max} MiB").into())
 }
 
 /// So deeply a value may be nested in what the API server says.
@@ -175,6 +196,27 @@ mod tests {
             }
         };
         Client::new(tower::service_fn(answer), "ns")
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_is_not_read_to_its_end() {
+        let read = Arc::new(AtomicU32::new(0));
+        let counted = read.clone();
+        let answer = move |_: Request<Body>| {
+            let counted = counted.clone();
+            let chunks = futures::stream::repeat_with(move || {
+                counted.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, std::convert::Infallible>(vec![b' '; 1 << 16])
+            });
+            let body = axum::body::Body::from_stream(chunks);
+            async move { Ok::<_, std::convert::Infallible>(Response::new(body)) }
+        };
+        let client = Client::new(tower::service_fn(answer), "ns");
+        let pods: Api<Pod> = Api::default_namespaced(Silences::default().client(client));
+        let error = pods.list(&ListParams::default()).await.unwrap_err();
+        let said = super::super::kubernetes::said(&error);
+        assert_eq!(said, "the API server's answer is larger than 2 MiB");
+        assert!(read.load(Ordering::SeqCst) <= 33);
     }
 
     #[test]

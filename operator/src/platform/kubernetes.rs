@@ -120,11 +120,8 @@ impl Kubernetes {
         kind: Kind,
         params: &ListParams,
     ) -> Result<Vec<(ObjectKey, Value)>, Fault> {
-        let list = self
-            .api(namespace, kind)
-            .list(params)
-            .await
-            .map_err(|error| api_fault(&format!("list {kind}s"), &error))?;
+        let list = self.api(namespace, kind).list(params).await;
+        let list = list.map_err(|error| list_fault(&format!("{kind}s"), params, &error))?;
         let found = list.items.into_iter().map(|object| {
             let key = ObjectKey { kind, name: object.name_any() };
             Ok((
@@ -652,11 +649,11 @@ impl Platform for Kubernetes {
                 Api::namespaced(self.client.clone(), &namespace);
             let pods = async {
                 let list = pods.list(&params).await;
-                list.map_err(|error| api_fault("list pods", &error))
+                list.map_err(|error| list_fault("pods", &params, &error))
             };
             let claims = async {
                 let list = claims.list(&params).await;
-                list.map_err(|error| api_fault("list volume claims", &error))
+                list.map_err(|error| list_fault("volume claims", &params, &error))
             };
             let kinds = [
                 Kind::ServiceAccount,
@@ -1324,6 +1321,12 @@ fn resource(kind: Kind) -> ApiResource {
         Kind::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
         Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
     }
+}
+
+/// What a list of `what` by a label ended with.
+fn list_fault(what: &str, params: &ListParams, error: &kube::Error) -> Fault {
+    let label = params.label_selector.as_deref().unwrap_or_default();
+    api_fault(&format!("list {what} with the label {label}"), error)
 }
 
 /// What an API call that was to do `what` ended with.
