@@ -1620,7 +1620,14 @@ async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, c
         "{notes}"
     );
     assert_eq!(definitions("first", "one"), 2);
-    let notes = helm(&["install", "second", chart, "-n", "two", "--create-namespace"]);
+    // An operator made this Lease before the chart did.
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let two = serde_json::from_value(json!({"metadata": {"name": "two"}})).unwrap();
+    namespaces.create(&PostParams::default(), &two).await.unwrap();
+    let older: Api<Lease> = Api::namespaced(client.clone(), "two");
+    let lease = serde_json::from_value(json!({"metadata": {"name": "second-letterbox-operator"}}));
+    older.create(&PostParams::default(), &lease.unwrap()).await.unwrap();
+    let notes = helm(&["install", "second", chart, "-n", "two"]);
     assert!(notes.contains("installed by release first in namespace one"), "{notes}");
     assert_eq!((definitions("first", "one"), definitions("second", "two")), (2, 0));
     // What is removed leaves the definitions, and takes its Lease along.
@@ -1630,6 +1637,7 @@ async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, c
         helm(&["uninstall", release, "-n", namespace]);
     }
     assert!(leases.get_opt("first-letterbox-operator").await.unwrap().is_none());
+    assert!(older.get_opt("second-letterbox-operator").await.unwrap().is_none());
     assert_eq!(api.list(&ListParams::default()).await.unwrap().items.len(), 2);
 }
 
