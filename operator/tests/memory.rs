@@ -88,7 +88,7 @@ async fn answer(request: Request<Body>, told: Arc<Mutex<BTreeSet<String>>>) -> V
         }
         "status" if request.method() == Method::PATCH => {
             let name = path.rsplit('/').nth(1).unwrap_or_default().to_owned();
-            let metadata = json!({"name": name, "namespace": "ns"});
+            let metadata = json!({"name": name, "namespace": "ns", "resourceVersion": "8"});
             told.lock().unwrap().insert(name);
             json!({
                 "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic", "metadata": metadata,

@@ -212,7 +212,8 @@ mod tests {
             matches!(health, Health::Outdated(why) if why.contains("lack KafkaCluster.status.selector;")
                 && why.ends_with("upgrade them: letterbox-operator crd | …"))
         };
-        health.wait_for(is_told).await.unwrap();
+        let told = tokio::time::timeout(PAUSE * 2, health.wait_for(is_told)).await;
+        assert!(told.is_ok_and(|told| told.is_ok()), "{:?}", health.borrow());
         // It works all the same.
         well(&mut health).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -223,6 +224,8 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(*asked.lock().unwrap(), 2);
         looks.abort();
     }
 }
