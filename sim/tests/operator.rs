@@ -825,7 +825,8 @@ fn what_cannot_be_read_holds_no_namespace_that_is_being_deleted() {
         }
         assert!(both.iter().all(is_held), "nothing of theirs is deleted");
         let namespace = Key::new("/namespaces", "", "ns");
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"finalizers": ["kubernetes"]}});
+        let held = json!({"finalizers": ["kubernetes"]});
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": held});
         server.create("person", &namespace, object).unwrap();
         server.delete("person", &namespace, None, None).unwrap();
         play.until("they are let go", 20, |_| !both.iter().any(is_held)).await;

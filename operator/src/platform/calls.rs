@@ -6,8 +6,8 @@
 //! grows with each attempt, so that what hangs for long takes little time from everything else. Any
 //! answer, also a refusal, ends that.
 //!
-//! An answer is as large as [`ANSWER_MAX`] at most: whoever may make objects that a list finds makes
-//! the operator no larger.
+//! An answer has [`ANSWER_MAX`] bytes at most: whoever may make objects that a list finds makes the
+//! operator no larger.
 //!
 //! Watches, and lists in pages, with which watches begin, are bounded by the runtime.
 

@@ -93,7 +93,8 @@ impl Own {
             Err(error) => {
                 let fault = api_fault("write the status", &error);
                 // It is refused for what it says, and will be.
-                let is_refused = matches!(&error, kube::Error::Api(status) if [400, 422].contains(&status.code))
+                let is_lasting = |code: u16| code == 400 || code == 422;
+                let is_refused = matches!(&error, kube::Error::Api(it) if is_lasting(it.code))
                     || fault.message.contains("field not declared in schema");
                 let reason = if is_refused { STATUS_NOT_WRITTEN } else { &fault.reason };
                 Err(Fault { reason: reason.to_owned(), ..fault })
