@@ -346,7 +346,11 @@ const NAMED_TWICE: &str =
 /// Whether a partition is named more than once. Kafka appends what was named last and answers once,
 /// so that a client may take records for stored that are not.
 fn names_twice(asked: &[Asked]) -> bool {
-    let mut all = Vec::new();
+    let count = asked.iter().map(|(_, partitions)| partitions.len()).sum();
+    if count < 2 {
+        return false;
+    }
+    let mut all = Vec::with_capacity(count);
     for (topic, partitions) in asked {
         all.extend(partitions.iter().map(|partition| (partition.index, topic)));
     }
