@@ -165,6 +165,9 @@ pub struct Volume {
     /// What was asked for when the operator made its claim; `None` for a claim that somebody else
     /// made, which is never deleted.
     pub asked: Option<Asked>,
+    /// Whether the operator made its claim for this cluster, and its volume came without records:
+    /// it may be deleted with the cluster.
+    pub is_own: bool,
     /// Whether there is a volume behind its claim. One that never was has nothing on it.
     pub is_bound: bool,
     /// Whether the volume behind its claim is gone for good.

@@ -465,6 +465,73 @@ fn a_cluster_whose_claims_may_not_be_deleted_says_so_and_serves_on() {
     });
 }
 
+/// The messages of the events about a cluster.
+fn events_of(play: &Play, reason: &str) -> Vec<String> {
+    let all = play.server().all("events.k8s.io/events").into_iter();
+    let told = all.filter(|(_, event)| event["reason"] == reason);
+    told.filter_map(|(_, event)| Some(event["note"].as_str()?.to_owned())).collect()
+}
+
+#[test]
+fn only_the_claims_that_the_operator_made_go_with_a_cluster_and_it_is_told_which_stay() {
+    let by_hand = |spec: Value, annotations: Value| {
+        json!({
+            "metadata": {
+                "labels": {"letterbox.dev/cluster": "demo"}, "annotations": annotations,
+            },
+            "spec": spec, "status": {},
+        })
+    };
+    let size = json!({"requests": {"storage": "1Gi"}});
+    let asked = json!({"letterbox.dev/asked-storage-class": ""});
+    for (case, claim, is_paused, stays, told) in [
+        ("its own", None, false, false, "its volumes are deleted"),
+        ("paused", None, true, true, "because the object is paused"),
+        (
+            "made by hand",
+            Some(by_hand(json!({"resources": size}), json!({}))),
+            false,
+            true,
+            "except those of the claims data-demo-broker-0-0",
+        ),
+        (
+            "of a snapshot",
+            Some(by_hand(
+                json!({"resources": size, "dataSource": {"kind": "VolumeSnapshot", "name": "s"}}),
+                asked,
+            )),
+            false,
+            true,
+            "except those of the claims data-demo-broker-0-0",
+        ),
+    ] {
+        play(async |mut play: Play| {
+            let server = play.server().clone();
+            if let Some(claim) = claim.clone() {
+                server.create("person", &claim_of(0, "data"), claim).unwrap();
+            }
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi", "deletionPolicy": "Delete"}}));
+            play.start(&Faults::none(), false);
+            play.until("it is ready", 120, Play::is_settled).await;
+            let pause = json!({"letterbox.dev/pause-reconciliation": "true"});
+            if is_paused {
+                play.edit(|cluster| cluster["metadata"]["annotations"] = pause);
+            }
+            server.delete("person", &clusters("demo"), None, None).unwrap();
+            play.until("it is gone", 30, |_| server.get(&clusters("demo")).is_none()).await;
+            for _ in 0..10 {
+                play.tick().await;
+            }
+            let is_there = server
+                .get(&claim_of(0, "data"))
+                .is_some_and(|it| it.pointer("/metadata/deletionTimestamp").is_none());
+            assert_eq!(is_there, stays, "{case}");
+            let events = events_of(&play, "LetGo");
+            assert!(events.iter().any(|event| event.contains(told)), "{case}: {events:?}");
+        });
+    }
+}
+
 #[test]
 fn what_is_held_by_others_while_it_is_deleted_says_by_whom() {
     play(async |mut play: Play| {

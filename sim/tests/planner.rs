@@ -20,7 +20,9 @@ use letterbox_operator::api::{
 };
 use letterbox_operator::desired::objects::{Kind, ObjectKey};
 use letterbox_operator::observe::{Asked, Part};
-use letterbox_operator::plan::{ClusterState, Step, TopicFacts, TopicStep, has_finalizer};
+use letterbox_operator::plan::{
+    ClusterState, Step, TopicFacts, TopicStep, VolumesAtEnd, has_finalizer,
+};
 use letterbox_operator::reconcile::{
     ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic,
 };
@@ -1590,9 +1592,10 @@ fn a_cluster_that_is_being_deleted_is_let_go_and_told_until_then() {
     // Volumes that go now are no losses, and nothing is made in their place.
     model.with(|state| state.lose(0, "data"));
     let held = passes(&model, &mut cluster, 3);
-    assert_eq!((&held.plan.steps, &held.status.nodes), (&vec![Step::LetGo], &recorded));
+    let let_go = Step::LetGo { volumes: VolumesAtEnd::Deleted { but: Vec::new() } };
+    assert_eq!((&held.plan.steps, &held.status.nodes), (&vec![let_go.clone()], &recorded));
     model.with(|state| state.fixed_volumes = false);
-    assert_eq!(pass(&model, &mut cluster).done, [Step::LetGo]);
+    assert_eq!(pass(&model, &mut cluster).done, [let_go]);
     let others = pass(&model, &mut cluster);
     assert!(others.plan.steps.is_empty() && !is_true(&others.status.conditions, DEGRADED));
     assert_eq!(ready_reason(&others), ("False".into(), "Deleting".into()));

@@ -11,8 +11,10 @@ use super::memory::{losses, remember};
 use super::roll::plan_brokers;
 use super::safety::Down;
 use super::volumes::plan_volumes;
-use super::{Note, Step, Wait};
-use crate::api::{KafkaCluster, LossStatus, NodeStatus, READY, find_condition, is_paused};
+use super::{Note, Step, VolumesAtEnd, Wait};
+use crate::api::{
+    DeletionPolicy, KafkaCluster, LossStatus, NodeStatus, READY, find_condition, is_paused,
+};
 use crate::desired::Blueprint;
 use crate::observe::{Observed, ObservedBroker, Part, Run};
 
@@ -84,11 +86,24 @@ fn tell_losses(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
 /// go now are no losses.
 fn plan_end(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) -> Plan {
     let mut plan = Plan { nodes: recorded(cluster).to_vec(), ..Plan::default() };
-    plan.steps.extend((observed.is_held == Some(true)).then_some(Step::LetGo));
+    if observed.is_held == Some(true) {
+        let volumes = match desired.storage.deletion_policy {
+            _ if is_paused(&cluster.metadata) => VolumesAtEnd::Paused,
+            DeletionPolicy::Retain => VolumesAtEnd::Retained,
+            DeletionPolicy::Delete => VolumesAtEnd::Deleted { but: others_claims(observed) },
+        };
+        plan.steps.push(Step::LetGo { volumes });
+    }
     plan.waits.push(Wait::Deleting { held_by: cluster.finalizers().to_vec() });
     tell_losses(desired, observed, &mut plan);
     plan.waits.sort_by_key(Wait::rank);
     plan
+}
+
+/// The claims that do not go with the cluster.
+fn others_claims(observed: &Observed) -> Vec<String> {
+    let volumes = observed.brokers.values().flat_map(|broker| broker.volumes.values());
+    volumes.filter(|volume| !volume.is_own).map(|volume| volume.claim.clone()).collect()
 }
 
 /// Leaves everything as it is. What was read stays in the plan, and what the steps would have

@@ -17,7 +17,7 @@ mod wait;
 
 pub use cluster::{Plan, plan_cluster};
 pub use loss::Loss;
-pub use step::Step;
+pub use step::{Step, VolumesAtEnd};
 pub use topic::{
     ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait,
     has_finalizer, plan_topic, put_together, to_make,

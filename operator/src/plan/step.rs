@@ -62,7 +62,10 @@ pub enum Step {
     },
     /// End what holds an object that is being deleted: its volumes are deleted first, if its spec
     /// says so when this is carried out.
-    LetGo,
+    LetGo {
+        /// What becomes of the volumes.
+        volumes: VolumesAtEnd,
+    },
     /// Put a broker's definition right; makes it when it is not there.
     ApplyBroker {
         /// Which.
@@ -97,6 +100,38 @@ pub enum Step {
     },
 }
 
+/// What becomes of the volumes of a cluster that goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumesAtEnd {
+    /// They are deleted.
+    Deleted {
+        /// The claims that stay all the same.
+        but: Vec<String>,
+    },
+    /// They stay, as the spec says.
+    Retained,
+    /// They stay, because nothing is deleted for an object that is paused.
+    Paused,
+}
+
+impl std::fmt::Display for VolumesAtEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Deleted { but } if but.is_empty() => f.write_str("its volumes are deleted"),
+            Self::Deleted { but } => write!(
+                f,
+                "its volumes are deleted, except those of the claims {}: the operator did not make \
+                 them for this cluster, or they name a snapshot",
+                but.join(", ")
+            ),
+            Self::Retained => {
+                f.write_str("its volumes stay, because spec.storage.deletionPolicy is Retain")
+            }
+            Self::Paused => f.write_str("its volumes stay, because the object is paused"),
+        }
+    }
+}
+
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -123,10 +158,7 @@ impl std::fmt::Display for Step {
             Self::HoldObject { held: false } => {
                 f.write_str("let the volumes stay when the cluster is deleted")
             }
-            Self::LetGo => f.write_str(
-                "let the object go, and its volumes with it if spec.storage.deletionPolicy is \
-                 Delete",
-            ),
+            Self::LetGo { volumes } => write!(f, "let the object go; {volumes}"),
             Self::ApplyBroker { broker, restarts: true, what } => {
                 write!(f, "change broker {broker}, which restarts: {}", what.join(", "))
             }
@@ -162,7 +194,7 @@ impl Step {
             | Self::MakeClaim { .. }
             | Self::GrowVolume { .. }
             | Self::HoldObject { .. }
-            | Self::LetGo
+            | Self::LetGo { .. }
             | Self::RemakeClaim { .. }
             | Self::DropClaim { .. }
             | Self::AcceptLoss { .. } => false,
@@ -179,7 +211,7 @@ impl Step {
             Self::MakeClaim { .. }
             | Self::GrowVolume { .. }
             | Self::HoldObject { .. }
-            | Self::LetGo
+            | Self::LetGo { .. }
             | Self::RemakeClaim { .. }
             | Self::DropClaim { .. } => Part::Storage,
             Self::ApplyBroker { .. } => Part::Definitions,
@@ -202,7 +234,7 @@ impl Step {
             Self::DropClaim { .. } => "VolumeClaimDropped",
             Self::HoldObject { held: true } => "VolumesDeletedWithCluster",
             Self::HoldObject { held: false } => "VolumesRetained",
-            Self::LetGo => "LetGo",
+            Self::LetGo { .. } => "LetGo",
             Self::ApplyBroker { .. } => "BrokerApplied",
             Self::RestartBroker { .. } => "BrokerRestarted",
             Self::RemoveBroker { .. } => "BrokerRemoved",

@@ -76,6 +76,8 @@ pub struct KubernetesLive {
     made: Option<Time>,
     /// Of the claims that status names.
     unmade: BTreeSet<String>,
+    /// The uids of the claims that may be deleted with the cluster.
+    own: BTreeSet<String>,
     unread: BTreeMap<Part, Fault>,
     news: News,
 }
@@ -511,12 +513,12 @@ impl Kubernetes {
                 .await
                 .map_err(|error| api_fault(&format!("read volume claim {claim}"), &error))?;
             let Some(live) = live else { continue };
-            if !is_known(cluster, &live) {
+            if !is_own(cluster, &live) {
                 tracing::warn!(
                     cluster = name,
                     namespace,
                     claim,
-                    "the volume claim is not known to be this cluster's, and stays"
+                    "the operator did not make the volume claim for this cluster, and it stays"
                 );
                 continue;
             }
@@ -683,6 +685,8 @@ impl Platform for Kubernetes {
             live.claims =
                 live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
             self.find_by_name(cluster, &mut live).await;
+            let own = live.claims.iter().filter(|claim| is_own(cluster, claim));
+            live.own = own.filter_map(|claim| claim.uid()).collect();
             live.believe_own_pods(cluster);
             let cluster_id = live.cluster_id(cluster);
             let (identities, starting) = futures::join!(
@@ -741,7 +745,9 @@ impl Kubernetes {
             Step::RemakeClaim { broker, volume, .. } | Step::DropClaim { broker, volume } => {
                 self.remake(desired, live, *broker, volume).await
             }
-            Step::LetGo => self.let_go(&desired.namespace, &desired.name, &desired.uid).await,
+            Step::LetGo { .. } => {
+                self.let_go(&desired.namespace, &desired.name, &desired.uid).await
+            }
             Step::HoldObject { held } => {
                 self.hold(&desired.namespace, &desired.name, &desired.uid, *held).await
             }
@@ -1104,7 +1110,9 @@ impl KubernetesLive {
             let is_mounted =
                 mounts.contains(&volume) && pod.is_some_and(|pod| came_after(pod, claim));
             let is_kept = self.is_kept(desired, claim);
-            Some((volume, Volume { is_mounted, is_kept, ..claim_volume(claim, &self.news)? }))
+            let is_own = claim.uid().is_some_and(|uid| self.own.contains(&uid));
+            let seen = claim_volume(claim, &self.news)?;
+            Some((volume, Volume { is_mounted, is_kept, is_own, ..seen }))
         };
         let is_wanted = |claim: &&PersistentVolumeClaim| {
             let volume = volume_of_claim(&name, &claim.name_any());
@@ -1209,8 +1217,19 @@ fn is_of_newest(set: Option<&Value>, pod: Option<&Pod>) -> bool {
     set.is_some_and(is_seen) && revision.is_some() && revision == made_from.map(String::as_str)
 }
 
-/// Whether `cluster` knows a claim as its own: by the uid that it recorded, or by its id.
-fn is_known(cluster: &KafkaCluster, claim: &PersistentVolumeClaim) -> bool {
+/// Whether a claim names a snapshot or another claim whose content its volume is to have.
+fn is_restored(claim: &PersistentVolumeClaim) -> bool {
+    let spec = claim.spec.as_ref();
+    spec.is_some_and(|spec| spec.data_source.is_some() || spec.data_source_ref.is_some())
+}
+
+/// Whether a claim may be deleted with `cluster`: the operator made it, as it wrote on it then, for
+/// this cluster, which knows it by the uid that it recorded, or by its own id. A claim that somebody
+/// else made is recorded too, once a broker uses it, and its volume may have come with records.
+fn is_own(cluster: &KafkaCluster, claim: &PersistentVolumeClaim) -> bool {
+    if !claim.annotations().contains_key(ASKED_CLASS_ANNOTATION) || is_restored(claim) {
+        return false;
+    }
     let status = cluster.status.as_ref();
     let own_id = status
         .and_then(|status| status.cluster_id.clone())
@@ -1255,10 +1274,11 @@ fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
             .status
             .as_ref()
             .is_some_and(|status| status.phase.as_deref() == Some("Lost")),
-        is_restored: spec.data_source.is_some() || spec.data_source_ref.is_some(),
+        is_restored: is_restored(claim),
         waits_for_pod: waits_for_pod(claim, news),
         is_mounted: false,
         is_kept: false,
+        is_own: false,
         fault: unbound(claim, news),
         requested: requested.and_then(|requested| bytes_of(&requested.0)),
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),

@@ -19,7 +19,7 @@ pub(crate) enum Violation {
         down: String,
     },
     /// It deleted a claim with records on its volume, and the cluster's object does not ask for
-    /// that.
+    /// that, or somebody else made the claim.
     RecordsDeleted {
         /// The claim.
         claim: String,
@@ -58,6 +58,8 @@ pub(crate) struct Monitor {
     objects: BTreeMap<Key, Arc<Value>>,
     /// Claims whose volumes had records, and are gone or other ones now.
     lost: BTreeSet<Key>,
+    /// The uids of the claims that operators made.
+    own: BTreeSet<String>,
     /// How often an operator took a broker down that served.
     pub(crate) restarts: u64,
     /// How often an operator wrote, leases and events left out.
@@ -94,6 +96,8 @@ impl Monitor {
         let is_told = ["/leases", "/events"].iter().any(|end| change.key.resource.ends_with(end));
         self.writes += u64::from(!is_told);
         if is_claim {
+            let made = change.after.as_ref().filter(|_| change.before.is_none());
+            self.own.extend(made.and_then(|it| text(it, "/metadata/uid")).map(ToOwned::to_owned));
             return self.of_claim(change, has_records);
         }
         // A set that is deleted goes after its pod.
@@ -169,10 +173,11 @@ impl Monitor {
         );
         let cluster = self.objects.get(&cluster);
         if is_ending(change) && change.before.as_deref().is_some_and(has_records) {
+            let is_own = text(object, "/metadata/uid").is_some_and(|uid| self.own.contains(uid));
             let asks = cluster.is_none_or(|cluster| {
                 cluster.pointer("/metadata/deletionTimestamp").is_some()
                     && text(cluster, "/spec/storage/deletionPolicy") == Some("Delete")
-            });
+            }) && is_own;
             let is_lost = text(object, "/status/phase") == Some("Lost")
                 && cluster.is_some_and(|cluster| accepts(cluster));
             return (!asks && !is_lost).then_some(Violation::RecordsDeleted { claim });

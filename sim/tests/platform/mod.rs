@@ -419,6 +419,7 @@ impl ModelState {
                 waits_for_pod: !self.silent,
                 is_mounted: self.is_mounted(id, name),
                 is_kept: disk.is_kept,
+                is_own: disk.asked.is_some() && !disk.is_restored,
                 fault: (is_bad || disk.is_gone).then(|| Fault {
                     reason: "ProvisioningFailed".to_owned(),
                     message: "there is no such class".to_owned(),
@@ -502,13 +503,13 @@ impl Platform for Model {
                         }
                     }
                     Step::HoldObject { held } => state.is_held = *held,
-                    Step::LetGo if state.fixed_volumes => {
+                    Step::LetGo { .. } if state.fixed_volumes => {
                         return Err(Fault {
                             reason: "Forbidden".to_owned(),
                             message: "the claims may not be deleted".to_owned(),
                         });
                     }
-                    Step::LetGo => state.is_held = false,
+                    Step::LetGo { .. } => state.is_held = false,
                     Step::ApplyBroker { broker: id, .. } => {
                         let broker = state.brokers.entry(*id).or_default();
                         broker.is_defined = true;
