@@ -91,6 +91,13 @@ impl Compared {
         self.missing.is_empty() && self.differs.is_empty()
     }
 
+    /// Whether somebody may miss it: it is not there, or its spec differs. What is said about an
+    /// object besides that, such as a label, keeps nobody from what it stands for.
+    #[must_use]
+    pub fn may_be_missed(&self) -> bool {
+        !self.missing.is_empty() || self.differs.iter().any(|it| it.contains(": spec."))
+    }
+
     /// Everything that is to be applied.
     #[must_use]
     pub fn all(&self) -> Vec<String> {

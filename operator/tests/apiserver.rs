@@ -432,6 +432,7 @@ fn against_a_real_api_server() {
         volumes_are_added_and_their_loss_is_told(&client).await;
         volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(&client).await;
         leaves_what_belongs_to_others(&client).await;
+        takes_away_what_is_not_allowed_beside_what_it_applies(&client).await;
         one_list_that_fails_stops_nothing_else(&server, &client).await;
         survives_a_kill_after_each_write(&server, &client).await;
         topics_hold_and_let_go(&client).await;
@@ -849,7 +850,7 @@ async fn makes_and_repairs(client: &Client) {
     let known = KafkaCluster { status: Some(ready.status.clone()), ..cluster.clone() };
     let repair = pass(client, &known).await.unwrap();
     assert!(
-        matches!(repair.plan.steps.as_slice(), [Step::ApplyAccess { makes: true, .. }]),
+        matches!(repair.plan.steps.as_slice(), [Step::ApplyAccess { is_missed: true, .. }]),
         "{:?}",
         repair.plan.steps
     );
@@ -1213,6 +1214,49 @@ async fn leaves_what_belongs_to_others(client: &Client) {
     services.delete("theirs-kafka-bootstrap", &DeleteParams::default()).await.unwrap();
     settle(client, &cluster).await;
     clusters.delete("theirs", &DeleteParams::default()).await.unwrap();
+}
+
+/// What a person puts into objects in place of what the operator applied.
+async fn takes_away_what_is_not_allowed_beside_what_it_applies(client: &Client) {
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), "default");
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let listeners = |ports: &[u16]| {
+        let listener = |port: &u16| json!({"name": format!("p{port}"), "port": port});
+        json!({"listeners": ports.iter().map(listener).collect::<Vec<_>>()})
+    };
+    let made = cluster_of("edited", "default", listeners(&[9092, 9095]));
+    let cluster = clusters.create(&PostParams::default(), &made).await.unwrap();
+    settle(client, &cluster).await;
+    let before = services.get("edited-kafka-bootstrap").await.unwrap();
+
+    let params = PatchParams::default();
+    let port = json!({"name": "p9092", "port": 9999, "protocol": "TCP", "targetPort": "p9092"});
+    let ports = Patch::Merge(json!({"spec": {"ports": [port]}}));
+    services.patch("edited-kafka-bootstrap", &params, &ports).await.unwrap();
+    let fewest = Patch::Merge(json!({"spec": {"maxUnavailable": null, "minAvailable": 1}}));
+    budgets.patch("edited-kafka", &params, &fewest).await.unwrap();
+    let probe = json!({"httpGet": null, "tcpSocket": {"port": 1}});
+    let probe = json!({"containers": [{"name": "kafka", "livenessProbe": probe}]});
+    let probe = Patch::Strategic(json!({"spec": {"template": {"spec": probe}}}));
+    sets.patch("edited-broker-0", &params, &probe).await.unwrap();
+    settle(client, &cluster).await;
+
+    let after = services.get("edited-kafka-bootstrap").await.unwrap();
+    assert_eq!(after.spec, before.spec, "the address is the same");
+    let budget = budgets.get("edited-kafka").await.unwrap().spec.unwrap();
+    assert!(budget.max_unavailable.is_some() && budget.min_available.is_none());
+    let set = sets.get("edited-broker-0").await.unwrap().spec.unwrap();
+    let container = set.template.spec.unwrap().containers.remove(0);
+    assert_eq!(container.liveness_probe.unwrap().tcp_socket, None);
+    // What leaves the spec leaves the objects as before.
+    let fewer = Patch::Merge(json!({"spec": listeners(&[9092])}));
+    let cluster = clusters.patch("edited", &params, &fewer).await.unwrap();
+    settle(client, &cluster).await;
+    let left = services.get("edited-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap();
+    assert_eq!(left.iter().map(|port| port.port).collect::<Vec<_>>(), [9092]);
+    clusters.delete("edited", &DeleteParams::default()).await.unwrap();
 }
 
 async fn one_list_that_fails_stops_nothing_else(server: &Server, client: &Client) {

@@ -465,6 +465,34 @@ fn a_cluster_whose_claims_may_not_be_deleted_says_so_and_serves_on() {
     });
 }
 
+#[test]
+fn what_clients_need_and_is_refused_is_what_ready_says() {
+    let says = |play: &Play, name: &str| {
+        let ready = play.condition("Ready");
+        let message = ready["message"].as_str().unwrap_or_default();
+        ready["status"] == "False" && ready["reason"] == "Forbidden" && message.contains(name)
+    };
+    let refused = |resource| [Broken { resource, is_write: true, how: How::Refused }];
+    play(async |mut play: Play| {
+        let faults = Faults::none();
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&faults, false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        faults.set_broken(&refused("/services"));
+        let service = Key::new("/services", "ns", "demo-kafka-bootstrap");
+        let label = "app.kubernetes.io/instance";
+        play.server().edit("person", &service, |it| it["metadata"]["labels"][label] = json!("x"));
+        for _ in 0..20 {
+            play.tick().await;
+        }
+        assert_eq!(play.condition("Ready")["status"], "True", "a label keeps nobody from it");
+        play.server().edit("person", &service, |it| it["spec"]["selector"]["x"] = json!("y"));
+        play.until("it is told", 30, |play| says(play, "demo-kafka-bootstrap")).await;
+        faults.set_broken(&[]);
+        play.until("it is ready again", 60, Play::is_settled).await;
+    });
+}
+
 /// The messages of the events about a cluster.
 fn events_of(play: &Play, reason: &str) -> Vec<String> {
     let all = play.server().all("events.k8s.io/events").into_iter();

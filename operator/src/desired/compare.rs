@@ -11,7 +11,7 @@
 //! it, if what we applied last is what is desired now: the mark that is applied with each object
 //! says so.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::fingerprint;
 use super::objects::MANAGER;
@@ -42,7 +42,7 @@ pub fn differences(desired: &Value, live: &Value) -> Vec<String> {
     let ours: Vec<&Value> = managers
         .into_iter()
         .flatten()
-        .filter(|entry| entry["manager"] == MANAGER && entry["operation"] == "Apply")
+        .filter(|entry| is_ours(entry))
         .map(|entry| &entry["fieldsV1"])
         .collect();
     let mark = format!("f:{}", mark_of(desired));
@@ -57,6 +57,61 @@ pub fn differences(desired: &Value, live: &Value) -> Vec<String> {
         abandoned(owned, &marked(desired), "", &mut found);
     }
     found
+}
+
+fn is_ours(entry: &Value) -> bool {
+    entry["manager"] == MANAGER && entry["operation"] == "Apply"
+}
+
+/// The managed fields of `live`, changed so that all but metadata and status that others have
+/// written counts as applied by us; `None` when there is none of it.
+#[must_use]
+pub fn taken_over(live: &Value) -> Option<Vec<Value>> {
+    let mut entries = live.pointer("/metadata/managedFields")?.as_array()?.clone();
+    let mut taken = json!({});
+    for entry in &mut entries {
+        let is_status = entry["subresource"].as_str().is_some_and(|of| !of.is_empty());
+        if is_ours(entry) || is_status {
+            continue;
+        }
+        let Some(fields) = entry["fieldsV1"].as_object_mut() else { continue };
+        let (kept, theirs): (Map<_, _>, Map<_, _>) = std::mem::take(fields)
+            .into_iter()
+            .partition(|(name, _)| name == "f:metadata" || name == "f:status");
+        *fields = kept;
+        unite(&mut taken, Value::Object(theirs));
+    }
+    if is_whole(&taken) {
+        return None;
+    }
+    entries.retain(|entry| !is_whole(&entry["fieldsV1"]));
+    match entries.iter_mut().find(|entry| is_ours(entry)) {
+        Some(entry) => unite(&mut entry["fieldsV1"], taken),
+        None => entries.push(json!({
+            "manager": MANAGER, "operation": "Apply", "apiVersion": live["apiVersion"],
+            "fieldsType": "FieldsV1", "fieldsV1": taken,
+        })),
+    }
+    Some(entries)
+}
+
+/// Adds a set of fields to another one. An empty one is the thing itself, which is `.` beside parts
+/// of it.
+fn unite(fields: &mut Value, more: Value) {
+    let Value::Object(more) = more else { return };
+    let Some(fields) = fields.as_object_mut() else { return };
+    for (name, more) in more {
+        match fields.get_mut(&name) {
+            None => drop(fields.insert(name, more)),
+            Some(known) => {
+                let is_mixed = is_whole(known) != is_whole(&more);
+                unite(known, more);
+                if is_mixed {
+                    known["."] = json!({});
+                }
+            }
+        }
+    }
 }
 
 /// What we applied and do not ask for any more: applying what is desired takes it away. `owned` is
@@ -303,6 +358,39 @@ mod tests {
             assert_eq!(differences(&desired, &live(MANAGER)), expected, "{desired}");
         }
         assert!(differences(&json!({"spec": {}}), &live("somebody-else")).is_empty());
+    }
+
+    #[test]
+    fn what_others_put_there_counts_as_applied_when_it_is_taken_over() {
+        let port = |number: u16| format!("k:{{\"port\":{number}}}");
+        let entry = |manager: &str, operation: &str, fields: Value| json!({"manager": manager, "operation": operation, "fieldsV1": fields});
+        let live = |entries: Value| json!({"apiVersion": "v1", "metadata": {"managedFields": entries}});
+        let ours = json!({"f:spec": {"f:a": {}, "f:ports": {port(1): {".": {}, "f:name": {}}}}});
+        let theirs = json!({
+            "f:metadata": {"f:labels": {"f:x": {}}},
+            "f:spec": {"f:a": {"f:b": {}}, "f:ports": {port(2): {".": {}}}, "f:c": {}},
+        });
+        let mut status = entry("c", "Update", json!({"f:status": {}}));
+        status["subresource"] = json!("status");
+        let all = json!([
+            entry("a", "Update", theirs), entry(MANAGER, "Apply", ours.clone()),
+            entry("b", "Apply", json!({"f:spec": {"f:d": {}}})), status,
+        ]);
+        let taken = json!([
+            entry("a", "Update", json!({"f:metadata": {"f:labels": {"f:x": {}}}})),
+            entry(MANAGER, "Apply", json!({"f:spec": {
+                "f:a": {".": {}, "f:b": {}},
+                "f:ports": {port(1): {".": {}, "f:name": {}}, port(2): {".": {}}},
+                "f:c": {}, "f:d": {},
+            }})),
+            status,
+        ]);
+        assert_eq!(taken_over(&live(all)).map(Value::from), Some(taken));
+        assert_eq!(taken_over(&live(json!([entry(MANAGER, "Apply", ours), status]))), None);
+        assert_eq!(taken_over(&json!({"metadata": {}})), None);
+        let new = taken_over(&live(json!([entry("a", "Update", json!({"f:data": {}}))]))).unwrap();
+        assert_eq!((new.len(), &new[0]["manager"]), (1, &json!(MANAGER)));
+        assert_eq!(new[0]["fieldsV1"], json!({"f:data": {}}));
     }
 
     /// What we applied, as the API server tells it.

@@ -6,7 +6,7 @@ use crate::observe::{Observed, Part};
 pub(super) fn plan_access(observed: &Observed, plan: &mut Plan) {
     if observed.was_read(Part::Access) && !observed.access.is_as_desired() {
         plan.steps.push(Step::ApplyAccess {
-            makes: !observed.access.missing.is_empty(),
+            is_missed: observed.access.may_be_missed(),
             what: observed.access.all(),
         });
     }

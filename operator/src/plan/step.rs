@@ -9,8 +9,9 @@ use crate::observe::Part;
 pub enum Step {
     /// Apply services and the service account.
     ApplyAccess {
-        /// Whether some of it is not there at all.
-        makes: bool,
+        /// Whether clients or brokers may miss it
+        /// ([`Compared::may_be_missed`](crate::observe::Compared::may_be_missed)).
+        is_missed: bool,
         /// What is made or put back.
         what: Vec<String>,
     },
@@ -181,11 +182,11 @@ impl std::fmt::Display for Step {
 
 impl Step {
     /// Whether the cluster is not what clients were promised when this does not work: a broker or
-    /// an address is not there. One that differs still serves as it did.
+    /// an address is not there, or is another one.
     #[must_use]
     pub fn blocks_ready(&self) -> bool {
         match self {
-            Self::ApplyAccess { makes, .. } => *makes,
+            Self::ApplyAccess { is_missed, .. } => *is_missed,
             Self::ApplyBroker { .. } | Self::RestartBroker { .. } | Self::RemoveBroker { .. } => {
                 true
             }

@@ -31,7 +31,7 @@ use crate::api::{
     ADMIN_PORT, CLUSTER_FINALIZER, DeletionPolicy, KafkaCluster, Listener, ListenerType, bytes_of,
     is_paused,
 };
-use crate::desired::compare::{differences, marked};
+use crate::desired::compare::{differences, marked, taken_over};
 use crate::desired::objects::{
     self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, ASKED_SIZE_ANNOTATION, BROKER_LABEL,
     CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, IMAGE_ANNOTATION, Kind,
@@ -192,7 +192,7 @@ impl Kubernetes {
                 .map_err(|error| api_fault(&what, &error))?
                 .and_then(|object| serde_json::to_value(object).ok()),
         };
-        if known.is_some_and(|known| !belongs(&known, desired)) {
+        if known.as_ref().is_some_and(|known| !belongs(known, desired)) {
             return Err(Fault {
                 reason: "ResourceConflict".to_owned(),
                 message: format!(
@@ -216,11 +216,43 @@ impl Kubernetes {
                 .await
                 .map_err(|error| api_fault(&what, &error))?;
         }
-        let params = PatchParams::apply(MANAGER).force();
-        api.patch(&key.name, &params, &Patch::Apply(&marked(object)))
-            .await
-            .map_err(|error| api_fault(&what, &error))?;
-        Ok(())
+        let (params, ours) = (PatchParams::apply(MANAGER).force(), Patch::Apply(marked(object)));
+        match api.patch(&key.name, &params, &ours).await {
+            Err(kube::Error::Api(status)) if status.code == 422 && known.is_some() => {
+                if !self.take_over(&api, key, desired).await? {
+                    return Err(api_fault(&what, &kube::Error::Api(status)));
+                }
+                let again = api.patch(&key.name, &params, &ours).await;
+                again.map(drop).map_err(|error| api_fault(&what, &error))
+            }
+            result => result.map(drop).map_err(|error| api_fault(&what, &error)),
+        }
+    }
+
+    /// Makes what others have put into an object count as applied by the operator, so that the next
+    /// apply takes it away where it is not desired: it is not allowed beside what is. What nobody
+    /// has put there, as an address that the API server chose, stays. False when there is nothing
+    /// to take over.
+    async fn take_over(
+        &self,
+        api: &Api<DynamicObject>,
+        key: &ObjectKey,
+        desired: &Blueprint,
+    ) -> Result<bool, Fault> {
+        let tell = |error: kube::Error| {
+            api_fault(&format!("take over what others have changed of {key}"), &error)
+        };
+        let live = api.get_opt(&key.name).await.map_err(tell)?;
+        let live = live.and_then(|live| serde_json::to_value(live).ok());
+        let Some(live) = live.filter(|live| belongs(live, desired)) else { return Ok(false) };
+        let Some(fields) = taken_over(&live) else { return Ok(false) };
+        let patch = json!({"metadata": {
+            "uid": live["metadata"]["uid"],
+            "resourceVersion": live["metadata"]["resourceVersion"],
+            "managedFields": fields,
+        }});
+        let taken = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        taken.map(|_| true).map_err(tell)
     }
 
     /// Finds the sets and claims that have lost their label: by the names that they must have.
@@ -1224,8 +1256,9 @@ fn is_restored(claim: &PersistentVolumeClaim) -> bool {
 }
 
 /// Whether a claim may be deleted with `cluster`: the operator made it, as it wrote on it then, for
-/// this cluster, which knows it by the uid that it recorded, or by its own id. A claim that somebody
-/// else made is recorded too, once a broker uses it, and its volume may have come with records.
+/// this cluster, which knows it by the uid that it recorded, or by its own id. A claim that
+/// somebody else made is recorded too, once a broker uses it, and its volume may have come with
+/// records.
 fn is_own(cluster: &KafkaCluster, claim: &PersistentVolumeClaim) -> bool {
     if !claim.annotations().contains_key(ASKED_CLASS_ANNOTATION) || is_restored(claim) {
         return false;
