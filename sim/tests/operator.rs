@@ -491,6 +491,15 @@ fn what_clients_need_and_is_refused_is_what_ready_says() {
         faults.set_broken(&[]);
         play.until("it is ready again", 60, Play::is_settled).await;
     });
+    play(async |mut play: Play| {
+        let faults = Faults::none();
+        faults.set_broken(&refused("/persistentvolumeclaims"));
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&faults, false);
+        play.until("it is told", 30, |play| says(play, "data-demo-broker-0-0")).await;
+        faults.set_broken(&[]);
+        play.until("it is ready", 120, Play::is_settled).await;
+    });
 }
 
 /// The messages of the events about a cluster.

@@ -440,7 +440,8 @@ fn no_broker_is_ended_whose_claim_is_being_deleted() {
         degraded.message
     );
     cluster.spec.config.insert("num.partitions".into(), "3".into());
-    (0..6).for_each(|_| drop(pass(&model, &mut cluster)));
+    let changed = passes(&model, &mut cluster, 6);
+    assert_eq!(ready_reason(&changed), ("False".into(), "BrokerNotRestarted".into()));
     // Nor one that cannot run, for a definition that heals it.
     model.with(|state| state.bad_images.push("letterbox:default".into()));
     cluster.spec.image = Some("letterbox:good".into());

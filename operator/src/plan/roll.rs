@@ -33,6 +33,10 @@ pub(super) fn plan_brokers(
         if observed.was_read(Part::Definitions)
             && let Err(wait) = plan_definition(cluster, broker, seen, observed, down, plan)
         {
+            // Whatever holds the restart up, the broker is not what the spec asks for.
+            let is_behind = seen.serves() && !seen.is_current && !wait.blocks_ready();
+            let why = wait.to_string();
+            plan.waits.extend(is_behind.then_some(Wait::NotRestarted { broker: id, why }));
             if !plan.waits.contains(&wait) {
                 plan.waits.push(wait);
             }

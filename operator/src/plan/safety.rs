@@ -23,8 +23,9 @@ pub(super) fn may_end(
 ) -> Result<(), Wait> {
     // What runs is not known while pods or sets are not, nor what goes with it.
     let parts = [Part::Storage, Part::Brokers, Part::Definitions];
-    if !parts.into_iter().all(|part| observed.was_read(part)) {
-        return Err(Wait::BrokerRestarting { broker });
+    if let Some(unread) = parts.into_iter().find(|part| !observed.was_read(*part)) {
+        let why = format!("what it would lose is not known while {unread} cannot be checked");
+        return Err(Wait::NotRestarted { broker, why });
     }
     let Some(seen) = observed.brokers.get(&broker).filter(|seen| seen.run != Run::Absent) else {
         return Ok(());

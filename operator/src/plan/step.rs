@@ -181,18 +181,18 @@ impl std::fmt::Display for Step {
 }
 
 impl Step {
-    /// Whether the cluster is not what clients were promised when this does not work: a broker or
-    /// an address is not there, or is another one.
+    /// Whether the cluster is not what clients were promised when this does not work: a broker, a
+    /// volume or an address is not there, or is another one.
     #[must_use]
     pub fn blocks_ready(&self) -> bool {
         match self {
             Self::ApplyAccess { is_missed, .. } => *is_missed,
-            Self::ApplyBroker { .. } | Self::RestartBroker { .. } | Self::RemoveBroker { .. } => {
-                true
-            }
+            Self::ApplyBroker { .. }
+            | Self::RestartBroker { .. }
+            | Self::RemoveBroker { .. }
+            | Self::MakeClaim { .. } => true,
             Self::ApplyBudget { .. }
             | Self::Prune(_)
-            | Self::MakeClaim { .. }
             | Self::GrowVolume { .. }
             | Self::HoldObject { .. }
             | Self::LetGo { .. }

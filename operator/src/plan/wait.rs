@@ -58,6 +58,13 @@ pub enum Wait {
         /// Which.
         broker: i32,
     },
+    /// A broker runs as it was started, and is not restarted with what is asked for now.
+    NotRestarted {
+        /// Which.
+        broker: i32,
+        /// Why not.
+        why: String,
+    },
     /// A broker is not restarted for a volume of which it is not known yet whether it can be made.
     VolumePending {
         /// Whose.
@@ -236,6 +243,9 @@ impl Wait {
             }
             Self::GoesOnWithout { .. } => row(6, "Going on without", "GoingOnWithout", true, false),
             Self::BrokerRestarting { .. } => row(6, "Restarting", "BrokerRestarting", true, false),
+            Self::NotRestarted { .. } => {
+                row(2, "Not restarted", "BrokerNotRestarted", true, false)
+            }
             Self::NotMade { .. } => row(6, "Paused", "Paused", true, false),
             Self::BrokerStarting { .. } => row(7, "Starting", "BrokerStarting", true, false),
             Self::IdentityUnknown { .. } => {
@@ -266,6 +276,7 @@ impl Wait {
             Self::Address { .. }
                 | Self::OtherBrokerDown { .. }
                 | Self::BrokerRestarting { .. }
+                | Self::NotRestarted { .. }
                 | Self::VolumePending { .. }
                 | Self::HoldsLastCopy { .. }
         )
@@ -339,6 +350,11 @@ impl std::fmt::Display for Wait {
             Self::BrokerRestarting { broker } => {
                 write!(f, "broker {broker} restarts with its new definition")
             }
+            Self::NotRestarted { broker, why } => write!(
+                f,
+                "broker {broker} runs as it was started before, and is not restarted with what \
+                 is asked for now: {why}"
+            ),
             Self::BrokerStarting { broker, detail } => {
                 write!(f, "waiting for broker {broker}: {detail}")
             }
