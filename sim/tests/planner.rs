@@ -1782,6 +1782,9 @@ fn a_paused_cluster_is_left_alone_and_says_so() {
         assert_eq!(ready_reason(&paused), ("False".into(), "Paused".into()));
         assert!(paused.plan.steps.is_empty() && !is_true(&paused.status.conditions, DEGRADED));
     }
+    // A pause makes nothing true that was not.
+    model.with(|state| state.has_access = true);
+    assert_eq!(ready_reason(&passes(&model, &mut cluster, 3)), ("False".into(), "Paused".into()));
     cluster.metadata.annotations = None;
     settle(&model, &mut cluster);
 }
@@ -1806,11 +1809,20 @@ fn a_paused_topic_is_left_alone_and_what_is_there_is_told() {
     world.pass().unwrap();
     pause(&world, true);
     tells(&world, "True", "Ready");
-    world.home.with(|topic| drop(topic.spec.config.insert("segment.ms".into(), "5".into())));
     world.cluster = ClusterState::NotReady;
     tells(&world, "False", "WaitingForCluster");
     world.cluster = ClusterState::Ready;
     tells(&world, "True", "Ready");
+    // What is asked for during a pause is not claimed to be so, nor to be missing.
+    world.home.with(|topic| {
+        topic.metadata.generation = topic.metadata.generation.map(|it| it + 1);
+        topic.spec.config.insert("segment.ms".into(), "5".into());
+    });
+    tells(&world, "True", "Ready");
+    world.cluster = ClusterState::NotReady;
+    tells(&world, "False", "WaitingForCluster");
+    world.cluster = ClusterState::Ready;
+    tells(&world, "Unknown", "Paused");
     world.admin.with(|state| state.topics.remove("orders"));
     tells(&world, "False", "Paused");
     let keys = world.home.with(|topic| topic.status.clone().unwrap().config_keys);
@@ -2121,8 +2133,20 @@ fn partitions_grow_and_a_shrink_is_refused_by_type() {
         topic.metadata.annotations =
             Some(BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), "true".to_owned())]))
     });
+    // A pause makes nothing true that was not.
+    for _ in 0..2 {
+        world.pass().unwrap();
+        assert_eq!(world.progressing(), ("False".into(), "Paused".into()));
+        assert_eq!(world.ready(), ("False".into(), "NotSupported".into()));
+        let degraded = world.condition(DEGRADED);
+        assert_eq!(degraded, ("True".into(), "NotSupported".into()));
+    }
+    world.home.with(|topic| {
+        topic.spec.partitions = None;
+        topic.spec.config.insert("retention.ms".into(), "banana".into());
+    });
     world.pass().unwrap();
-    assert_eq!(world.progressing(), ("False".into(), "Paused".into()));
+    assert_eq!(world.ready(), ("False".into(), "Paused".into()));
 }
 
 #[test]

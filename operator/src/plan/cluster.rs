@@ -106,8 +106,8 @@ fn others_claims(observed: &Observed) -> Vec<String> {
     volumes.filter(|volume| !volume.is_own).map(|volume| volume.claim.clone()).collect()
 }
 
-/// Leaves everything as it is. What was read stays in the plan, and what the steps would have
-/// made is told as missing.
+/// Leaves everything as it is. What was read stays in the plan, and what clients miss because no
+/// step is carried out is told.
 fn leave_out_steps(cluster: &KafkaCluster, observed: &Observed, plan: &mut Plan) {
     plan.waits.retain(|wait| !wait.is_about_steps());
     plan.steps.clear();
@@ -120,7 +120,13 @@ fn leave_out_steps(cluster: &KafkaCluster, observed: &Observed, plan: &mut Plan)
     let is_down = |broker: &&ObservedBroker| broker.run == Run::Absent;
     let definitions = observed.brokers.values().filter(is_down).map(|broker| &broker.definition);
     let missing = std::iter::once(&observed.access).chain(definitions);
-    let what: Vec<String> = missing.flat_map(|compared| compared.missing.clone()).collect();
+    let mut what: Vec<String> = missing.flat_map(|compared| compared.missing.clone()).collect();
+    let access = Some(&observed.access).filter(|access| access.may_be_missed());
+    what.extend(access.into_iter().flat_map(|access| access.differs.clone()));
+    let is_behind =
+        |(_, broker): &(&i32, &ObservedBroker)| broker.run == Run::Ready && !broker.is_current;
+    let behind = observed.brokers.iter().filter(is_behind);
+    what.extend(behind.map(|(id, _)| format!("broker {id} with what the spec asks for")));
     plan.waits.extend((!what.is_empty()).then_some(Wait::NotMade { what }));
 }
 

@@ -134,6 +134,8 @@ pub enum TopicWait {
     Deleting(Vec<String>),
     /// The topic is not there, and is not made while its object is paused.
     NotMade,
+    /// The topic is not as the spec describes it, and is not changed while its object is paused.
+    NotChanged(Vec<String>),
     /// Nothing: the namespace is being deleted.
     NamespaceTerminating,
 }
@@ -177,13 +179,31 @@ pub fn plan_topic(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
             has_finalizer(topic).then_some(TopicStep::RemoveFinalizer).into_iter().collect();
         TopicPlan { steps, wait: Some(TopicWait::NamespaceTerminating), ..TopicPlan::default() }
     } else if is_paused(&topic.metadata) {
-        let is_missing = facts.cluster == ClusterState::Ready && facts.topic.is_none();
-        let missing = is_missing.then_some(TopicWait::NotMade);
-        let wait = plan_existence(topic, facts).wait.or(missing);
-        TopicPlan { wait, ..TopicPlan::default() }
+        plan_pause(topic, facts)
     } else {
         plan_existence(topic, facts)
     }
+}
+
+/// What is told of a topic of which nothing is changed. It is compared with the spec that Ready
+/// speaks of: with the newest one, unless that came during the pause.
+fn plan_pause(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
+    let plan = plan_existence(topic, facts);
+    let is_missing = facts.cluster == ClusterState::Ready && facts.topic.is_none();
+    let missing = is_missing.then_some(TopicWait::NotMade);
+    let ready = topic.status.as_ref().and_then(|it| find_condition(&it.conditions, READY));
+    let acted_on = ready.and_then(|ready| ready.observed_generation);
+    if acted_on.is_some() && acted_on != topic.metadata.generation {
+        return TopicPlan { wait: plan.wait.or(missing), ..TopicPlan::default() };
+    }
+    let is_change = |step: &&TopicStep| {
+        matches!(step, TopicStep::CreatePartitions { .. } | TopicStep::AlterConfig(_))
+    };
+    let changes: Vec<String> =
+        plan.steps.iter().filter(is_change).map(ToString::to_string).collect();
+    let differs = (!changes.is_empty()).then_some(TopicWait::NotChanged(changes));
+    let wait = plan.wait.or(missing).or(differs);
+    TopicPlan { wait, refusals: plan.refusals, ..TopicPlan::default() }
 }
 
 /// What is to be made for a topic that no pass has seen in its cluster, when nothing has to be
@@ -388,7 +408,7 @@ impl TopicWait {
             Self::BeingMade => "BeingMade",
             Self::OtherOwner(_) => "ResourceConflict",
             Self::Deleting(_) => "Deleting",
-            Self::NotMade => "Paused",
+            Self::NotMade | Self::NotChanged(_) => "Paused",
             Self::NamespaceTerminating => "NamespaceTerminating",
         }
     }
@@ -417,6 +437,9 @@ impl std::fmt::Display for TopicWait {
             Self::Deleting(held_by) => being_deleted(f, held_by),
             Self::NotMade => {
                 f.write_str("the topic is not there, and is not made while the object is paused")
+            }
+            Self::NotChanged(changes) => {
+                write!(f, "not done while the object is paused: {}", changes.join(", "))
             }
             Self::OtherOwner(other) => {
                 write!(

@@ -106,10 +106,10 @@ pub enum Wait {
         /// The loss.
         loss: String,
     },
-    /// Something that clients or brokers need is not there, and is not made while the cluster is
-    /// paused.
+    /// Something that clients or brokers need is not there or differs, and is not made while the
+    /// cluster is paused.
     NotMade {
-        /// What is missing.
+        /// What is missing or differs.
         what: Vec<String>,
     },
     /// A broker does not say who it is: what it lost cannot be told from what it never had.

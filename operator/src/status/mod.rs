@@ -56,10 +56,16 @@ impl Conditions<'_> {
         if !is_paused {
             return self.set(READY, told);
         }
-        let acted_on = find_condition(&self.all, READY).and_then(|ready| ready.observed_generation);
+        let old = find_condition(&self.all, READY);
+        let acted_on = old.and_then(|ready| ready.observed_generation);
+        let was_ready = old.is_some_and(|ready| ready.status == "True");
         if acted_on.is_none() && told.status == "True" {
             let message = "nothing was compared with the spec before the object was paused";
             told = Told::new("False", "Paused", message);
+        } else if acted_on != self.generation && !was_ready && told.status == "True" {
+            let message = "the spec has changed since it was acted on last, and nobody compares \
+                           what is there with the one of before";
+            told = Told::new("Unknown", "Paused", message);
         }
         let newest = std::mem::replace(&mut self.generation, acted_on);
         self.set(READY, told);
