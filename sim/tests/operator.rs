@@ -1051,32 +1051,56 @@ fn topics_are_not_made_again_before_their_cluster_was_looked_at() {
 
 #[test]
 fn a_topic_that_vanished_is_made_again_after_a_look_at_its_cluster() {
-    play(async |mut play: Play| {
-        let kafka = Kafka::start().await;
-        play.kafka = Some(kafka.clone());
-        make_topics(&play, 1, |_| json!({}));
-        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
-        let faults = Faults::none();
+    for (heals_claims, restarts) in [(true, false), (false, false), (true, true), (false, true)] {
+        play(async |mut play: Play| {
+            looks_before_it_makes_a_topic_again(&mut play, heals_claims, restarts).await;
+        });
+    }
+}
+
+/// A topic vanishes while neither the claims nor the brokers tell whether the volumes are there. To
+/// see the one or the other is enough.
+async fn looks_before_it_makes_a_topic_again(play: &mut Play, heals_claims: bool, restarts: bool) {
+    let kafka = Kafka::start().await;
+    play.kafka = Some(kafka.clone());
+    make_topics(play, 1, |_| json!({}));
+    make_cluster_of(play, json!({"storage": {"size": "1Gi"}}));
+    let faults = Faults::none();
+    play.start(&faults, false);
+    play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
+    let resource = "/persistentvolumeclaims";
+    faults.set_broken(&[Broken { resource, is_write: false, how: How::Refused }]);
+    play.world.mute(true);
+    let env = Env { net: Arc::new(kafka.clone()), ..Env::real() };
+    let address = "demo-kafka-bootstrap.ns.svc:9092".to_owned();
+    ClientAdmin::new(env, address, Duration::from_secs(10)).delete_topic("t0").await.unwrap();
+    let mut topics = 1;
+    if restarts {
+        play.operators.drain(..).for_each(|(_, task)| task.abort());
         play.start(&faults, false);
-        play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
-        let resource = "/persistentvolumeclaims";
-        faults.set_broken(&[Broken { resource, is_write: false, how: How::Refused }]);
-        let env = Env { net: Arc::new(kafka.clone()), ..Env::real() };
-        let address = "demo-kafka-bootstrap.ns.svc:9092".to_owned();
-        ClientAdmin::new(env, address, Duration::from_secs(10)).delete_topic("t0").await.unwrap();
-        for _ in 0..150 {
-            play.tick().await;
-        }
-        assert_eq!(kafka.asked(CREATE_TOPICS), 1, "what became of the volumes is not known");
-        faults.set_broken(&[]);
-        play.until("it is made again", 80, |_| kafka.asked(CREATE_TOPICS) == 2).await;
-        assert_eq!(topics_that_are(&play, "Ready"), 1);
-    });
+        make_topics_from(play, 1, 1, |_| json!({}));
+        topics = 2;
+    }
+    for _ in 0..150 {
+        play.tick().await;
+    }
+    assert_eq!(kafka.asked(CREATE_TOPICS), 1, "what became of the volumes is not known");
+    assert_eq!(topics_that_are(play, "ClusterNotChecked"), topics, "and nobody says Ready");
+    match heals_claims {
+        true => faults.set_broken(&[]),
+        false => play.world.mute(false),
+    }
+    play.until("all is made", 80, |play| topics_that_are(play, "Ready") == topics).await;
+    assert!(kafka.asked(CREATE_TOPICS) > 1);
 }
 
 /// The topics of the cluster `demo`, each with what is special about it.
 fn make_topics(play: &Play, count: u32, special: impl Fn(u32) -> Value) {
-    for number in 0..count {
+    make_topics_from(play, 0, count, special);
+}
+
+fn make_topics_from(play: &Play, first: u32, count: u32, special: impl Fn(u32) -> Value) {
+    for number in first..first + count {
         let mut spec = json!({"clusterRef": {"name": "demo"}, "partitions": 1});
         spec.as_object_mut().unwrap().extend(special(number).as_object().unwrap().clone());
         let topic = json!({

@@ -2111,6 +2111,34 @@ fn a_status_that_follows_from_an_older_version_takes_back_nothing_that_was_recor
 }
 
 #[test]
+fn a_topic_that_is_deleted_while_its_cluster_is_away_says_what_holds_it() {
+    let mut world = World::new(json!({"deletionPolicy": "Delete"}));
+    world.pass().unwrap();
+    world.delete();
+    let unreachable = ClusterState::Unreachable("refused".into());
+    for (state, degraded, part) in [
+        (ClusterState::Restarting, "False", "does not serve"),
+        (ClusterState::NotReady, "False", "does not serve"),
+        (ClusterState::NotChecked, "True", "cannot check"),
+        (unreachable, "False", "refused"),
+    ] {
+        world.cluster = state;
+        world.pass().unwrap();
+        assert_eq!(world.ready(), ("False".into(), "Deleting".into()), "{part}");
+        assert_eq!(world.condition(DEGRADED).0, degraded, "{part}");
+        let message = world.home.with(|topic| {
+            let conditions = topic.status.clone().unwrap().conditions;
+            find_condition(&conditions, READY).unwrap().message.clone()
+        });
+        assert!(message.contains(part) && message.ends_with("to Retain"), "{message}");
+        assert!(world.is_held());
+    }
+    world.home.with(|topic| topic.spec.deletion_policy = DeletionPolicy::Retain);
+    world.pass().unwrap();
+    assert!(!world.is_held());
+}
+
+#[test]
 fn partitions_grow_and_a_shrink_is_refused_by_type() {
     let world = World::new(json!({"partitions": 3}));
     world.pass().unwrap();

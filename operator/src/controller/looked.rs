@@ -59,7 +59,8 @@ impl Looked {
     }
 
     /// Takes up what the pass over `cluster` that began then found. One that could not see the
-    /// volumes says nothing about them, and what was found before counts on.
+    /// volumes, neither by their claims nor by what the brokers say that they use, says nothing
+    /// about them, and what was found before counts on.
     pub(super) fn note(
         &self,
         cluster: &KafkaCluster,
@@ -69,7 +70,9 @@ impl Looked {
     ) {
         let parts = [Part::Storage, Part::Definitions, Part::Brokers];
         let misses_records = status.misses_records();
-        if !misses_records && !parts.into_iter().all(|part| observed.was_read(part)) {
+        let was_seen = parts.into_iter().all(|part| observed.was_read(part))
+            || tell_their_directories(cluster, observed);
+        if !misses_records && !was_seen {
             return;
         }
         let look = Look { uid: cluster.uid(), began, misses_records };
@@ -124,6 +127,24 @@ impl Looked {
             },
         )
     }
+}
+
+/// Whether the brokers of `cluster` say now that they use every log directory that was recorded of
+/// them before: they have their volumes, whatever became of the claims.
+fn tell_their_directories(cluster: &KafkaCluster, observed: &Observed) -> bool {
+    let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
+    let mut nodes = nodes.peekable();
+    nodes.peek().is_some()
+        && nodes.all(|node| {
+            let broker = observed.brokers.get(&node.id);
+            let Some(said) = broker.and_then(|broker| broker.identity.as_ref()) else {
+                return false;
+            };
+            let uses = |id: &String| said.directories.values().any(|used| used == id);
+            !node.volumes.is_empty()
+                && said.lost.is_empty()
+                && node.volumes.iter().all(|it| it.directory_id.as_ref().is_some_and(uses))
+        })
 }
 
 fn key_of(cluster: &KafkaCluster) -> ClusterKey {

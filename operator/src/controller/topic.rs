@@ -158,7 +158,7 @@ impl TopicContext {
             Some(_) => state,
             // That an operator starts changes nothing about a topic.
             None if self.began.elapsed() < RESTART_PATIENCE => ClusterState::Restarting,
-            None => ClusterState::NotReady,
+            None => ClusterState::NotChecked,
         }
     }
 
@@ -184,21 +184,30 @@ impl TopicContext {
         }
     }
 
-    /// Whether a topic that was there and is not any more waits for a look at its cluster, whose
-    /// broker may have come back empty: for a pass that began after the topic was missed first.
-    fn waits_for_look(&self, topic: &KafkaTopic, cluster: &KafkaCluster, is_missed: bool) -> bool {
+    /// How a cluster that serves is for a topic. One that was there and is not any more waits for a
+    /// look at its cluster, whose broker may have come back empty: for a pass that began after the
+    /// topic was missed first.
+    fn after_look(
+        &self,
+        topic: &KafkaTopic,
+        cluster: &KafkaCluster,
+        is_missed: bool,
+    ) -> ClusterState {
         let key = ObjectRef::from_obj(topic);
         let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_missed {
             missed.remove(&key);
-            return false;
+            return ClusterState::Ready;
         }
         let since = *missed.entry(key).or_insert_with(Instant::now);
-        let waits = self.shared.looked.last(cluster).is_none_or(|look| look.began <= since);
-        if waits {
-            self.shared.looked.ask(cluster);
+        if self.shared.looked.last(cluster).is_some_and(|look| look.began > since) {
+            return ClusterState::Ready;
         }
-        waits
+        self.shared.looked.ask(cluster);
+        match since.elapsed() < RESTART_PATIENCE {
+            true => ClusterState::Restarting,
+            false => ClusterState::NotChecked,
+        }
     }
 
     /// What a cluster has to make of its `topics`, put together; nothing while it does not serve.
@@ -545,10 +554,8 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     }
     let is_seen = topic.status.as_ref().is_some_and(|status| status.topic_id.is_some());
     let is_missed = is_seen && live.is_none();
-    if let Some(cluster) = cluster.as_deref().filter(|_| state == ClusterState::Ready)
-        && context.waits_for_look(topic, cluster, is_missed)
-    {
-        state = ClusterState::Restarting;
+    if let Some(cluster) = cluster.as_deref().filter(|_| state == ClusterState::Ready) {
+        state = context.after_look(topic, cluster, is_missed);
     }
     may_come |= live.is_none() && !is_seen && context.began.elapsed() < UNANSWERED;
     // A namespace that is being deleted loses its pods first: its clusters stop serving before its
@@ -610,9 +617,10 @@ async fn tell(context: &Context, topic: &KafkaTopic, pass: &TopicPass) {
     let new = ready(Some(&pass.status));
     // A topic that is there and whose cluster is away tells nothing of its own: the cluster tells
     // it once for all.
-    let waits_for_cluster = TopicWait::Cluster(ClusterState::NotReady).reason();
+    let about_cluster = [ClusterState::NotReady, ClusterState::NotChecked]
+        .map(|state| TopicWait::Cluster(state).reason());
     let is_about_cluster = |state: &Option<(String, String, String)>| {
-        state.as_ref().is_some_and(|(_, reason, _)| reason == waits_for_cluster)
+        state.as_ref().is_some_and(|(_, reason, _)| about_cluster.contains(&reason.as_str()))
     };
     let old = ready(topic.status.as_ref());
     let was_there = topic.status.as_ref().is_some_and(|status| status.topic_id.is_some());

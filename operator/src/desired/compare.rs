@@ -364,7 +364,8 @@ mod tests {
     fn what_others_put_there_counts_as_applied_when_it_is_taken_over() {
         let port = |number: u16| format!("k:{{\"port\":{number}}}");
         let entry = |manager: &str, operation: &str, fields: Value| json!({"manager": manager, "operation": operation, "fieldsV1": fields});
-        let live = |entries: Value| json!({"apiVersion": "v1", "metadata": {"managedFields": entries}});
+        let live =
+            |entries: Value| json!({"apiVersion": "v1", "metadata": {"managedFields": entries}});
         let ours = json!({"f:spec": {"f:a": {}, "f:ports": {port(1): {".": {}, "f:name": {}}}}});
         let theirs = json!({
             "f:metadata": {"f:labels": {"f:x": {}}},
@@ -373,16 +374,22 @@ mod tests {
         let mut status = entry("c", "Update", json!({"f:status": {}}));
         status["subresource"] = json!("status");
         let all = json!([
-            entry("a", "Update", theirs), entry(MANAGER, "Apply", ours.clone()),
-            entry("b", "Apply", json!({"f:spec": {"f:d": {}}})), status,
+            entry("a", "Update", theirs),
+            entry(MANAGER, "Apply", ours.clone()),
+            entry("b", "Apply", json!({"f:spec": {"f:d": {}}})),
+            status,
         ]);
         let taken = json!([
             entry("a", "Update", json!({"f:metadata": {"f:labels": {"f:x": {}}}})),
-            entry(MANAGER, "Apply", json!({"f:spec": {
-                "f:a": {".": {}, "f:b": {}},
-                "f:ports": {port(1): {".": {}, "f:name": {}}, port(2): {".": {}}},
-                "f:c": {}, "f:d": {},
-            }})),
+            entry(
+                MANAGER,
+                "Apply",
+                json!({"f:spec": {
+                    "f:a": {".": {}, "f:b": {}},
+                    "f:ports": {port(1): {".": {}, "f:name": {}}, port(2): {".": {}}},
+                    "f:c": {}, "f:d": {},
+                }})
+            ),
             status,
         ]);
         assert_eq!(taken_over(&live(all)).map(Value::from), Some(taken));

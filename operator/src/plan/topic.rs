@@ -40,6 +40,9 @@ pub enum ClusterState {
     NotReady,
     /// It served until less than [`RESTART_PATIENCE_SECONDS`] ago: most likely a broker restarts.
     Restarting,
+    /// It serves, and for longer than that it could not be checked whether its brokers have their
+    /// volumes.
+    NotChecked,
     /// It should serve and has not answered for longer than that; what the first call met.
     Unreachable(String),
     /// It serves.
@@ -125,6 +128,8 @@ pub enum TopicStep {
 pub enum TopicWait {
     /// Its cluster.
     Cluster(ClusterState),
+    /// The topic is to be deleted before its object goes, and its cluster is waited for.
+    NotDeleted(ClusterState),
     /// A request to make the topic that may still be carried out: what is deleted before it would
     /// be there after it.
     BeingMade,
@@ -288,7 +293,7 @@ fn plan_deletion(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
             }
         }
         (ClusterState::Ready, None) => plan.steps.push(TopicStep::RemoveFinalizer),
-        (state, _) => plan.wait = Some(TopicWait::Cluster(state.clone())),
+        (state, _) => plan.wait = Some(TopicWait::NotDeleted(state.clone())),
     }
     plan
 }
@@ -400,19 +405,36 @@ impl std::fmt::Display for Refusal {
 }
 
 impl TopicWait {
+    /// Whether waiting alone will not end it.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherOwner(_)
+                | Self::Cluster(ClusterState::NotChecked)
+                | Self::NotDeleted(ClusterState::NotChecked)
+        )
+    }
+
     /// A CamelCase word for conditions and events.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Cluster(ClusterState::NotChecked) => "ClusterNotChecked",
             Self::Cluster(_) => "WaitingForCluster",
             Self::BeingMade => "BeingMade",
             Self::OtherOwner(_) => "ResourceConflict",
-            Self::Deleting(_) => "Deleting",
+            Self::Deleting(_) | Self::NotDeleted(_) => "Deleting",
             Self::NotMade | Self::NotChanged(_) => "Paused",
             Self::NamespaceTerminating => "NamespaceTerminating",
         }
     }
 }
+
+/// What a topic says that waits for a cluster which is [`ClusterState::NotChecked`].
+const NOT_CHECKED: &str = "the cluster serves, and the operator cannot check whether its brokers \
+                           have the volumes that they had, so that topics would be made on empty \
+                           ones; the conditions of the KafkaCluster tell what cannot be checked";
 
 impl std::fmt::Display for TopicWait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -426,8 +448,25 @@ impl std::fmt::Display for TopicWait {
                 "cluster not ready: there is no KafkaCluster of the name in spec.clusterRef in \
                  this namespace, or its conditions tell why it does not serve",
             ),
+            Self::Cluster(ClusterState::NotChecked) => f.write_str(NOT_CHECKED),
             Self::Cluster(ClusterState::Unreachable(why)) => {
                 write!(f, "the cluster is ready, but does not answer: {why}")
+            }
+            Self::NotDeleted(state) => {
+                f.write_str("the object is being deleted, and its topic is deleted before: ")?;
+                match state {
+                    ClusterState::NotChecked => f.write_str(NOT_CHECKED)?,
+                    ClusterState::Unreachable(why) => {
+                        write!(f, "the KafkaCluster is ready, but does not answer: {why}")?;
+                    }
+                    _ => {
+                        f.write_str("the KafkaCluster does not serve, and its conditions tell why")?
+                    }
+                }
+                f.write_str(
+                    "; to let the object go at once and keep the topic, set spec.deletionPolicy \
+                     to Retain",
+                )
             }
             Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
             Self::BeingMade => f.write_str(

@@ -243,9 +243,7 @@ impl Wait {
             }
             Self::GoesOnWithout { .. } => row(6, "Going on without", "GoingOnWithout", true, false),
             Self::BrokerRestarting { .. } => row(6, "Restarting", "BrokerRestarting", true, false),
-            Self::NotRestarted { .. } => {
-                row(2, "Not restarted", "BrokerNotRestarted", true, false)
-            }
+            Self::NotRestarted { .. } => row(2, "Not restarted", "BrokerNotRestarted", true, false),
             Self::NotMade { .. } => row(6, "Paused", "Paused", true, false),
             Self::BrokerStarting { .. } => row(7, "Starting", "BrokerStarting", true, false),
             Self::IdentityUnknown { .. } => {

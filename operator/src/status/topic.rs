@@ -72,8 +72,7 @@ fn set_conditions(
         }
         (None, None, Some(wait)) => {
             let told = |status| Told::new(status, wait.reason(), wait);
-            let is_fault = matches!(wait, TopicWait::OtherOwner(_));
-            (told("False"), told("True"), is_fault.then(|| told("True")))
+            (told("False"), told("True"), wait.is_fault().then(|| told("True")))
         }
         (None, None, None) => {
             (Told::new("True", "Ready", ""), Told::new("False", "AsDesired", ""), None)
