@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::objects::NOT_UNDERSTOOD;
+
 /// Which controller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Labels {
@@ -121,6 +123,18 @@ impl Metrics {
         }
     }
 
+    /// Takes up that the operator does not know an object any more: it is gone, or cannot be read.
+    /// Of one that cannot be read, that is told until it can be, or is gone.
+    pub(crate) fn forget(&self, kind: &'static str, namespace: &str, name: &str) {
+        let object = (kind, namespace.to_owned(), name.to_owned());
+        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_unread = reasons.get(&object).is_some_and(|reason| reason == NOT_UNDERSTOOD);
+        drop(reasons);
+        if !is_unread {
+            self.set_not_ready(kind, namespace, name, None);
+        }
+    }
+
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
@@ -152,7 +166,10 @@ mod tests {
             "{}",
             metrics.text()
         );
-        metrics.set_not_ready("KafkaTopic", "ns", "a", None);
+        metrics.forget("KafkaTopic", "ns", "a");
+        metrics.set_not_ready("KafkaTopic", "ns", "b", Some(NOT_UNDERSTOOD));
+        metrics.forget("KafkaTopic", "ns", "b");
+        assert_eq!(told(), 1, "it cannot be read, and is there");
         metrics.set_not_ready("KafkaTopic", "ns", "b", None);
         assert_eq!(told(), 0);
     }

@@ -250,12 +250,7 @@ pub(crate) fn told<T, E: std::error::Error + 'static>(
     match result {
         Ok(_) => {}
         Err(controller::Error::ObjectNotFound(gone)) => {
-            metrics.set_not_ready(
-                kind,
-                gone.namespace.as_deref().unwrap_or_default(),
-                &gone.name,
-                None,
-            );
+            metrics.forget(kind, gone.namespace.as_deref().unwrap_or_default(), &gone.name);
             tracing::debug!(object = %gone, "gone");
         }
         Err(controller::Error::ReconcilerFailed(failed, object)) => {

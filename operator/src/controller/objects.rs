@@ -2,7 +2,7 @@
 //! is told, and keeps no other from being looked after.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -247,7 +247,7 @@ impl<K: Ours> Resource for Guarded<K> {
 }
 
 /// What is said of an object that this version cannot read.
-const NOT_UNDERSTOOD: &str = "NotUnderstood";
+pub(super) const NOT_UNDERSTOOD: &str = "NotUnderstood";
 /// So many of them wait to be told at most; a watch that begins again tells the others.
 const UNTOLD_MAX: usize = 1024;
 
@@ -263,7 +263,25 @@ pub(super) fn watched<K: Ours>(
         not_understood(NotUnderstood { bare: bare.clone(), names, error, is_gone });
         bare
     };
-    let read = move |event: Event<Guarded<K>>| match event {
+    let mut known = KnownUnread::default();
+    let read = move |event: Event<Guarded<K>>| {
+        for (namespace, name) in known.take(&event) {
+            let metadata = ObjectMeta { namespace, name, ..ObjectMeta::default() };
+            tell(Unread { metadata, names: Names::default(), error: String::new() }, true);
+        }
+        understood(event, &mut tell)
+    };
+    kube::runtime::watcher(api, paged())
+        .map_ok(read)
+        .filter_map(|event| std::future::ready(event.transpose()))
+}
+
+/// An event about objects that can be read; the others are told.
+fn understood<K>(
+    event: Event<Guarded<K>>,
+    tell: &mut impl FnMut(Unread, bool) -> K,
+) -> Option<Event<K>> {
+    match event {
         Event::Init => Some(Event::Init),
         Event::InitDone => Some(Event::InitDone),
         Event::InitApply(Guarded(Ok(object))) => Some(Event::InitApply(object)),
@@ -275,10 +293,46 @@ pub(super) fn watched<K: Ours>(
         }
         Event::Apply(Guarded(Err(found))) => Some(Event::Delete(tell(*found, false))),
         Event::Delete(Guarded(Err(found))) => Some(Event::Delete(tell(*found, true))),
-    };
-    kube::runtime::watcher(api, paged())
-        .map_ok(read)
-        .filter_map(|event| std::future::ready(event.transpose()))
+    }
+}
+
+/// Namespace and name of an object.
+type Place = (Option<String>, Option<String>);
+
+/// The objects of a watch that cannot be read.
+#[derive(Default)]
+struct KnownUnread {
+    known: BTreeSet<Place>,
+    /// Those that the list which is being read has so far.
+    listed: BTreeSet<Place>,
+}
+
+impl KnownUnread {
+    /// Takes up an event. Answers with those that went while nobody watched: a list is without
+    /// them.
+    fn take<K: Ours>(&mut self, event: &Event<Guarded<K>>) -> BTreeSet<Place> {
+        let place = |object: &Guarded<K>| {
+            let metadata = object.meta();
+            (metadata.namespace.clone(), metadata.name.clone())
+        };
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitDone => {
+                let before = std::mem::replace(&mut self.known, std::mem::take(&mut self.listed));
+                return before.difference(&self.known).cloned().collect();
+            }
+            Event::InitApply(object) if object.0.is_err() => {
+                self.known.insert(place(object));
+                self.listed.insert(place(object));
+            }
+            Event::Apply(object) if object.0.is_err() => drop(self.known.insert(place(object))),
+            // A pass, or the end of the object, tells what is so from now on.
+            Event::InitApply(object) | Event::Apply(object) | Event::Delete(object) => {
+                self.known.remove(&place(object));
+            }
+        }
+        BTreeSet::new()
+    }
 }
 
 /// Tells each object that cannot be read, in its status and by an event, once for each change of
@@ -291,6 +345,11 @@ pub(super) async fn tell_not_understood<K: Ours>(
     let mut told: BTreeMap<(Option<String>, String), Option<i64>> = BTreeMap::new();
     while let Some((object, error)) = found.recv().await {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let Some(error) = error else {
+            told.retain(|(_, known), _| *known != name);
+            context.metrics.set_not_ready(kind, &namespace, &name, None);
+            continue;
+        };
         let generation = object.meta().generation;
         let key = (object.uid(), name.clone());
         if told.get(&key) == Some(&generation) {
@@ -362,8 +421,8 @@ pub(super) fn news_of<K: Resource>(object: &K) -> Option<u64> {
     Some(hash.finish())
 }
 
-/// What cannot be read, and why.
-type Untold<K> = (K, String);
+/// What cannot be read, and why; without a reason once it is gone.
+type Untold<K> = (K, Option<String>);
 
 /// A channel for what cannot be read.
 pub(super) fn untold<K>() -> (mpsc::Sender<Untold<K>>, mpsc::Receiver<Untold<K>>) {
@@ -378,9 +437,10 @@ pub(super) fn tell_later<K: Ours>(
 ) {
     if !found.is_gone {
         context.held_unread.note(&found.bare);
-        // One that does not fit is told by the next watch.
-        let _ = told.try_send((found.bare, found.error));
     }
+    let error = (!found.is_gone).then_some(found.error);
+    // One that does not fit is told by the next watch.
+    let _ = told.try_send((found.bare, error));
 }
 
 #[cfg(test)]
@@ -412,6 +472,30 @@ mod tests {
         let found = object(json!({"a": "1".repeat(TOPIC_CONFIG_MAX)})).unwrap_err();
         assert!(found.error.contains("may have 32768"), "{}", found.error);
         assert!(serde_json::to_string(&found.metadata).unwrap().len() < 1000);
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_known_until_it_can_be_or_is_gone() {
+        let object = |name: &str, is_read: bool| {
+            let config = if is_read { json!({}) } else { json!(7) };
+            let spec = json!({"clusterRef": {"name": "c"}, "config": config});
+            let guard = json!({"metadata": {"name": name}, "spec": spec});
+            serde_json::from_value::<Guarded<KafkaTopic>>(guard).unwrap()
+        };
+        let mut known = KnownUnread::default();
+        let mut listed = |objects: &[(&str, bool)], then: Vec<Event<Guarded<KafkaTopic>>>| {
+            let all = objects.iter().map(|(name, is_read)| object(name, *is_read));
+            let all = all.map(Event::InitApply).chain([Event::InitDone]).chain(then);
+            let gone = std::iter::once(Event::Init).chain(all).flat_map(|it| known.take(&it));
+            gone.filter_map(|(_, name)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&[("a", false), ("b", true)], vec![]), Vec::<String>::new());
+        assert_eq!(listed(&[("b", false), ("a", false)], vec![]), Vec::<String>::new());
+        let again = vec![Event::Apply(object("b", false)), Event::Apply(object("c", false))];
+        assert_eq!(listed(&[("b", true)], again), ["a"]);
+        let ends = vec![Event::Delete(object("b", false)), Event::Apply(object("c", true))];
+        assert_eq!(listed(&[("b", false), ("c", false)], ends), Vec::<String>::new());
+        assert_eq!(listed(&[], vec![]), Vec::<String>::new());
     }
 
     #[test]
