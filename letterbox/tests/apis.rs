@@ -71,13 +71,24 @@ fn a_fetch_of_nothing_is_answered_at_once() {
     let broker = Broker::start(dir.path(), "");
     let mut stream = broker.connect();
     let asked = Instant::now();
-    for version in [4, 7, 12] {
+    // Whoever says that it is a replica waits for nothing either.
+    for (version, replica) in
+        [(4, -1), (7, -1), (12, -1), (4, 0), (6, 1), (11, 1), (12, 1), (15, 1), (17, 1)]
+    {
         let request = m::FetchRequest::default()
+            .with_replica_id(if version < 15 { replica.into() } else { (-1).into() })
+            .with_replica_state(
+                m::fetch_request::ReplicaState::default().with_replica_id(if version < 15 {
+                    (-1).into()
+                } else {
+                    replica.into()
+                }),
+            )
             .with_min_bytes(1)
             .with_max_bytes(1 << 20)
             .with_max_wait_ms(600_000);
         let Response::Fetch(answer) = ask(&mut stream, version, request) else { unreachable!() };
-        assert_eq!((answer.error_code, answer.responses.len()), (0, 0), "v{version}");
+        assert_eq!((answer.error_code, answer.responses.len()), (0, 0), "v{version} {replica}");
     }
     assert!(asked.elapsed() < common::PATIENCE, "max.wait.ms was waited for");
 }

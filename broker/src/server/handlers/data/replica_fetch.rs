@@ -113,13 +113,14 @@ pub(super) async fn fetch(
     let most = usize::try_from(request.max_bytes).unwrap_or(0);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(most).max(1);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    let mut deadline = Instant::now() + wait;
     let topics: Vec<AskedTopic> =
         request.topics.into_iter().map(|topic| look_up(&services, replica, topic)).collect();
-    let mut parked = Parked::new(&topics);
+    // Where nothing could grow, there is no wait: nothing would end it.
+    let waits = topics.iter().flat_map(|topic| &topic.partitions).any(|asked| asked.found.is_ok());
+    let mut deadline = Instant::now() + if waits { wait } else { Duration::ZERO };
+    let (mut parked, mut is_registered) = (Parked::new(&topics), false);
     let hurry = replica.map(|replica| services.parked.of(replica.id)).unwrap_or_default();
     loop {
-        let is_registered = !parked.tickets.is_empty();
         let mut memory = Share::new(&services.memory);
         let (fetched, enough) = gather(&services, &topics, (most, min_bytes), &mut memory).await;
         if enough || Instant::now() >= deadline {
@@ -130,11 +131,15 @@ pub(super) async fn fetch(
         if !is_registered {
             // And looks again, so that no move is missed in between.
             parked.register();
+            is_registered = true;
             continue;
         }
         tokio::select! {
             biased;
-            () = parked.moved() => parked.give_up(),
+            () = parked.moved() => {
+                parked.give_up();
+                is_registered = false;
+            }
             () = tokio::time::sleep_until(deadline) => {}
             () = hurry.notified() => deadline = Instant::now(),
             () = held.until_pressed() => deadline = Instant::now(),
