@@ -334,17 +334,16 @@ fn kept(before: &Arc<[BrokerId]>, after: Vec<BrokerId>) -> Arc<[BrokerId]> {
 /// it may lead. If it were more, the ELR could hold somebody who has missed what was committed.
 pub(super) fn min_insync(image: &MetadataImage, topic: &Topic, replicas: &[BrokerId]) -> usize {
     let set = |configs: &Configs| configs.get(MIN_INSYNC).map(|text| text.trim().parse().ok());
+    // Who is not registered does not lead, and says nothing.
     let of_broker = |id: &BrokerId| {
-        image
-            .broker_configs
-            .get(id)
-            .and_then(set)
-            .or_else(|| set(&image.cluster_configs))
-            .unwrap_or_else(|| Some(image.brokers.get(id)?.min_insync_replicas))
+        let broker = image.brokers.get(id)?;
+        let configs = image.broker_configs.get(id);
+        let set = configs.and_then(set).or_else(|| set(&image.cluster_configs));
+        set.unwrap_or(Some(broker.min_insync_replicas))
     };
     let min_insync = match set(&topic.configs) {
         Some(of_topic) => of_topic,
-        None => replicas.iter().map(of_broker).min().flatten(),
+        None => replicas.iter().filter_map(of_broker).min(),
     };
     min_insync.unwrap_or(1)
 }

@@ -1306,6 +1306,18 @@ fn the_loss_of_a_disk_may_be_accepted_before_another_one_comes() {
     );
 }
 
+/// Else the next one to stop would not be known to have everything.
+#[test]
+fn who_is_unregistered_says_nothing_of_how_many_must_be_in_sync() {
+    let mut one = One::new(&[]);
+    IDS[..3].iter().for_each(|id| one.start(*id, true, 2));
+    one.alter(&IDS[..3]).unwrap();
+    one.0.run(&UnregisterBroker { id: IDS[2] }).unwrap();
+    one.fence(IDS[1], true);
+    let state = one.state();
+    assert_eq!((&*state.isr, &*state.elr), (&IDS[..1], &IDS[1..2]));
+}
+
 /// It may come back, with any disk.
 #[test]
 fn who_is_unregistered_counts_for_nothing_and_is_taken_with_what_it_has() {
