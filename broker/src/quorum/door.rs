@@ -391,12 +391,14 @@ impl Door {
                 let request = decode_append(&body)?;
                 drop(body);
                 check_append(from, &request)?;
+                self.identity.hear_leader();
                 serde_json::to_vec(&raft.append_entries(request).await)?
             }
             SNAPSHOT => {
                 let request = decode_snapshot(&body)?;
                 drop(body);
                 check_snapshot(from, &request)?;
+                self.identity.hear_leader();
                 serde_json::to_vec(&self.install(&raft, from, request).await?)?
             }
             WOULD => {

@@ -135,6 +135,8 @@ pub(super) struct Identity {
     pub(super) refused: AtomicU64,
     /// Why each node was refused last: it tries again and again.
     said: Mutex<BTreeMap<u64, String>>,
+    /// When a leader last had entries for this node, or none.
+    heard_at: Mutex<Option<Instant>>,
     /// What is known of each other voter.
     met: Mutex<BTreeMap<u64, Met>>,
     /// What each voter tells only this node, by which it knows that this is the voter it is.
@@ -226,6 +228,7 @@ impl Identity {
             raft: OnceLock::new(),
             refused: AtomicU64::new(0),
             said: Mutex::default(),
+            heard_at: Mutex::default(),
             met: Mutex::default(),
             secrets: Mutex::default(),
             sees: Mutex::default(),
@@ -479,6 +482,16 @@ impl Identity {
     /// What proves to `node` that this is the voter it is.
     pub(super) fn secret_of(&self, node: u64) -> Uuid {
         lock(&self.secrets).get(&node).copied().unwrap_or_default()
+    }
+
+    /// A leader has called, with entries or without.
+    pub(super) fn hear_leader(&self) {
+        *lock(&self.heard_at) = Some(Instant::now());
+    }
+
+    /// When a leader has called last.
+    pub(super) fn heard_at(&self) -> Option<Instant> {
+        *lock(&self.heard_at)
     }
 
     /// Says why `node` is not heard, or does not hear this node, when that has changed.

@@ -40,6 +40,8 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 const SAY_EVERY: Duration = Duration::from_secs(30);
 /// A member that has been silent for so long gives its id to a node at another address.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
+/// A node that has not heard of a leader for so long asks what it is to the others.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(4);
 /// No more are taken.
 const MEMBERS_MAX: usize = 256;
 /// No more vote: each hello names all voters (`HELLO_LEN_MAX`), also one that is to replace another.
@@ -261,12 +263,15 @@ impl Attendant {
     async fn watch(&self) {
         let mut metrics = self.raft.metrics();
         let (mut said, mut said_at) = (String::new(), Instant::now());
+        let began = Instant::now();
         loop {
-            metrics.borrow_and_update();
-            let leads = metrics.borrow().state == ServerState::Leader;
+            let leads = metrics.borrow_and_update().state == ServerState::Leader;
+            // What its own log says of a member that was taken out need not be true any more.
+            let heard_at = self.identity.heard_at().unwrap_or(began);
+            let is_cut_off = !leads && heard_at.elapsed() > CUT_OFF_AFTER;
             let reason = match leads {
                 true => self.lead().await,
-                false if self.is_as_said() => None,
+                false if self.is_as_said() && !is_cut_off => None,
                 false => self.ask().await,
             };
             if let Some(reason) = reason {
@@ -275,8 +280,11 @@ impl Attendant {
                     (said, said_at) = (reason, Instant::now());
                 }
                 tokio::time::sleep(ASK_EVERY * 4).await;
+            } else if is_cut_off {
+                tokio::time::sleep(ASK_EVERY * 4).await;
             } else if self.is_settled(leads) {
-                if metrics.changed().await.is_err() {
+                // Nothing wakes a node that was taken out.
+                if let Ok(Err(_)) = timeout(CUT_OFF_AFTER, metrics.changed()).await {
                     return;
                 }
             } else {
@@ -382,6 +390,7 @@ pub(super) async fn change(
     deadline: Instant,
 ) -> Result<(), ChangeError> {
     let identity = &*dialer.identity;
+    let began = Instant::now();
     let mut metrics = raft.metrics();
     let late = |reason: String| ApiError::new(ErrorCode::RequestTimedOut, reason).into();
     loop {
@@ -399,7 +408,7 @@ pub(super) async fn change(
                 "Request timed out waiting for leader to handle previous voter change request"
                     .to_owned()
             }
-            Ok(_turn) => match step(identity, &identity.own(), change)? {
+            Ok(_turn) => match step(identity, &identity.own(), change, began)? {
                 Step::Change(next) => match make(raft, next).await {
                     Err(ChangeError::Refused(error))
                         if error.code == ErrorCode::RequestTimedOut =>
@@ -425,7 +434,12 @@ pub(super) async fn change(
     }
 }
 
-fn step(identity: &Identity, own: &Known, change: &VoterChange) -> Result<Step, ApiError> {
+fn step(
+    identity: &Identity,
+    own: &Known,
+    change: &VoterChange,
+    began: Instant,
+) -> Result<Step, ApiError> {
     let [voters] = own.configs.as_slice() else {
         return Ok(Step::Wait(
             "Request timed out waiting for voters to commit the latest voter change".to_owned(),
@@ -433,7 +447,7 @@ fn step(identity: &Identity, own: &Known, change: &VoterChange) -> Result<Step, 
     };
     let named = |node, directory_id| Named::of(identity, own, node, directory_id);
     let step = match change {
-        VoterChange::Forget { node } => return Ok(forget(identity, own, *node)),
+        VoterChange::Forget { node } => return Ok(forget(identity, own, *node, began)),
         VoterChange::Add { node, directory_id } => {
             add(identity, own, voters, &named(*node, *directory_id)?)?
         }
@@ -529,9 +543,17 @@ fn remove(
     Ok(Step::Change(ChangeMembers::RemoveVoters([*id].into())))
 }
 
-fn forget(identity: &Identity, own: &Known, node: BrokerId) -> Step {
-    let id = u64::try_from(node.0).ok().filter(|id| own.members.contains_key(id));
-    let Some(id) = id.filter(|id| !own.is_voter(*id)) else { return Step::Done };
+/// A node that is there is forgotten once it has all entries up to `began`: among them may be the one
+/// that tells it so.
+fn forget(identity: &Identity, own: &Known, node: BrokerId, began: Instant) -> Step {
+    let member = u64::try_from(node.0).ok().and_then(|id| own.members.get_key_value(&id));
+    let Some((&id, member)) = member.filter(|(id, _)| !own.is_voter(**id)) else {
+        return Step::Done;
+    };
+    let has_all = identity.met_as(id, member.incarnation).caught_up.is_some_and(|at| at >= began);
+    if identity.is_followed_by(own, id, identity.lease) && !has_all {
+        return Step::Wait(format!("node {node} is there, and does not have all entries yet"));
+    }
     let next = ChangeMembers::RemoveNodes([id].into());
     if would_stand(identity, own, &next) {
         return Step::Change(next);

@@ -209,6 +209,45 @@ async fn a_voter_that_lost_its_disk_is_replaced_by_its_next_log_and_not_taken_fo
     shut_down(nodes).await;
 }
 
+#[allow(clippy::disallowed_methods, reason = "the test changes disks")]
+fn put(from: &Path, to: &Path) {
+    std::fs::rename(from, to).unwrap();
+}
+
+/// Its own log says that it is a member, and that of the others does not: because it was taken out,
+/// or because another disk was in the place of its own for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_taken_out_and_does_not_know_it_is_a_member_again_when_it_is_back() {
+    let (dir, ports) = (tempfile::tempdir().unwrap(), free_ports().await);
+    let mut nodes = Nodes::from([(1, open(founder(dir.path(), &ports), 0).await)]);
+    let own = || joining(dir.path(), 3, &ports, false);
+    nodes.insert(3, open(own(), 0).await);
+    create(&nodes, "a").await;
+    all_show(&nodes, &["a".to_owned()]).await;
+    nodes.remove(&3).unwrap().shutdown().await;
+    let forget = VoterChange::Forget { node: BrokerId(3) };
+    change(&nodes, 1, forget, PATIENCE).await.unwrap();
+    let observes = |nodes: &Nodes| nodes[&1].status().observers.contains_key(&BrokerId(3));
+    assert!(!observes(&nodes));
+    create(&nodes, "b").await;
+    nodes.insert(3, open(own(), 0).await);
+    all_show(&nodes, &["a".to_owned(), "b".to_owned()]).await;
+    assert!(observes(&nodes));
+
+    nodes.remove(&3).unwrap().shutdown().await;
+    let (present, aside) = (own().dir, dir.path().join("aside"));
+    put(&present, &aside);
+    nodes.insert(3, open(own(), 1).await);
+    create(&nodes, "c").await;
+    all_show(&nodes, &["a".to_owned(), "b".to_owned(), "c".to_owned()]).await;
+    nodes.remove(&3).unwrap().shutdown().await;
+    empty(&own());
+    put(&aside, &present);
+    nodes.insert(3, open(own(), 0).await);
+    all_show(&nodes, &["b".to_owned(), "c".to_owned()]).await;
+    shut_down(nodes).await;
+}
+
 /// With `controller.quorum.auto.join.enable` nobody has to ask for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_are_to_join_vote_by_themselves_also_with_an_empty_disk() {

@@ -27,21 +27,27 @@ pub(crate) async fn unregister(
     unregistered(carry_out(&services, BrokerId(request.broker_id.0)).await)
 }
 
-/// Out of the quorum first: what fails then is found by whoever asks again, because the broker is
-/// still registered.
+/// Out of the metadata first: a process that still runs as this broker learns so that it is no longer
+/// one, which a node that is out of the quorum hears from nobody. Where the quorum has not followed,
+/// whoever asks again has it follow.
 async fn carry_out(services: &Services, id: BrokerId) -> Result<(), ApiError> {
     let image = services.newest_image(WITHIN).await?;
-    if !image.brokers.contains_key(&id) {
-        return Err(UnregisterBroker { id }.not_registered());
+    let unregistered = if image.brokers.contains_key(&id) {
+        let done = services.change(UnregisterBroker { id }, Within::asked(WITHIN_MS, false)).await;
+        done.map_err(|error| of_controller(&error))?.outcome
+    } else {
+        Err(UnregisterBroker { id }.not_registered())
+    };
+    let is_gone = |error: &ApiError| error.code == ErrorCode::BrokerIdNotRegistered;
+    if unregistered.as_ref().map_or_else(is_gone, |()| true) {
+        let forget = VoterChange::Forget { node: id };
+        let forgotten = services.controller.change_voters(&forget, WITHIN).await;
+        forgotten.map_err(|error| match error {
+            ControllerError::Refused(error) => error,
+            error => of_controller(&error),
+        })?;
     }
-    let forget = VoterChange::Forget { node: id };
-    let forgotten = services.controller.change_voters(&forget, WITHIN).await;
-    forgotten.map_err(|error| match error {
-        ControllerError::Refused(error) => error,
-        error => of_controller(&error),
-    })?;
-    let done = services.change(UnregisterBroker { id }, Within::asked(WITHIN_MS, false)).await;
-    done.map_err(|error| of_controller(&error))?.outcome
+    unregistered
 }
 
 /// The answer.
