@@ -1260,12 +1260,13 @@ impl Log {
         inner.epochs.truncate_from_end(end);
         (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) =
             (true, true, file_end, 0);
-        self.cuts.fetch_add(1, Ordering::AcqRel);
         self.durable.fetch_min(end, Ordering::AcqRel);
         // The batch that holds the log start was cut as a whole.
         self.start.fetch_min(end, Ordering::AcqRel);
         self.high_watermark.fetch_min(end, Ordering::AcqRel);
         self.end.store(end, Ordering::Release);
+        // Behind the end: whoever knows of this cut must not know the end of before.
+        self.cuts.fetch_add(1, Ordering::AcqRel);
         self.recovery_point.fetch_min(end, Ordering::AcqRel);
         inner.producers =
             recover::read_producers(&self.dir.disk, &self.path, &self.segments.load(), end)?;
