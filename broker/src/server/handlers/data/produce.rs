@@ -4,6 +4,7 @@
 //! version 13), 951 (leader hints: not given yet). Transactions are not
 //! offered; a batch that says it is part of one is refused by the log.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -350,9 +351,12 @@ fn names_twice(asked: &[Asked]) -> bool {
     if count < 2 {
         return false;
     }
-    let mut all = Vec::with_capacity(count);
+    let (mut all, mut numbers) = (Vec::with_capacity(count), BTreeMap::new());
     for (topic, partitions) in asked {
-        all.extend(partitions.iter().map(|partition| (partition.index, topic)));
+        // Names are compared once for each topic: they may be long, and partitions many.
+        let next = numbers.len();
+        let number = *numbers.entry(topic).or_insert(next);
+        all.extend(partitions.iter().map(|partition| (number, partition.index)));
     }
     all.sort_unstable();
     all.windows(2).any(|pair| matches!(pair, [one, next] if one == next))
