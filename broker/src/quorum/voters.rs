@@ -266,6 +266,9 @@ impl Attendant {
         let began = Instant::now();
         loop {
             let leads = metrics.borrow_and_update().state == ServerState::Leader;
+            if leads {
+                self.identity.hear_leader();
+            }
             // What its own log says of a member that was taken out need not be true any more.
             let heard_at = self.identity.heard_at().unwrap_or(began);
             let is_cut_off = !leads && heard_at.elapsed() > CUT_OFF_AFTER;
@@ -358,8 +361,10 @@ impl Attendant {
                     return None;
                 }
                 Ok(Ok(Attended::Done)) => {
-                    // All but where it is reached, which others find out by themselves.
-                    tokio::time::sleep(SILENT_AFTER).await;
+                    if !self.is_as_said() {
+                        // All but where it is reached, which others find out by themselves.
+                        tokio::time::sleep(SILENT_AFTER).await;
+                    }
                     return None;
                 }
                 Ok(Ok(Attended::NotLeader) | Err(_)) | Err(_) => {}
