@@ -335,7 +335,8 @@ pub struct PartitionState {
     #[serde(default, skip_serializing_if = "is_none")]
     pub lost: Arc<[BrokerId]>,
     /// Replicas that have not been in sync since a leader was elected that may lack committed
-    /// records: what they have is not deleted for a leader, but set aside.
+    /// records. Of one a log that lacks records within it is set aside, not emptied, before it
+    /// follows; and no move takes it away, unless its broker is unregistered.
     #[serde(default, skip_serializing_if = "is_none")]
     pub may_have_more: Arc<[BrokerId]>,
     /// The leader; `None` while nobody who has every committed record is alive.
@@ -365,8 +366,8 @@ impl PartitionState {
         self.offline.contains(&id) && !self.isr.contains(&id) && !self.elr.contains(&id)
     }
 
-    /// Whether nobody leads by itself, whoever comes back: of several it is not known who has the
-    /// most. A person elects one.
+    /// Whether it is not known which of several replicas has the most, and nobody is known to have
+    /// everything: a person elects one, or `unclean.leader.election.enable=true` does.
     #[must_use]
     pub fn waits_for_a_person(&self) -> bool {
         self.isr.is_empty() && self.elr.is_empty() && self.last_known_elr.len() > 1

@@ -9,7 +9,8 @@
 //! A log that lacks its end is apart from one that was lost. Who led last and lacks an end leads
 //! again, because nobody is known to have more. A lost log leads by itself only where there is no
 //! other replica: the others would empty theirs, and of several lost logs one may be empty and
-//! another copied nearly whole. A person asks for one of them by an unclean election.
+//! another copied nearly whole. A person asks for one of them by an unclean election. Nor does by
+//! itself who is only getting the partition, beside lost logs: it may be empty.
 //!
 //! Invariants of every state made here: `leader ∈ isr ⊆ replicas \ offline`; the ISR is empty only without a
 //! leader; `lost ⊆ replicas \ (isr ∪ elr)`; `may_have_more ⊆ replicas \ isr`; ISR, ELR and last
@@ -165,10 +166,15 @@ impl<'a> Change<'a> {
         self.with_isr(|id| isr.contains(&id))
     }
 
-    /// All replicas that stay are in sync: those that are to go do.
-    fn complete_move(&mut self) {
+    /// All replicas that stay are in sync: those that are to go do, and their logs are deleted.
+    /// Not while one of them may have committed records that its leader lacks, unless its broker is
+    /// unregistered, which says that it is gone for good.
+    fn complete_move(&mut self, election: Election) {
         let stays = |id: &&BrokerId| !self.removing.contains(id);
-        if self.replicas.iter().filter(stays).all(|id| self.isr.contains(id)) {
+        let is_there = |id: &BrokerId| self.image.brokers.contains_key(id);
+        let may_go = |id: &BrokerId| !self.may_have_more(*id, election) || !is_there(id);
+        let is_done = self.replicas.iter().filter(stays).all(|id| self.isr.contains(id));
+        if is_done && self.removing.iter().all(may_go) {
             let removing = std::mem::take(&mut self.removing);
             self.replicas.retain(|id| !removing.contains(id));
             self.isr.retain(|id| !removing.contains(id));
@@ -176,18 +182,22 @@ impl<'a> Change<'a> {
         }
     }
 
+    /// Whether a replica was not in sync since a leader was elected that may lack committed records.
+    fn may_have_more(&self, id: BrokerId, election: Election) -> bool {
+        let had_more = !election.is_clean() || self.before.may_have_more.contains(&id);
+        had_more && !self.isr.contains(&id)
+    }
+
     /// The state; `None` when nothing changes.
     pub(super) fn build(mut self) -> Option<PartitionState> {
         let election = self.bring_back();
-        self.complete_move();
+        self.complete_move(election);
         let before = self.before;
         let elr = if election.is_clean() { self.eligible() } else { Vec::new() };
         let last_known = if self.isr.is_empty() { self.last_known() } else { Vec::new() };
         let out_of_sync = || self.replicas.iter().copied().filter(|id| !self.isr.contains(id));
         let lost = out_of_sync().filter(|id| self.lost.contains(id)).collect();
-        let may_have_more = out_of_sync()
-            .filter(|id| !election.is_clean() || before.may_have_more.contains(id))
-            .collect();
+        let may_have_more = out_of_sync().filter(|id| self.may_have_more(*id, election)).collect();
         let leader = self.leader();
         let is_offline = |id: &BrokerId| self.offline.contains(id);
         let offline = self.replicas.iter().copied().filter(is_offline).collect();
@@ -274,19 +284,23 @@ impl<'a> Change<'a> {
     fn last_known(&self) -> Vec<BrokerId> {
         let before = self.before;
         let has_some = |id: &BrokerId| self.replicas.contains(id) && !self.lost.contains(id);
+        // It may have nothing yet, and the logs of all others would be emptied for it.
+        let is_one_to_come = |left: &[BrokerId]| matches!(left, [one] if self.adding.contains(one));
         // Where an earlier version wrote no last leader, somebody who had everything.
         let had_all = || before.isr.iter().chain(&*before.elr).copied().find(has_some);
         let known: Vec<_> = before.last_known_elr.iter().copied().filter(has_some).collect();
+        let led_last = before.last_known_elr.len() == 1;
+        let left: Vec<_> = self.replicas.iter().copied().filter(has_some).collect();
         if let Some(leader) = before.leader.filter(has_some) {
             vec![leader]
-        } else if !known.is_empty() {
+        } else if !known.is_empty() && (led_last || !is_one_to_come(&known)) {
             known
         } else if let Some(one) = had_all() {
             vec![one]
-        } else if self.replicas.iter().any(has_some) {
-            self.replicas.iter().copied().filter(has_some).collect()
-        } else {
+        } else if left.is_empty() || is_one_to_come(&left) {
             self.replicas.clone()
+        } else {
+            left
         }
     }
 

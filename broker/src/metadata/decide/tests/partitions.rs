@@ -545,10 +545,93 @@ fn an_unclean_election_takes_who_has_something() {
         epoch 2 2 leads (Unclean) isr 2 of 4,2,3,1 adding 4 removing 1 lost 1 may-have-more 4,3,1
         > elect wanted=preferred
         PreferredLeaderNotAvailable
+        # It may have the last copy of something until it has been in sync.
         > isr is=4,2,3
+        epoch 2 2 leads (Unclean) isr 4,2,3 of 4,2,3,1 adding 4 removing 1 lost 1 may-have-more 1
+        > isr is=4,2,3,1
         epoch 3 2 leads isr 4,2,3
         ",
     );
+}
+
+/// It may be empty yet, and the log of who had the partition be copied nearly whole.
+#[test]
+fn who_is_only_to_come_does_not_lead_by_itself_beside_lost_logs() {
+    for lost in ["start-with broker=1 log=holed", "log broker=1 is=anew"] {
+        tell(
+            &"
+            > create with=min.insync.replicas:1
+            epoch 0 1 leads isr 1,2,3
+            > move to=1
+            epoch 1 1 leads isr 1
+            > move to=4
+            epoch 1 1 leads isr 1 of 4,1 adding 4 removing 1
+            > LOST
+            epoch 2 nobody leads last-known 4,1 of 4,1 adding 4 removing 1 lost 1
+            > start-with broker=4 log=whole
+            epoch 2 nobody leads last-known 4,1 of 4,1 adding 4 removing 1 lost 1
+            # The one way to have the log of before.
+            > cancel
+            epoch 3 1 leads (LastKnown) isr 1
+            > move to=1,4
+            epoch 3 1 leads (LastKnown) isr 1 of 1,4 adding 4
+            > LOST
+            epoch 4 nobody leads last-known 1,4 of 1,4 adding 4 lost 1
+            > move to=5,4
+            epoch 4 nobody leads last-known 5,4 of 5,4,1 adding 5,4 removing 1 lost 1
+            # Of several, the others are lost.
+            > start-with broker=5 log=none
+            epoch 4 nobody leads last-known 5,4,1 of 5,4,1 adding 5,4 removing 1 lost 5,1
+            > elect wanted=unclean
+            epoch 5 4 leads (Unclean) isr 4 of 5,4,1 adding 5,4 removing 1 lost 5,1 may-have-more 5,1
+            "
+            .replace("LOST", lost),
+        );
+    }
+    // Who was to come and led last had everything.
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > move to=4,5
+        epoch 0 1 leads isr 1,2,3 of 4,5,1,2,3 adding 4,5 removing 1,2,3
+        > isr is=1,4
+        epoch 0 1 leads isr 4,1 of 4,5,1,2,3 adding 4,5 removing 1,2,3
+        > fence broker=1
+        epoch 1 4 leads isr 4 of 4,5,1,2,3 adding 4,5 removing 1,2,3
+        > start-with broker=4 log=shorter
+        epoch 2 4 leads (LastKnown) isr 4 of 4,5,1,2,3 adding 4,5 removing 1,2,3 may-have-more 5,1,2,3
+        ",
+    );
+}
+
+/// Its log would be deleted, and may be the last one that has something.
+#[test]
+fn a_move_does_not_end_while_one_that_is_to_go_may_have_more() {
+    for end in ["isr is=4,1", "unregister broker=1"] {
+        tell(
+            &"
+            > create with=min.insync.replicas:1,unclean.leader.election.enable:true
+            epoch 0 1 leads isr 1,2,3
+            > move to=1
+            epoch 1 1 leads isr 1
+            > move to=4
+            epoch 1 1 leads isr 1 of 4,1 adding 4 removing 1
+            > fence broker=1
+            epoch 2 4 leads (Unclean) isr 4 of 4,1 adding 4 removing 1 may-have-more 1
+            > unfence broker=1
+            epoch 2 4 leads (Unclean) isr 4 of 4,1 adding 4 removing 1 may-have-more 1
+            > log broker=1 is=offline
+            epoch 2 4 leads (Unclean) isr 4 of 4,1 adding 4 removing 1 offline 1 may-have-more 1
+            > log broker=1 is=online
+            epoch 2 4 leads (Unclean) isr 4 of 4,1 adding 4 removing 1 may-have-more 1
+            # It has been in sync, or is gone for good.
+            > END
+            epoch 3 4 leads isr 4
+            "
+            .replace("END", end),
+        );
+    }
 }
 
 /// The others are gone for good. A person says so by an unclean election.
@@ -567,7 +650,11 @@ fn a_lost_log_leads_when_a_person_asks_for_it() {
         > move to=1
         epoch 1 nobody leads last-known 2,3 of 1,2,3 removing 2,3 lost 1
         > elect wanted=unclean
-        epoch 2 1 leads (Unclean) isr 1
+        epoch 2 1 leads (Unclean) isr 1 of 1,2,3 removing 2,3 may-have-more 2,3
+        > unregister broker=2
+        epoch 2 1 leads (Unclean) isr 1 of 1,2,3 removing 2,3 may-have-more 2,3
+        > unregister broker=3
+        epoch 3 1 leads isr 1
         ",
     );
 }
