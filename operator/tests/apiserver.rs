@@ -1238,7 +1238,9 @@ async fn takes_away_what_is_not_allowed_beside_what_it_applies(client: &Client) 
     let fewest = Patch::Merge(json!({"spec": {"maxUnavailable": null, "minAvailable": 1}}));
     budgets.patch("edited-kafka", &params, &fewest).await.unwrap();
     let probe = json!({"httpGet": null, "tcpSocket": {"port": 1}});
-    let probe = json!({"containers": [{"name": "kafka", "livenessProbe": probe}]});
+    // Beside it, what is allowed: the refusal does not name it.
+    let more = json!([{"name": "ADDED", "value": "1"}]);
+    let probe = json!({"containers": [{"name": "kafka", "livenessProbe": probe, "env": more}]});
     let probe = Patch::Strategic(json!({"spec": {"template": {"spec": probe}}}));
     sets.patch("edited-broker-0", &params, &probe).await.unwrap();
     settle(client, &cluster).await;
@@ -1250,6 +1252,7 @@ async fn takes_away_what_is_not_allowed_beside_what_it_applies(client: &Client) 
     let set = sets.get("edited-broker-0").await.unwrap().spec.unwrap();
     let container = set.template.spec.unwrap().containers.remove(0);
     assert_eq!(container.liveness_probe.unwrap().tcp_socket, None);
+    assert!(container.env.unwrap().iter().any(|each| each.name == "ADDED"), "it stays");
     // What leaves the spec leaves the objects as before.
     let fewer = Patch::Merge(json!({"spec": listeners(&[9092])}));
     let cluster = clusters.patch("edited", &params, &fewer).await.unwrap();

@@ -63,11 +63,14 @@ fn is_ours(entry: &Value) -> bool {
     entry["manager"] == MANAGER && entry["operation"] == "Apply"
 }
 
-/// The managed fields of `live`, changed so that all but metadata and status that others have
-/// written counts as applied by us; `None` when there is none of it.
+/// The managed fields of `live`, changed so that what others have written of `refused` counts as
+/// applied by us; `None` when there is none of it. `refused` are fields as the API server's answer
+/// names them (`spec.ports[1].name`). Metadata and status stay whose they are.
 #[must_use]
-pub fn taken_over(live: &Value) -> Option<Vec<Value>> {
+pub fn taken_over(live: &Value, refused: &[&str]) -> Option<Vec<Value>> {
     let mut entries = live.pointer("/metadata/managedFields")?.as_array()?.clone();
+    let mut paths: Vec<Vec<&str>> = refused.iter().map(|field| refused_path(field)).collect();
+    paths.retain(|path| !matches!(path.first(), None | Some(&("metadata" | "status"))));
     let mut taken = json!({});
     for entry in &mut entries {
         let is_status = entry["subresource"].as_str().is_some_and(|of| !of.is_empty());
@@ -75,11 +78,9 @@ pub fn taken_over(live: &Value) -> Option<Vec<Value>> {
             continue;
         }
         let Some(fields) = entry["fieldsV1"].as_object_mut() else { continue };
-        let (kept, theirs): (Map<_, _>, Map<_, _>) = std::mem::take(fields)
-            .into_iter()
-            .partition(|(name, _)| name == "f:metadata" || name == "f:status");
-        *fields = kept;
-        unite(&mut taken, Value::Object(theirs));
+        for path in &paths {
+            unite(&mut taken, Value::Object(take_out(fields, path)));
+        }
     }
     if is_whole(&taken) {
         return None;
@@ -93,6 +94,55 @@ pub fn taken_over(live: &Value) -> Option<Vec<Value>> {
         })),
     }
     Some(entries)
+}
+
+/// Where to look for what is not allowed: the field that the API server names, without the indices
+/// of lists, which are those of an object that does not exist. In an item of a list it names one of
+/// the fields that exclude each other (`tcpSocket` beside `httpGet`), or one that two items may not
+/// both have: there it is what has the field.
+fn refused_path(field: &str) -> Vec<&str> {
+    let (mut path, mut rest, mut list) = (Vec::new(), field, None);
+    while !rest.is_empty() {
+        let (name, more) = rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()));
+        path.extend(Some(name).filter(|name| !name.is_empty()));
+        rest = match more.strip_prefix('[') {
+            // What is in the brackets may have dots.
+            Some(index) => {
+                list = Some(path.len());
+                index.split_once(']').map_or("", |(_, more)| more)
+            }
+            None => more.strip_prefix('.').unwrap_or_default(),
+        };
+    }
+    if let Some(list) = list {
+        path.truncate(path.len().saturating_sub(1).max(list));
+    }
+    path
+}
+
+/// Removes what of `fields` is at or below `path`, in any item of the lists on the way, and returns
+/// it. A field that is one value goes as a whole.
+fn take_out(fields: &mut Map<String, Value>, path: &[&str]) -> Map<String, Value> {
+    let mut taken = Map::new();
+    let Some((name, below)) = path.split_first() else { return taken };
+    fields.retain(|key, inner| {
+        let below = match key.split_once(':') {
+            Some(("f", field)) if field == *name => below,
+            Some(("k" | "v", _)) if !is_whole(inner) => path,
+            _ => return true,
+        };
+        if below.is_empty() || is_whole(inner) {
+            taken.insert(key.clone(), inner.take());
+            return false;
+        }
+        let Some(inner) = inner.as_object_mut() else { return true };
+        let more = take_out(inner, below);
+        if !more.is_empty() {
+            taken.insert(key.clone(), Value::Object(more));
+        }
+        !inner.is_empty()
+    });
+    taken
 }
 
 /// Adds a set of fields to another one. An empty one is the thing itself, which is `.` beside parts
@@ -392,12 +442,72 @@ mod tests {
             ),
             status,
         ]);
-        assert_eq!(taken_over(&live(all)).map(Value::from), Some(taken));
-        assert_eq!(taken_over(&live(json!([entry(MANAGER, "Apply", ours), status]))), None);
-        assert_eq!(taken_over(&json!({"metadata": {}})), None);
-        let new = taken_over(&live(json!([entry("a", "Update", json!({"f:data": {}}))]))).unwrap();
+        let all = live(all);
+        assert_eq!(taken_over(&all, &["spec"]).map(Value::from), Some(taken));
+        let nothing = [&[][..], &[""], &["<nil>"], &["metadata.labels"], &["status"], &["spec.e"]];
+        for refused in nothing {
+            assert_eq!(taken_over(&all, refused), None, "{refused:?}");
+        }
+        assert_eq!(
+            taken_over(&live(json!([entry(MANAGER, "Apply", ours), status])), &["spec"]),
+            None
+        );
+        assert_eq!(taken_over(&json!({"metadata": {}}), &["spec"]), None);
+        let data = live(json!([entry("a", "Update", json!({"f:data": {}}))]));
+        let new = taken_over(&data, &["data[a.b]"]).unwrap();
         assert_eq!((new.len(), &new[0]["manager"]), (1, &json!(MANAGER)));
         assert_eq!(new[0]["fieldsV1"], json!({"f:data": {}}));
+    }
+
+    #[test]
+    fn what_the_refusal_does_not_name_stays_that_of_others() {
+        let item = |name: &str| format!("k:{{\"name\":\"{name}\"}}");
+        let theirs = json!({"f:spec": {
+            "f:ports": {item("p"): {".": {}, "f:port": {}}},
+            "f:containers": {
+                item("kafka"): {
+                    "f:env": {item("X"): {".": {}}},
+                    "f:probe": {"f:tcpSocket": {".": {}, "f:port": {}}},
+                    "f:resources": {"f:limits": {"f:cpu": {}}},
+                },
+                item("other"): {".": {}, "f:image": {}},
+            },
+            "f:policy": {},
+        }});
+        let fields = |of: &[Value], manager: &str| {
+            let of = of.iter().find(|entry| entry["manager"] == manager);
+            of.map(|entry| entry["fieldsV1"].clone()).unwrap_or_default()
+        };
+        let entry = json!({"manager": "a", "operation": "Update", "fieldsV1": theirs});
+        let live = json!({"metadata": {"managedFields": [entry]}});
+        let kafka = |inner: Value| json!({"f:spec": {"f:containers": {item("kafka"): inner}}});
+        let ports = json!({"f:spec": {"f:ports": {item("p"): {".": {}, "f:port": {}}}}});
+        let socket = json!({"f:probe": {"f:tcpSocket": {".": {}, "f:port": {}}}});
+        let limits = json!({"f:resources": {"f:limits": {"f:cpu": {}}}});
+        for (refused, expected) in [
+            ("spec.ports[1].name", ports.clone()),
+            ("spec.ports[1]", ports.clone()),
+            ("spec.ports", ports),
+            // It names one of the two handlers, which may be ours.
+            ("spec.containers[0].probe.tcpSocket", kafka(socket.clone())),
+            ("spec.containers[0].probe.httpGet", kafka(socket)),
+            ("spec.containers[0].resources.limits[example.com/a]", kafka(limits)),
+            (
+                "spec.containers[0].env[3].valueFrom",
+                kafka(json!({"f:env": {item("X"): {".": {}}}})),
+            ),
+            // A part of what is one value.
+            ("spec.policy.kind", json!({"f:spec": {"f:policy": {}}})),
+        ] {
+            let mut all = taken_over(&live, &[refused]).unwrap();
+            assert_eq!(fields(&all, MANAGER), expected, "{refused}");
+            let mut left = fields(&all, "a");
+            assert_ne!(left, theirs, "{refused}");
+            unite(&mut left, fields(&all, MANAGER));
+            assert_eq!(left, theirs, "{refused}");
+            all.retain(|entry| !is_ours(entry));
+            assert_eq!(all.len(), 1, "{refused}");
+        }
     }
 
     /// What we applied, as the API server tells it.

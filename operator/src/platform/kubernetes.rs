@@ -219,7 +219,9 @@ impl Kubernetes {
         let (params, ours) = (PatchParams::apply(MANAGER).force(), Patch::Apply(marked(object)));
         match api.patch(&key.name, &params, &ours).await {
             Err(kube::Error::Api(status)) if status.code == 422 && known.is_some() => {
-                if !self.take_over(&api, key, desired).await? {
+                let refused = status.details.iter().flat_map(|details| &details.causes);
+                let refused: Vec<&str> = refused.map(|cause| &*cause.field).collect();
+                if !self.take_over(&api, key, desired, &refused).await? {
                     return Err(api_fault(&what, &kube::Error::Api(status)));
                 }
                 let again = api.patch(&key.name, &params, &ours).await;
@@ -229,15 +231,16 @@ impl Kubernetes {
         }
     }
 
-    /// Makes what others have put into an object count as applied by the operator, so that the next
-    /// apply takes it away where it is not desired: it is not allowed beside what is. What nobody
-    /// has put there, as an address that the API server chose, stays. False when there is nothing
-    /// to take over.
+    /// Makes what others have put into the fields that the API server refused count as applied by
+    /// the operator, so that the next apply takes it away where it is not desired: it is not allowed
+    /// beside what is. What nobody has put there, as an address that the API server chose, stays.
+    /// False when there is nothing to take over.
     async fn take_over(
         &self,
         api: &Api<DynamicObject>,
         key: &ObjectKey,
         desired: &Blueprint,
+        refused: &[&str],
     ) -> Result<bool, Fault> {
         let tell = |error: kube::Error| {
             api_fault(&format!("take over what others have changed of {key}"), &error)
@@ -245,7 +248,7 @@ impl Kubernetes {
         let live = api.get_opt(&key.name).await.map_err(tell)?;
         let live = live.and_then(|live| serde_json::to_value(live).ok());
         let Some(live) = live.filter(|live| belongs(live, desired)) else { return Ok(false) };
-        let Some(fields) = taken_over(&live) else { return Ok(false) };
+        let Some(fields) = taken_over(&live, refused) else { return Ok(false) };
         let patch = json!({"metadata": {
             "uid": live["metadata"]["uid"],
             "resourceVersion": live["metadata"]["resourceVersion"],
