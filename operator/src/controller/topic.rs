@@ -476,7 +476,12 @@ async fn reconcile(
         tell(shared, &topic, first).await;
         let home = KubernetesHome { client: shared.client.clone() };
         let live = home.read(&topic).await.map_err(PassFailed)?;
-        let Some(live) = live else { return Ok(Action::await_change()) };
+        let Some(live) = live else {
+            let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
+            shared.metrics.set_not_ready(KIND, &namespace, &name, None);
+            context.forget(&topic);
+            return Ok(Action::await_change());
+        };
         topic = Arc::new(live);
         result = pass(&topic, &context).await;
     }
