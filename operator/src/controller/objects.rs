@@ -391,6 +391,8 @@ pub(super) async fn tell_not_written<K: Ours>(
         fault.message,
         super::upgrade_command(&context.options)
     );
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
     let mut all = object.conditions().to_vec();
     let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
     if find_condition(&all, READY).is_some_and(is_told) {
@@ -399,7 +401,6 @@ pub(super) async fn tell_not_written<K: Ours>(
     let generation = object.meta().generation;
     let new = condition(READY, false, reason, message.clone(), generation, context.now());
     set_condition(&mut all, Condition { status: "Unknown".to_owned(), ..new });
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let api: Api<DynamicObject> =
         Api::namespaced_with(context.client.clone(), &namespace, &ApiResource::erase::<K>(&()));
     let patch = json!({"metadata": {"uid": object.uid()}, "status": {"conditions": all}});
@@ -407,7 +408,6 @@ pub(super) async fn tell_not_written<K: Ours>(
     if let Err(error) = written {
         tracing::warn!(error = said(&error), name, namespace, "nor were its conditions");
     }
-    context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
     context.events.tell(object, true, reason, "Reconcile", &message).await;
 }
 
