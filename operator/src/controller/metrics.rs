@@ -84,6 +84,16 @@ impl Metrics {
 
     pub(crate) fn set_leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+        if !leads {
+            self.forget_all();
+        }
+    }
+
+    /// Forgets which objects are not ready: nobody here looks at them, or all are looked at anew.
+    pub(crate) fn forget_all(&self) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.clear();
+        self.not_ready.clear();
     }
 
     pub(crate) fn count_pass(&self, kind: &'static str, took: Duration, faulty: bool) {
@@ -172,5 +182,11 @@ mod tests {
         assert_eq!(told(), 1, "it cannot be read, and is there");
         metrics.set_not_ready("KafkaTopic", "ns", "b", None);
         assert_eq!(told(), 0);
+        metrics.set_leader(true);
+        metrics.set_not_ready("KafkaTopic", "ns", "a", Some("InvalidConfig"));
+        metrics.set_not_ready("KafkaTopic", "ns", "b", Some(NOT_UNDERSTOOD));
+        assert_eq!(told(), 2);
+        metrics.set_leader(false);
+        assert_eq!(told(), 0, "another replica tells of them now");
     }
 }

@@ -181,6 +181,7 @@ async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health
         probe::well(health).await;
         context.silences.forget();
         context.looked.forget_all();
+        context.metrics.forget_all();
         tokio::select! {
             biased;
             () = probe::returned(health) => {}
