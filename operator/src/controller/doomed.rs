@@ -14,6 +14,7 @@ use kube::{Client, Resource, ResourceExt as _};
 use super::Context;
 use super::objects::PAGE;
 use crate::api::{CLUSTER_FINALIZER, KafkaCluster, KafkaTopic, TOPIC_FINALIZER};
+use crate::platform::calls::{READ_WITHIN, no_answer};
 use crate::platform::kubernetes::said;
 use crate::platform::own::Own;
 
@@ -135,7 +136,9 @@ async fn held_by(
     let mut held: BTreeMap<String, Vec<ObjectMeta>> = BTreeMap::new();
     let mut params = ListParams::default().limit(PAGE);
     loop {
-        let page = api.list_metadata(&params).await?;
+        // Lists in pages are the ones that the client does not bound.
+        let page = tokio::time::timeout(READ_WITHIN, api.list_metadata(&params)).await;
+        let page = page.unwrap_or_else(|_| Err(no_answer(READ_WITHIN)))?;
         for metadata in page.items.into_iter().map(|object| object.metadata) {
             if metadata.finalizers.iter().flatten().any(|each| each == finalizer) {
                 let ObjectMeta { name, namespace, uid, .. } = metadata;
@@ -164,5 +167,25 @@ pub(super) async fn is_terminating(client: &Client, namespace: &str) -> bool {
             tracing::debug!(error = said(&error), namespace, "the namespace could not be read");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::platform::calls::Silences;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_not_answered_holds_up_no_later_look() {
+        let hangs = |_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
+        };
+        let client = Silences::default().client(Client::new(tower::service_fn(hangs), "ns"));
+        let looked = let_go(&client, Some("ns"));
+        let is_done = tokio::time::timeout(READ_WITHIN * 2, looked).await.unwrap();
+        assert!(!is_done, "it may still be held");
     }
 }

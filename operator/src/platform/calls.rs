@@ -22,7 +22,7 @@ use kube::client::Body;
 use tokio::time::Instant;
 
 /// How long the API server may take to answer what is read.
-const READ_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const READ_WITHIN: Duration = Duration::from_secs(10);
 /// How long it may take for a change. It waits ten seconds for a webhook, and says then which.
 const WRITE_WITHIN: Duration = Duration::from_secs(15);
 /// How large an answer may be. An object has 1.5 MB at most.
