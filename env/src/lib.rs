@@ -10,6 +10,7 @@
 
 mod causes;
 mod disk;
+mod failing;
 mod fault;
 mod log_filter;
 mod net;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub use causes::with_causes;
 pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
+pub use failing::Failing;
 pub use fault::{Fault, Resource, not_synced};
 pub use log_filter::{WrongDirective, log_filter};
 pub use net::{BoxListener, BoxStream, Listener, Net, Stream, TryWrite};

@@ -8,14 +8,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use letterbox_env::panics::{lock, poisoned};
-use letterbox_env::{Disk, Fault, Resource, with_causes};
+use letterbox_env::{Disk, Failing, Fault, Resource, with_causes};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Log;
 use super::cold::ColdReads;
 use super::error::{AppendError, LogError};
-use super::failing::Failing;
 use super::fence::Fence;
 use super::open_segments::OpenSegments;
 use super::partition_table::PartitionTable;

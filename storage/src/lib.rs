@@ -20,7 +20,6 @@ mod cold;
 mod config;
 mod dir;
 mod error;
-mod failing;
 mod fence;
 mod lifecycle;
 mod manager;

@@ -21,14 +21,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use letterbox_env::panics::lock;
-use letterbox_env::{Fault, OpenMode, with_causes};
+use letterbox_env::{Failing, Fault, OpenMode, with_causes};
 
 use super::checkpoint::{self, Epochs, LACKS_RECORDS, NOT_SYNCED};
 use super::cleaner::Merging;
 use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
-use super::failing::Failing;
 use super::lifecycle::make_aside;
 use super::partition_table::Kept;
 use super::producers::{ProducerView, Producers};

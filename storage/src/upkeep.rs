@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use letterbox_env::with_causes;
+use letterbox_env::{Failing, with_causes};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,6 @@ use super::checkpoint::CLEAN_SHUTDOWN;
 use super::cleaner::Pass;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
-use super::failing::Failing;
 use super::manager::lock;
 use super::{Log, LogManager};
 

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::Env;
+use letterbox_env::{Env, Failing};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, encode_uuid};
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -36,8 +36,6 @@ const CHANGE_WITHIN: Duration = Duration::from_secs(4);
 const ASK_WITHIN: Duration = Duration::from_secs(6);
 /// Between two of them.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How often it is said what stands in the way.
-const SAY_EVERY: Duration = Duration::from_secs(30);
 /// A member that has been silent for so long gives its id to a node at another address.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// A node that has not heard of a leader for so long asks what it is to the others.
@@ -262,7 +260,7 @@ impl Attendant {
 
     async fn watch(&self) {
         let mut metrics = self.raft.metrics();
-        let (mut said, mut said_at) = (String::new(), Instant::now());
+        let refused = Failing::default();
         let began = Instant::now();
         loop {
             let leads = metrics.borrow_and_update().state == ServerState::Leader;
@@ -278,9 +276,8 @@ impl Attendant {
                 false => self.ask().await,
             };
             if let Some(reason) = reason {
-                if reason != said || said_at.elapsed() > SAY_EVERY {
+                if refused.failed(reason.clone()) {
                     tracing::error!(reason, "this node cannot take part in the metadata quorum");
-                    (said, said_at) = (reason, Instant::now());
                 }
                 tokio::time::sleep(ASK_EVERY * 4).await;
             } else if is_cut_off {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
+use letterbox_env::Failing;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::{BatchBuilder, HEADER_BYTES};
 use letterbox_protocol::model::LeaderEpoch;
@@ -445,6 +446,7 @@ type Ended<M> = (Vec<<M as Machine>::Completion>, Result<(), AppendError>);
 /// Appends what is queued, in order, until an appended batch is not committed: returns why.
 async fn write_queue<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> AppendError {
     let mut in_flight: FuturesOrdered<BoxFuture<'static, Ended<M>>> = FuturesOrdered::new();
+    let refused = Failing::default();
     loop {
         while in_flight.len() < WRITES_IN_FLIGHT_MAX {
             let (epoch, batch) = slot.take_batch();
@@ -456,10 +458,20 @@ async fn write_queue<M: Machine>(runtime: &Runtime<M>, slot: &Slot<M>) -> Append
             let records = records.into_iter().flatten().collect();
             match append(runtime, slot.partition, epoch, records).await {
                 Ok(committed) => {
+                    if refused.succeeded() {
+                        tracing::info!(
+                            slot.partition,
+                            "records of the coordinator are appended \
+                            again"
+                        );
+                    }
                     in_flight.push_back(Box::pin(async move { (completions, committed.await) }))
                 }
                 Err(error) => {
-                    tracing::warn!(partition = slot.partition, %error, "records of the coordinator were not appended");
+                    if refused.failed(error) {
+                        tracing::warn!(slot.partition, %error, "records of the coordinator were \
+                            not appended");
+                    }
                     slot.failed(completions, error, runtime.now());
                     runtime.rearm_if_earlier(slot.next_deadline_ms());
                 }

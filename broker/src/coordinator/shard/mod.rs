@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::{LeaveGroupResponse, SyncGroupRequest};
+use letterbox_env::Failing;
 use letterbox_protocol::ErrorCode;
 
 use super::GroupConfig;
@@ -51,6 +52,8 @@ pub struct Shard {
     timers: Timers,
     memory: Arc<GroupMemory>,
     offsets_charge: Charge,
+    /// What of which group was not written.
+    unwritten: Failing<(Arc<str>, AppendError)>,
 }
 
 /// Every offset of a group.
@@ -83,6 +86,7 @@ impl Shard {
             timers: Timers::default(),
             memory,
             offsets_charge: Charge::none(Of::Offsets),
+            unwritten: Failing::default(),
         }
     }
 
@@ -192,7 +196,9 @@ impl Shard {
         let told = result.map_err(to_response);
         match then {
             Completion::Assignment { group, generation, assignments } => {
-                if result == Err(AppendError::TooLarge) {
+                if result == Err(AppendError::TooLarge)
+                    && self.unwritten.failed((group.clone(), AppendError::TooLarge))
+                {
                     tracing::warn!(%group, members = assignments.len(), "the assignment of a group \
                         is not handed out, because the group's record, which has all members' \
                         subscriptions, is larger than max.message.bytes of __consumer_offsets: \
@@ -208,9 +214,11 @@ impl Shard {
                 });
             }
             Completion::Emptied { group, leave } => {
-                if let Err(error) = result {
-                    // The old generation comes back if the coordinator moves now; its sessions then
-                    // end by themselves.
+                // The old generation comes back if the coordinator moves now; its sessions then
+                // end by themselves.
+                if let Err(error) = result
+                    && self.unwritten.failed((group.clone(), error))
+                {
                     tracing::warn!(%group, %error, "could not write to the log that the group is \
                         empty");
                 }

@@ -38,15 +38,17 @@ async fn carry_out(services: &Services, id: BrokerId) -> Result<(), ApiError> {
     } else {
         Err(UnregisterBroker { id }.not_registered())
     };
-    let is_gone = |error: &ApiError| error.code == ErrorCode::BrokerIdNotRegistered;
-    if unregistered.as_ref().map_or_else(is_gone, |()| true) {
-        let forget = VoterChange::Forget { node: id };
-        let forgotten = services.controller.change_voters(&forget, WITHIN).await;
-        forgotten.map_err(|error| match error {
-            ControllerError::Refused(error) => error,
-            error => of_controller(&error),
-        })?;
+    if let Err(error) = &unregistered
+        && error.code != ErrorCode::BrokerIdNotRegistered
+    {
+        return unregistered;
     }
+    let forget = VoterChange::Forget { node: id };
+    let forgotten = services.controller.change_voters(&forget, WITHIN).await;
+    forgotten.map_err(|error| match error {
+        ControllerError::Refused(error) => error,
+        error => of_controller(&error),
+    })?;
     unregistered
 }
 
