@@ -345,7 +345,13 @@ fn crc_of(bytes: &[u8]) -> u32 {
 /// CRC-32C (Castagnoli).
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+    crc32c_append(0, bytes)
+}
+
+/// The CRC-32C of what `sum` is that of, followed by `bytes`; of nothing it is 0.
+#[must_use]
+pub fn crc32c_append(sum: u32, bytes: &[u8]) -> u32 {
+    ::crc32c::crc32c_append(sum, bytes)
 }
 
 fn put(batch: &mut [u8], at: usize, value: &[u8]) {
@@ -792,7 +798,9 @@ mod tests {
         let (batch, rest) = Batch::split(&bytes).unwrap();
         assert!(rest.is_empty());
         batch.check_crc().unwrap();
-        assert_eq!(crc_of(&bytes), ::crc32c::crc32c(&bytes[ATTRIBUTES_AT..]));
+        // The catalogue's check value of CRC-32/ISCSI.
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c_append(crc32c(b"1234"), b"56789"), 0xe306_9283);
         let header = batch.header;
         assert_eq!((header.base_offset, header.last_offset(), header.leader_epoch), (42, 43, 3));
         assert_eq!(

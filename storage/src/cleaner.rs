@@ -24,7 +24,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 
-use crc_fast::{CrcAlgorithm, Digest};
 use letterbox_env::panics::lock;
 use letterbox_env::{Disk, FileRef, OpenMode, with_causes};
 use letterbox_protocol::batch::{self, ATTRIBUTES_AT, BatchBuilder, BatchHeader, HEADER_BYTES};
@@ -582,8 +581,7 @@ impl Log {
         let delta = |delta| kept.timestamp(delta).wrapping_sub(base);
         let start = out.position();
         out.write(&header).during("write", &path)?;
-        let mut sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        sum.update(header.get(ATTRIBUTES_AT..).unwrap_or_default());
+        let sum = batch::crc32c(header.get(ATTRIBUTES_AT..).unwrap_or_default());
         let mut summed = Summed { out, sum, len: 0, failed: None };
         let packed = Packer::new(codec, None, &mut summed).and_then(|mut packer| {
             Records::of(bytes, whole, self.config().batch_unpacked_max())?.copy(
@@ -598,8 +596,7 @@ impl Log {
             return Err(error).during("write", &path);
         }
         packed.map_err(|error| damaged(segment, error))?;
-        let crc = u32::try_from(sum.finalize() & 0xffff_ffff).unwrap_or(0);
-        batch::complete(&mut header, len, crc);
+        batch::complete(&mut header, len, sum);
         out.patch(start, &header).during("write", &path)?;
         parse(&header)
     }
@@ -675,7 +672,7 @@ fn damaged(segment: &Segment, error: impl std::error::Error) -> LogError {
 /// Where the records of a batch are written, as they are packed.
 struct Summed<'a> {
     out: &'a mut Writer,
-    sum: Digest,
+    sum: u32,
     len: usize,
     /// What the device said; whatever else fails is the batch's own fault.
     failed: Option<io::Error>,
@@ -692,7 +689,7 @@ impl Write for Summed<'_> {
             self.failed = Some(error);
             return Err(kind.into());
         }
-        self.sum.update(bytes);
+        self.sum = batch::crc32c_append(self.sum, bytes);
         self.len = len;
         Ok(bytes.len())
     }

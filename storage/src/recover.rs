@@ -16,7 +16,7 @@ use super::cleaner::{end_merge, merged_range};
 use super::error::{IoContext, LogError};
 use super::producers::Producers;
 use super::segment::{INDEX_INTERVAL, RESERVE_BYTE, Scan, Segment, file_name, offset_of};
-use letterbox_protocol::batch::{ATTRIBUTES_AT, BatchHeader};
+use letterbox_protocol::batch::{ATTRIBUTES_AT, BatchHeader, crc32c_append};
 use letterbox_protocol::model::{Offset, TimestampMs};
 
 const CHUNK: usize = 256 << 10;
@@ -424,7 +424,7 @@ fn end_of_written(file: &dyn File, position: u64) -> std::io::Result<u64> {
 /// the end of the recovery would say yes to them, and a power cut would take them, with all that
 /// was acknowledged after them. Written again, they are the device's or the sync fails.
 fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::Result<u32> {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    let mut sum = 0;
     let (mut at, end) = (position, position + header.size() as u64);
     let mut before_checksum = ATTRIBUTES_AT;
     let mut buffer = vec![0; CHUNK.min(header.size())];
@@ -434,11 +434,11 @@ fn stored_crc(file: &dyn File, position: u64, header: &BatchHeader) -> std::io::
         file.read_exact_at(part, at)?;
         file.write_at(&[std::io::IoSlice::new(part)], at)?;
         let skipped = before_checksum.min(len);
-        digest.update(part.get(skipped..).unwrap_or_default());
+        sum = crc32c_append(sum, part.get(skipped..).unwrap_or_default());
         before_checksum -= skipped;
         at += len as u64;
     }
-    Ok(digest.finalize() as u32)
+    Ok(sum)
 }
 
 /// The producers as of `end`: the newest usable snapshot, and the headers after it. A snapshot from

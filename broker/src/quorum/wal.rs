@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use letterbox_env::{Disk, Fault, FileRef, OpenMode, Random};
+use letterbox_protocol::batch::crc32c_append;
 use uuid::Uuid;
 
 use super::types::{put_block, take_block, take_u32, take_u64};
@@ -372,9 +373,7 @@ fn read_header(bytes: &[u8]) -> Option<(u64, u64, Uuid)> {
 }
 
 pub(super) fn crc(parts: &[&[u8]]) -> u32 {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    parts.iter().for_each(|part| digest.update(part));
-    u32::try_from(digest.finalize() & 0xffff_ffff).unwrap_or(0)
+    parts.iter().fold(0, |sum, part| crc32c_append(sum, part))
 }
 
 fn frame_crc(generation: u64, sequence: u64, body: &[u8]) -> u32 {
