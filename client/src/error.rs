@@ -130,7 +130,7 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     /// The producer, consumer or client was closed.
-    #[error("it is closed")]
+    #[error("the client is closed")]
     Closed,
 }
 

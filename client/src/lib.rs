@@ -1,4 +1,4 @@
-//! The Kafka client that the operator, the command line, the bench and the tests share.
+//! The Kafka client that the operator, the command line and the tests share.
 //!
 //! Not a general client product: applications should use the client of their language. What is here
 //! is small, typed, runs on any [`letterbox_env::Env`] (so also in the simulation), and keeps these

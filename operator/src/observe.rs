@@ -80,8 +80,17 @@ pub enum Part {
 pub struct Compared {
     /// What is not there.
     pub missing: Vec<String>,
-    /// What is there and differs: the thing and the field.
-    pub differs: Vec<String>,
+    /// What is there and differs.
+    pub differs: Vec<Difference>,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The thing and its field, for people.
+    pub what: String,
+    /// Whether it changes what the thing stands for. A label, for one, does not.
+    pub is_of_spec: bool,
 }
 
 impl Compared {
@@ -95,13 +104,18 @@ impl Compared {
     /// object besides that, such as a label, keeps nobody from what it stands for.
     #[must_use]
     pub fn may_be_missed(&self) -> bool {
-        !self.missing.is_empty() || self.differs.iter().any(|it| it.contains(": spec."))
+        !self.missing.is_empty() || self.differs.iter().any(|it| it.is_of_spec)
+    }
+
+    /// What is there and differs, for people.
+    pub fn different(&self) -> impl Iterator<Item = String> {
+        self.differs.iter().map(|it| it.what.clone())
     }
 
     /// Everything that is to be applied.
     #[must_use]
     pub fn all(&self) -> Vec<String> {
-        self.missing.iter().chain(&self.differs).cloned().collect()
+        self.missing.iter().cloned().chain(self.different()).collect()
     }
 }
 

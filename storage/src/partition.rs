@@ -211,7 +211,7 @@ impl Log {
             reserve: 0,
             torn: false,
             first_timestamp: found.first_timestamp,
-            // A restart makes no segment younger.
+            // Keeps the age of a segment across restarts.
             opened_ms: found
                 .first_timestamp
                 .filter(|first| (0..now).contains(first))

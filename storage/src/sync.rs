@@ -13,7 +13,7 @@ use super::types::DurabilityObserver;
 
 /// Files synced at the same time in one directory.
 const PARALLEL_MAX: usize = 4;
-/// Syncs in a row of one thread, after which others have a turn, and the look at the free space.
+/// Consecutive syncs before the thread yields and the free space is read.
 const SYNCS_MAX: usize = 64;
 /// How long that thread waits for the next log, so that a client which waits for each answer finds
 /// it awake.

@@ -233,7 +233,9 @@ impl Watch {
         leading.tasks.spawn(async move {
             let left = leave(&queue, id, epoch).await;
             match &left {
-                Ok(_) => tracing::info!(broker = %id, epoch, "broker leads nothing and may stop"),
+                Ok(_) => {
+                    tracing::info!(broker = %id, epoch, "broker leads no partition and may stop")
+                }
                 // The broker asks again.
                 Err(error) => {
                     tracing::warn!(broker = %id, epoch, %error, "broker may not stop yet")

@@ -317,7 +317,7 @@ async fn say_what_is_missing(quorum: &dyn MetadataQuorum) -> Infallible {
         };
         warn!(
             missing = missing.join(", "),
-            "this node waits for {what} (controller.quorum.voters): {there} of {} are there",
+            "this node waits for {what} (controller.quorum.voters): {there} of {} can be reached",
             voters.len()
         );
         tokio::time::sleep(SAY_EVERY).await;

@@ -459,7 +459,7 @@ impl Partition {
                 %topic,
                 partition,
                 why,
-                "cannot append what the leader has; trying again until it can, which is said"
+                "cannot append records of the leader; retrying, and saying so when it can"
             );
         }
     }

@@ -117,7 +117,13 @@ async fn release(client: &Client, kind: &ApiResource, object: ObjectMeta, finali
             namespace,
             "removed the finalizer, because the namespace is being deleted"
         ),
-        Err(fault) => tracing::warn!(kind, name, namespace, fault.message, "not let go"),
+        Err(fault) => tracing::warn!(
+            kind,
+            name,
+            namespace,
+            fault.message,
+            "cannot remove the finalizer: the namespace stays Terminating"
+        ),
     }
     released.is_ok()
 }

@@ -175,7 +175,7 @@ impl Held {
         let params = PostParams::default();
         let call = self.api.replace(&self.options.name, &params, &free);
         match tokio::time::timeout(RELEASE_DEADLINE, call).await {
-            Ok(Ok(_)) => tracing::info!("the Lease is given back"),
+            Ok(Ok(_)) => tracing::info!("released the Lease"),
             Ok(Err(error)) => {
                 tracing::warn!(error = said_by(&error), "the Lease was not released")
             }

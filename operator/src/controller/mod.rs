@@ -255,9 +255,9 @@ pub(crate) fn told<T, E: std::error::Error + 'static>(
             tracing::debug!(object = %gone, "gone");
         }
         Err(controller::Error::ReconcilerFailed(failed, object)) => {
-            tracing::warn!(error = %failed, %object, "tried again")
+            tracing::warn!(error = %failed, %object, "reconcile failed and is retried")
         }
-        Err(error) => tracing::warn!(error = words_of(&error), kind, "tried again"),
+        Err(error) => tracing::warn!(error = words_of(&error), kind, "watch failed and is retried"),
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) async fn run(client: Client, health: watch::Sender<Health>, upgrade: 
                 let changed = *known != now;
                 match &now {
                     Health::Waits(why) if changed => {
-                        tracing::warn!(why, "waiting; retrying every second")
+                        tracing::warn!(why, "not ready; checked again every second")
                     }
                     Health::Outdated(why) if changed => tracing::warn!(why, "not ready"),
                     Health::Well if changed => {

@@ -16,7 +16,7 @@ use crate::api::{
     DeletionPolicy, KafkaCluster, LossStatus, NodeStatus, READY, find_condition, is_paused,
 };
 use crate::desired::Blueprint;
-use crate::observe::{Observed, ObservedBroker, Part, Run};
+use crate::observe::{Compared, Observed, ObservedBroker, Part, Run};
 
 /// What to do and what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn leave_out_steps(cluster: &KafkaCluster, observed: &Observed, plan: &mut Plan)
     let missing = std::iter::once(&observed.access).chain(definitions);
     let mut what: Vec<String> = missing.flat_map(|compared| compared.missing.clone()).collect();
     let access = Some(&observed.access).filter(|access| access.may_be_missed());
-    what.extend(access.into_iter().flat_map(|access| access.differs.clone()));
+    what.extend(access.into_iter().flat_map(Compared::different));
     let is_behind =
         |(_, broker): &(&i32, &ObservedBroker)| broker.run == Run::Ready && !broker.is_current;
     let behind = observed.brokers.iter().filter(is_behind);

@@ -108,7 +108,7 @@ fn plan_missing(view: &View<'_>, volume: &BrokerVolume, down: &mut Down, plan: &
     }
     let name = volume.name.clone();
     if view.seen.defined.contains(&name) {
-        plan_removal(view, format!("its volume {name} is made anew"), down, plan);
+        plan_removal(view, format!("its volume {name} is recreated"), down, plan);
     } else if memory.iter().all(|node| is_free(node, volume)) {
         plan.steps.push(Step::MakeClaim { broker: view.id, volume: name });
     }
@@ -157,7 +157,7 @@ fn plan_gone(
     if is_given_up(&memory, wanted) {
         let why = "its PersistentVolume is gone".to_owned();
         if view.seen.defined.contains(&volume) {
-            plan_removal(view, format!("volume {volume} is made anew: {why}"), down, plan);
+            plan_removal(view, format!("volume {volume} is recreated: {why}"), down, plan);
         } else if !live.is_ending && view.observed.was_read(Part::Definitions) {
             plan.steps.push(Step::RemakeClaim { broker: view.id, volume, why });
         }
@@ -229,7 +229,7 @@ fn plan_live(
             return;
         }
         if view.seen.defined.contains(&volume) || view.seen.mounts.contains(&volume) {
-            plan_removal(view, format!("volume {volume} is made anew: {why}"), down, plan);
+            plan_removal(view, format!("volume {volume} is recreated: {why}"), down, plan);
         } else if !known.is_empty() {
             // Nothing can use it now. It is deleted once nothing says that it was used.
             let node = plan.nodes.iter_mut().filter(|node| node.id == id);

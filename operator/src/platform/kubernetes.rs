@@ -42,7 +42,7 @@ use crate::desired::{
     bootstrap_name, broker_ids, broker_name, claim_name, cluster_id_of, expected_directories,
     given_up_directories, image_of, lost_metadata_log, volume_names, volume_of_claim,
 };
-use crate::observe::{Asked, Compared, Observed, ObservedBroker, Part, Volume};
+use crate::observe::{Asked, Compared, Difference, Observed, ObservedBroker, Part, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
 
@@ -1114,9 +1114,13 @@ impl KubernetesLive {
     fn compare(&self, key: &ObjectKey, object: &Value, compared: &mut Compared) {
         match self.objects.get(key) {
             None => compared.missing.push(key.to_string()),
-            Some(live) => compared
-                .differs
-                .extend(differences(object, live).iter().map(|path| format!("{key}: {path}"))),
+            Some(live) => {
+                let differ = |path: &String| Difference {
+                    what: format!("{key}: {path}"),
+                    is_of_spec: path.starts_with("spec."),
+                };
+                compared.differs.extend(differences(object, live).iter().map(differ));
+            }
         }
     }
 

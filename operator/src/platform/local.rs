@@ -28,7 +28,7 @@ use crate::desired::{
     Address, Blueprint, Broker, BrokerFacts, Facts, Host, POOL, VolumePlace, broker_ids,
     volume_names,
 };
-use crate::observe::{Compared, Observed, ObservedBroker, Run};
+use crate::observe::{Compared, Difference, Observed, ObservedBroker, Run};
 use crate::plan::Step;
 use crate::status::Fault;
 
@@ -493,7 +493,9 @@ impl Live for LocalLive {
             if seen.start {
                 definition.missing.push("process".to_owned());
             } else if differs {
-                definition.differs.push("configuration".to_owned());
+                definition
+                    .differs
+                    .push(Difference { what: "configuration".to_owned(), is_of_spec: true });
             }
             let image = (seen.run == Run::Ready).then(|| desired.image.clone());
             let is_current = !differs && seen.run == Run::Ready;

@@ -180,7 +180,7 @@ pub fn place(
 fn read(env: &Env, dir: &Path) -> Result<(Option<ClusterPorts>, Option<usize>), String> {
     let file = dir.join(FILE);
     let tell = |error: &dyn std::fmt::Display| {
-        format!("read {}: {error}; without it the brokers get ports anew", file.display())
+        format!("read {}: {error}; without it the brokers get new ports", file.display())
     };
     let exists = |path: &Path| env.disk.exists(path).map_err(|error| tell(&error));
     let ports: Option<ClusterPorts> = match exists(&file)? {

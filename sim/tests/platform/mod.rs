@@ -15,7 +15,9 @@ use letterbox_operator::desired::{
     Address, Blueprint, BrokerFacts, Facts, Host, VolumePlace, broker_ids, broker_name,
     expected_directories, given_up_directories, image_of, lost_metadata_log, volume_names,
 };
-use letterbox_operator::observe::{Asked, Compared, Observed, ObservedBroker, Part, Run, Volume};
+use letterbox_operator::observe::{
+    Asked, Compared, Difference, Observed, ObservedBroker, Part, Run, Volume,
+};
 use letterbox_operator::plan::Step;
 use letterbox_operator::platform::{Live, Platform};
 use letterbox_operator::status::Fault;
@@ -643,7 +645,10 @@ impl Live for ModelState {
             let seen = ObservedBroker {
                 definition: Compared {
                     missing: missing(broker.is_defined, "broker"),
-                    differs: if differs { vec!["definition".to_owned()] } else { Vec::new() },
+                    differs: differs
+                        .then(|| Difference { what: "definition".to_owned(), is_of_spec: true })
+                        .into_iter()
+                        .collect(),
                 },
                 is_current: broker.started.as_ref().map(asked) == wanted.as_ref().map(asked),
                 is_newest: broker.started == wanted,

@@ -65,7 +65,7 @@ async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
     match &refusal {
         None => {
             logs.iter().filter_map(|(key, _)| log(key)).for_each(|log| log.loss_is_known());
-            info!(offline, back, "the controller knows which replicas are out of use here");
+            info!(offline, back, "reported to the controller which replicas are out of use here");
         }
         Some(why) => warn!(
             offline,
