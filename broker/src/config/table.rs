@@ -337,7 +337,7 @@ pub const KEYS: &[Key] = &[
         "max.decompressed.message.bytes",
         Kind::Int(1, I32),
         "268435456",
-        "Largest record of a compressed batch, unpacked, in bytes (Kafka: no bound). A whole batch may unpack to 256 MiB, or to one such record.",
+        "Largest record of a compressed batch, unpacked, in bytes (Kafka: no bound). A whole batch may unpack to 256 MiB, or to one such record. Letterbox's own key.",
     )
     .dynamic(),
     idle("max.incremental.fetch.session.cache.slots", Kind::Int(0, I32), "1000", Effect::None(BY_ITSELF)),

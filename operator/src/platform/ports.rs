@@ -327,6 +327,6 @@ mod tests {
         let bad = dir.path().join("a").join(FILE);
         env.disk.write_atomically(&bad, b"{").unwrap();
         let refused = place(1).unwrap_err();
-        assert!(refused.contains("ports.json: EOF") && refused.contains("ports anew"), "{refused}");
+        assert!(refused.contains("ports.json: EOF") && refused.contains("new ports"), "{refused}");
     }
 }
