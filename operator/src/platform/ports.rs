@@ -45,7 +45,8 @@ pub struct ClusterPorts {
 }
 
 /// Gives the brokers of every cluster their ports: those that they had (`kept`, by cluster), and
-/// the lowest free ones.
+/// the lowest ones that are free: no cluster in `kept` has them, whether or not it is among
+/// `clusters` now.
 ///
 /// # Errors
 /// When they do not fit below 65536, or are too many.
@@ -65,6 +66,8 @@ pub fn assign_ports(
         let had = had.map(|kept| kept.asked_by(cluster)).filter(|kept| free.take(kept));
         all.insert(name, had.unwrap_or_else(|| ClusterPorts { first, ..ClusterPorts::default() }));
     }
+    let others = kept.iter().filter(|(name, _)| !all.contains_key(*name));
+    free.taken.extend(others.flat_map(|(_, ports)| ports.all()));
     for cluster in clusters {
         let Some(ports) = all.get_mut(&cluster.name_any()) else { continue };
         for id in broker_ids(cluster) {
@@ -88,6 +91,14 @@ pub fn assign_ports(
 }
 
 impl ClusterPorts {
+    fn all(&self) -> impl Iterator<Item = u16> {
+        let of = |broker: &BrokerPorts| {
+            let clients: Vec<u16> = broker.clients.values().copied().collect();
+            clients.into_iter().chain([broker.controller, broker.admin])
+        };
+        self.brokers.values().flat_map(of)
+    }
+
     /// Those of the brokers and listeners that `cluster` has.
     fn asked_by(&self, cluster: &KafkaCluster) -> Self {
         let mut asked = self.clone();
@@ -110,11 +121,7 @@ struct Free {
 impl Free {
     /// Takes these ports if nobody has any of them.
     fn take(&mut self, ports: &ClusterPorts) -> bool {
-        let brokers = ports.brokers.values();
-        let all = brokers.flat_map(|broker| {
-            broker.clients.values().copied().chain([broker.controller, broker.admin])
-        });
-        let all: Vec<u16> = all.collect();
+        let all: Vec<u16> = ports.all().collect();
         let distinct: BTreeSet<u16> = all.iter().copied().collect();
         let is_free = distinct.len() == all.len()
             && distinct.is_disjoint(&self.taken)
@@ -158,7 +165,7 @@ pub fn place(
     clusters: &[KafkaCluster],
     first: u16,
 ) -> Result<BTreeMap<String, ClusterPorts>, String> {
-    let mut kept = BTreeMap::new();
+    let mut kept = others(env, dir);
     for cluster in clusters {
         let name = cluster.name_any();
         let dir = dir.join(&name);
@@ -166,6 +173,7 @@ pub fn place(
         if let Some(made) = made {
             check_count(cluster, made, &dir)?;
         }
+        kept.remove(&name);
         kept.extend(ports.map(|ports| (name, ports)));
     }
     let all = assign_ports(clusters, first, &kept)?;
@@ -173,6 +181,17 @@ pub fn place(
         write(env, &dir.join(name), ports)?;
     }
     Ok(all)
+}
+
+/// The ports of all clusters that have a folder in `dir`. One whose ports cannot be read is told
+/// when it is asked for.
+fn others(env: &Env, dir: &Path) -> BTreeMap<String, ClusterPorts> {
+    let folders = env.disk.list(dir).unwrap_or_default().into_iter();
+    let ports = |name: String| {
+        let text = env.disk.read(&dir.join(&name).join(FILE)).ok()?;
+        Some((name, serde_json::from_slice(&text).ok()?))
+    };
+    folders.filter_map(|folder| ports(folder.name)).collect()
 }
 
 /// The ports that the cluster in `dir` has, and of how many brokers it was made; `None` where it
@@ -191,10 +210,11 @@ fn read(env: &Env, dir: &Path) -> Result<(Option<ClusterPorts>, Option<usize>), 
         false => None,
     };
     let has = |id: i32| exists(&dir.join(format!("{POOL}-{id}")));
-    let made = match (has(0)?, &ports) {
-        (false, _) => None,
-        (true, Some(ports)) => Some(ports.brokers.len()),
-        (true, None) => Some(if has(1)? || has(2)? { 3 } else { 1 }),
+    let (has_more, has_any) = (has(1)? || has(2)?, has(0)? || has(1)? || has(2)?);
+    let made = match &ports {
+        _ if !has_any => None,
+        Some(ports) => Some(ports.brokers.len()),
+        None => Some(if has_more { 3 } else { 1 }),
     };
     Ok((ports, made))
 }
@@ -286,6 +306,22 @@ mod tests {
         assert_eq!(assign_ports(std::slice::from_ref(&b), 9092, &ports).unwrap(), kept);
         let moved = assign_ports(&[b], 9192, &ports).unwrap();
         assert_eq!(moved["b"].brokers[&0], of(&[("plain", 9192)], 9592, 9744));
+    }
+
+    #[test]
+    fn a_cluster_that_is_not_in_the_file_keeps_its_ports_and_its_number() {
+        let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+        let place = |clusters: &[KafkaCluster]| super::place(&env, dir.path(), clusters, 9092);
+        let (a, b) = (cluster("a", 3, &["plain"]), cluster("b", 3, &["plain"]));
+        env.disk.create_dir_all(&dir.path().join("lost+found")).unwrap();
+        let first = place(std::slice::from_ref(&a)).unwrap();
+        let other = place(std::slice::from_ref(&b)).unwrap();
+        let both = place(&[a, b]).unwrap();
+        assert_eq!((&both["a"], &both["b"]), (&first["a"], &other["b"]));
+        // Of three brokers, the folder of the first one is lost.
+        env.disk.create_dir_all(&dir.path().join("a/broker-1")).unwrap();
+        let refused = place(&[cluster("a", 1, &["plain"])]).unwrap_err();
+        assert!(refused.contains("was made with 3,"), "{refused}");
     }
 
     #[test]
