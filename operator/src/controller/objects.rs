@@ -7,7 +7,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
@@ -21,11 +21,12 @@ use super::Context;
 use crate::api::{
     ACCEPT_LOSS_ANNOTATION, CLUSTER_CONFIG_MAX, CLUSTER_FINALIZER, ClusterRef, DeletionPolicy,
     KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, PAUSE_ANNOTATION, READY, Resources,
-    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, condition, find_condition, set_condition, too_large,
+    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, condition, find_condition, is_paused, set_condition,
+    too_large,
 };
 use crate::platform::kubernetes::said;
 use crate::platform::own::STATUS_NOT_WRITTEN;
-use crate::status::Fault;
+use crate::status::{Fault, not_understood};
 
 /// `KafkaCluster` or `KafkaTopic`.
 pub(super) trait Ours:
@@ -48,6 +49,11 @@ pub(super) trait Ours:
 
     /// Drops what is read from the API server where it is needed, and not from the cache.
     fn reduce(&mut self);
+
+    /// What its status says besides conditions while this version cannot read it.
+    fn unread_status(_: &Time) -> Value {
+        json!({})
+    }
 }
 
 impl Ours for KafkaCluster {
@@ -66,6 +72,10 @@ impl Ours for KafkaCluster {
     fn reduce(&mut self) {
         self.spec.config = BTreeMap::new();
         self.spec.resources = Resources::default();
+    }
+
+    fn unread_status(now: &Time) -> Value {
+        json!({"phase": "Not understood", "phaseSince": now})
     }
 }
 
@@ -140,6 +150,8 @@ pub(super) struct NotUnderstood<K> {
     /// Its metadata; nothing else is known of it but its names.
     pub(super) bare: K,
     pub(super) names: Names,
+    /// What its status says.
+    pub(super) conditions: Vec<Condition>,
     /// Why.
     pub(super) error: String,
     /// Whether it was deleted.
@@ -180,7 +192,15 @@ pub(super) struct Guarded<K>(Result<K, Box<Unread>>);
 pub(super) struct Unread {
     metadata: ObjectMeta,
     names: Names,
+    conditions: Vec<Condition>,
     error: String,
+}
+
+/// The conditions of an object, as far as they can be read and are not large.
+fn conditions_of(raw: &Value) -> Vec<Condition> {
+    const LEN_MAX: usize = 8 << 10;
+    let all = raw.pointer("/status/conditions").filter(|all| all.to_string().len() <= LEN_MAX);
+    all.and_then(|all| Vec::deserialize(all).ok()).unwrap_or_default()
 }
 
 impl<'de, K: Ours> Deserialize<'de> for Guarded<K> {
@@ -203,7 +223,8 @@ impl<'de, K: Ours> Deserialize<'de> for Guarded<K> {
                 (reduced(partial.metadata), error.to_string())
             }
         };
-        Ok(Self(Err(Box::new(Unread { metadata, names: Names::of(&raw), error }))))
+        let (names, conditions) = (Names::of(&raw), conditions_of(&raw));
+        Ok(Self(Err(Box::new(Unread { metadata, names, conditions, error }))))
     }
 }
 
@@ -258,16 +279,17 @@ pub(super) fn watched<K: Ours>(
     mut not_understood: impl FnMut(NotUnderstood<K>) + Send + 'static,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static {
     let mut tell = move |unread: Unread, is_gone: bool| {
-        let Unread { metadata, names, error } = unread;
+        let Unread { metadata, names, conditions, error } = unread;
         let bare = K::bare(metadata);
-        not_understood(NotUnderstood { bare: bare.clone(), names, error, is_gone });
+        not_understood(NotUnderstood { bare: bare.clone(), names, conditions, error, is_gone });
         bare
     };
     let mut known = KnownUnread::default();
     let read = move |event: Event<Guarded<K>>| {
         for (namespace, name) in known.take(&event) {
             let metadata = ObjectMeta { namespace, name, ..ObjectMeta::default() };
-            tell(Unread { metadata, names: Names::default(), error: String::new() }, true);
+            let names = Names::default();
+            tell(Unread { metadata, names, conditions: Vec::new(), error: String::new() }, true);
         }
         understood(event, &mut tell)
     };
@@ -340,16 +362,17 @@ impl KnownUnread {
 pub(super) async fn tell_not_understood<K: Ours>(
     context: Arc<Context>,
     kind: &'static str,
-    mut found: mpsc::Receiver<Untold<K>>,
+    mut found: mpsc::Receiver<NotUnderstood<K>>,
 ) {
     let mut told: BTreeMap<(Option<String>, String), Option<i64>> = BTreeMap::new();
-    while let Some((object, error)) = found.recv().await {
+    while let Some(found) = found.recv().await {
+        let NotUnderstood { bare: object, conditions, error, is_gone, .. } = found;
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        let Some(error) = error else {
+        if is_gone {
             told.retain(|(_, known), _| *known != name);
             context.metrics.set_not_ready(kind, &namespace, &name, None);
             continue;
-        };
+        }
         let generation = object.meta().generation;
         let key = (object.uid(), name.clone());
         if told.get(&key) == Some(&generation) {
@@ -366,9 +389,14 @@ pub(super) async fn tell_not_understood<K: Ours>(
         );
         tracing::warn!(kind, name, namespace, error, "an object cannot be read");
         context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
-        let ready = condition(READY, false, reason, message.clone(), generation, context.now());
+        let fault = Fault { reason: reason.to_owned(), message: message.clone() };
+        let (now, is_paused) = (context.now(), is_paused(object.meta()));
+        let conditions = not_understood(conditions, generation, &now, is_paused, &fault);
+        let mut status = K::unread_status(&now);
+        (status["observedGeneration"], status["conditions"]) =
+            (json!(generation), json!(conditions));
         let api: Api<DeserializeGuard<K>> = Api::namespaced(context.client.clone(), &namespace);
-        let patch = Patch::Merge(json!({"status": {"conditions": [ready]}}));
+        let patch = Patch::Merge(json!({ "status": status }));
         if let Err(error) = api.patch_status(&name, &PatchParams::default(), &patch).await {
             tracing::warn!(error = said(&error), name, namespace, "that was not written");
         }
@@ -421,31 +449,26 @@ pub(super) fn news_of<K: Resource>(object: &K) -> Option<u64> {
     Some(hash.finish())
 }
 
-/// What cannot be read, and why; without a reason once it is gone.
-type Untold<K> = (K, Option<String>);
-
-/// A channel for what cannot be read.
-pub(super) fn untold<K>() -> (mpsc::Sender<Untold<K>>, mpsc::Receiver<Untold<K>>) {
+/// A channel for what cannot be read, and what of that is gone.
+pub(super) fn untold<K>() -> (mpsc::Sender<NotUnderstood<K>>, mpsc::Receiver<NotUnderstood<K>>) {
     mpsc::channel(UNTOLD_MAX)
 }
 
 /// Leaves an object that cannot be read to [`tell_not_understood`], and notes whether it is held.
 pub(super) fn tell_later<K: Ours>(
     context: &Context,
-    told: &mpsc::Sender<Untold<K>>,
+    told: &mpsc::Sender<NotUnderstood<K>>,
     found: NotUnderstood<K>,
 ) {
     if !found.is_gone {
         context.held_unread.note(&found.bare);
     }
-    let error = (!found.is_gone).then_some(found.error);
     // One that does not fit is told by the next watch.
-    let _ = told.try_send((found.bare, error));
+    let _ = told.try_send(found);
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;

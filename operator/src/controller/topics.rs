@@ -194,7 +194,8 @@ mod tests {
     fn unread(object: &str, second: u32, spec: Value, is_gone: bool) -> NotUnderstood<KafkaTopic> {
         let bare = KafkaTopic { status: None, ..topic(object, "", "", second) };
         let names = Names::of(&json!({"metadata": {"name": object}, "spec": spec}));
-        NotUnderstood { bare, names, error: String::new(), is_gone }
+        let conditions = Vec::new();
+        NotUnderstood { bare, names, conditions, error: String::new(), is_gone }
     }
 
     #[test]

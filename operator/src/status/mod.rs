@@ -8,6 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 pub use cluster::cluster_status;
 pub use topic::topic_status;
 
+#[cfg(feature = "kubernetes")]
+use crate::api::{DEGRADED, PAUSED, PROGRESSING};
 use crate::api::{READY, condition, find_condition, set_condition};
 
 /// A step that did not work.
@@ -71,6 +73,23 @@ impl Conditions<'_> {
         self.set(READY, told);
         self.generation = newest;
     }
+}
+
+/// The conditions of an object that this version cannot read, and does not act on.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn not_understood(
+    all: Vec<Condition>,
+    generation: Option<i64>,
+    now: &Time,
+    is_paused: bool,
+    fault: &Fault,
+) -> Vec<Condition> {
+    let mut conditions = Conditions { all, generation, now };
+    for (type_, status) in [(READY, "False"), (PROGRESSING, "False"), (DEGRADED, "True")] {
+        conditions.set(type_, Told::fault(status, fault));
+    }
+    conditions.set(PAUSED, paused(is_paused));
+    conditions.all
 }
 
 fn paused(is_paused: bool) -> Told {
