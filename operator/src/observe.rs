@@ -35,6 +35,8 @@ pub struct Observed {
     /// What could not be read, and why. The fields above say nothing about it: nothing is planned
     /// for it, and nothing is reported about it except this.
     pub unread: BTreeMap<Part, Fault>,
+    /// The kinds of objects whose changes bring no news, and why: they are seen at the next look.
+    pub unwatched: BTreeMap<String, String>,
 }
 
 impl Observed {
@@ -124,6 +126,8 @@ impl Compared {
 pub struct ObservedBroker {
     /// Its definition (configuration, set, process arguments).
     pub definition: Compared,
+    /// What of its definition differs and can be changed by nobody: it has to be made again.
+    pub fixed: Vec<String>,
     /// What it is doing.
     pub run: Run,
     /// Whether what was started is what the spec asks for: false from a change until the restart
@@ -189,6 +193,9 @@ pub struct Volume {
     /// Whether the operator made its claim for this cluster, and its volume came without records:
     /// it may be deleted with the cluster.
     pub is_own: bool,
+    /// Whether it is so, and its claim does not say yet which one it is: a copy of it would be taken
+    /// for it.
+    pub is_unmarked: bool,
     /// Whether there is a volume behind its claim. One that never was has nothing on it.
     pub is_bound: bool,
     /// Whether the volume behind its claim is gone for good.

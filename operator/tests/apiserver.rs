@@ -1228,18 +1228,41 @@ async fn leaves_what_belongs_to_others(client: &Client) {
 async fn takes_away_what_is_not_allowed_beside_what_it_applies(client: &Client) {
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
     let services: Api<Service> = Api::namespaced(client.clone(), "default");
-    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), "default");
-    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
     let listeners = |ports: &[u16]| {
         let listener = |port: &u16| json!({"name": format!("p{port}"), "port": port});
-        json!({"listeners": ports.iter().map(listener).collect::<Vec<_>>()})
+        let external = json!({"name": "ext", "port": 9094, "type": "nodeport"});
+        let all: Vec<Value> = ports.iter().map(listener).chain([external]).collect();
+        json!({ "listeners": all })
     };
     let made = cluster_of("edited", "default", listeners(&[9092, 9095]));
     let cluster = clusters.create(&PostParams::default(), &made).await.unwrap();
     settle(client, &cluster).await;
+    for is_emptied in [false, true] {
+        put_in_what_is_not_allowed(client, &cluster, is_emptied).await;
+    }
+    // What leaves the spec leaves the objects as before.
+    let fewer = Patch::Merge(json!({"spec": listeners(&[9092])}));
+    let cluster = clusters.patch("edited", &PatchParams::default(), &fewer).await.unwrap();
+    settle(client, &cluster).await;
+    let left = services.get("edited-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap();
+    assert_eq!(left.iter().map(|port| port.port).collect::<Vec<_>>(), [9092]);
+    clusters.delete("edited", &DeleteParams::default()).await.unwrap();
+}
+
+/// Also where nothing tells who put it there, the addresses stay.
+async fn put_in_what_is_not_allowed(client: &Client, cluster: &KafkaCluster, is_emptied: bool) {
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), "default");
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
     let before = services.get("edited-kafka-bootstrap").await.unwrap();
+    let external = services.get("edited-kafka-ext-bootstrap").await.unwrap();
 
     let params = PatchParams::default();
+    let mut renamed = json!(external.spec.as_ref().unwrap().ports.as_ref().unwrap()[0]);
+    renamed["name"] = json!("x");
+    let port = json!({"name": "ext", "port": 9999, "protocol": "TCP", "targetPort": "ext"});
+    let ports = Patch::Merge(json!({"spec": {"ports": [renamed, port]}}));
+    services.patch("edited-kafka-ext-bootstrap", &params, &ports).await.unwrap();
     let port = json!({"name": "p9092", "port": 9999, "protocol": "TCP", "targetPort": "p9092"});
     let ports = Patch::Merge(json!({"spec": {"ports": [port]}}));
     services.patch("edited-kafka-bootstrap", &params, &ports).await.unwrap();
@@ -1251,23 +1274,27 @@ async fn takes_away_what_is_not_allowed_beside_what_it_applies(client: &Client) 
     let probe = json!({"containers": [{"name": "kafka", "livenessProbe": probe, "env": more}]});
     let probe = Patch::Strategic(json!({"spec": {"template": {"spec": probe}}}));
     sets.patch("edited-broker-0", &params, &probe).await.unwrap();
-    settle(client, &cluster).await;
+    if is_emptied {
+        let emptied = Patch::Merge(json!({"metadata": {"managedFields": [{}]}}));
+        for name in ["edited-kafka-bootstrap", "edited-kafka-ext-bootstrap"] {
+            let left = services.patch(name, &params, &emptied).await.unwrap();
+            assert_eq!(left.metadata.managed_fields, None);
+        }
+        budgets.patch("edited-kafka", &params, &emptied).await.unwrap();
+        sets.patch("edited-broker-0", &params, &emptied).await.unwrap();
+    }
+    settle(client, cluster).await;
 
-    let after = services.get("edited-kafka-bootstrap").await.unwrap();
-    assert_eq!(after.spec, before.spec, "the address is the same");
+    for before in [before, external] {
+        let after = services.get(&before.name_any()).await.unwrap();
+        assert_eq!(after.spec, before.spec, "the address is the same");
+    }
     let budget = budgets.get("edited-kafka").await.unwrap().spec.unwrap();
     assert!(budget.max_unavailable.is_some() && budget.min_available.is_none());
     let set = sets.get("edited-broker-0").await.unwrap().spec.unwrap();
     let container = set.template.spec.unwrap().containers.remove(0);
     assert_eq!(container.liveness_probe.unwrap().tcp_socket, None);
     assert!(container.env.unwrap().iter().any(|each| each.name == "ADDED"), "it stays");
-    // What leaves the spec leaves the objects as before.
-    let fewer = Patch::Merge(json!({"spec": listeners(&[9092])}));
-    let cluster = clusters.patch("edited", &params, &fewer).await.unwrap();
-    settle(client, &cluster).await;
-    let left = services.get("edited-kafka-bootstrap").await.unwrap().spec.unwrap().ports.unwrap();
-    assert_eq!(left.iter().map(|port| port.port).collect::<Vec<_>>(), [9092]);
-    clusters.delete("edited", &DeleteParams::default()).await.unwrap();
 }
 
 async fn one_list_that_fails_stops_nothing_else(server: &Server, client: &Client) {

@@ -64,6 +64,9 @@ impl Play {
         self.started += 1;
         let name = format!("{OPERATOR}-{}", self.started);
         let client = self.server().client(&name, faults);
+        if let Some(kafka) = &self.kafka {
+            kafka.follow(self.server());
+        }
         let real = Env::real();
         let env = Env {
             net: Arc::new(WorldNet::new(self.world.clone(), self.kafka.clone(), real.net.clone())),
@@ -98,7 +101,8 @@ impl Play {
     }
 
     fn look(&mut self) {
-        let mut found = self.monitor.look(&self.world);
+        let about = self.kafka.as_ref().map(Kafka::take_about).unwrap_or_default();
+        let mut found = self.monitor.look(&self.world, about);
         // Two operators that both lead each restart a broker: what one cannot see, only the brokers
         // can refuse it (the restart lease of issue 10). A cluster has one broker until then.
         if self.operators.len() > 1 {
@@ -521,9 +525,20 @@ fn only_the_claims_that_the_operator_made_go_with_a_cluster_and_it_is_told_which
     };
     let size = json!({"requests": {"storage": "1Gi"}});
     let asked = json!({"letterbox.dev/asked-storage-class": ""});
+    let copied = json!({
+        "letterbox.dev/asked-storage-class": "", "letterbox.dev/asked-storage-size": "1Gi",
+        "letterbox.dev/cluster-id": OWN_ID, "letterbox.dev/made-as": "another one",
+    });
     for (case, claim, is_paused, stays, told) in [
         ("its own", None, false, false, "its volumes are deleted"),
         ("paused", None, true, true, "because the object is paused"),
+        (
+            "a copy of one of its own, as a backup restores it",
+            Some(by_hand(json!({"resources": size}), copied)),
+            false,
+            true,
+            "except those of the claims data-demo-broker-0-0",
+        ),
         (
             "made by hand",
             Some(by_hand(json!({"resources": size}), json!({}))),
@@ -565,6 +580,179 @@ fn only_the_claims_that_the_operator_made_go_with_a_cluster_and_it_is_told_which
             assert_eq!(is_there, stays, "{case}");
             let events = events_of(&play, "LetGo");
             assert!(events.iter().any(|event| event.contains(told)), "{case}: {events:?}");
+        });
+    }
+}
+
+/// The id of the cluster whose object is the second one that is made in a world.
+const OWN_ID: &str = "AAAAAAAAQACAAAAAAAAAAg";
+
+#[test]
+fn a_claim_says_that_it_is_no_copy_whenever_the_operator_is_killed() {
+    let claim = claim_of(0, "data");
+    let mark = |play: &Play| {
+        let claim = play.server().get(&claim)?;
+        let mark = claim["metadata"]["annotations"].get("letterbox.dev/made-as").cloned();
+        Some((mark, claim["metadata"]["uid"].clone()))
+    };
+    for is_killed in [false, true] {
+        play(async |mut play: Play| {
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+            play.until("it is ready", 120, Play::is_settled).await;
+            let (marked, uid) = mark(&play).unwrap();
+            assert_eq!(marked, Some(uid.clone()));
+            if is_killed {
+                // As one leaves it that is killed before it could write that.
+                let unmark = |it: &mut Value| {
+                    let all = it["metadata"]["annotations"].as_object_mut().unwrap();
+                    all.remove("letterbox.dev/made-as");
+                };
+                play.server().edit("person", &claim, unmark);
+                play.until("it is marked again", 30, |play| {
+                    mark(play).unwrap().0 == Some(uid.clone())
+                })
+                .await;
+            }
+            play.until("it is settled", 30, Play::is_settled).await;
+        });
+    }
+}
+
+#[test]
+fn a_cluster_id_that_somebody_wrote_is_put_right_by_what_brokers_and_claims_say() {
+    const WRONG: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+    let annotation = "letterbox.dev/cluster-id";
+    for (case, is_mute, has_annotations) in
+        [("both", false, true), ("the brokers", false, false), ("the claims", true, true)]
+    {
+        play(async |mut play: Play| {
+            make_cluster(&play);
+            play.until("it is ready", 120, Play::is_settled).await;
+            let id = |play: &Play| play.cluster()["status"]["clusterId"].clone();
+            let right = id(&play);
+            let outcome = play.outcome();
+            play.world.mute(is_mute);
+            if !has_annotations {
+                play.world.remember_ids();
+                for broker in 0..3 {
+                    play.server().edit("person", &claim_of(broker, "data"), |claim| {
+                        let all = claim["metadata"]["annotations"].as_object_mut().unwrap();
+                        all.remove(annotation);
+                    });
+                }
+            }
+            play.edit(|cluster| cluster["status"]["clusterId"] = json!(WRONG));
+            play.until(case, 70, |play| id(play) == right).await;
+            assert_eq!(events_of(&play, "ClusterIdCorrected").len(), 1, "{case}");
+            play.world.mute(false);
+            play.until("it is settled", 70, Play::is_settled).await;
+            assert_eq!(play.outcome(), outcome, "{case}: nothing of it reached a broker");
+            // One claim that says another one is not believed.
+            play.world.mute(true);
+            play.world.remember_ids();
+            play.server().edit("person", &claim_of(0, "data"), |claim| {
+                claim["metadata"]["annotations"][annotation] = json!(WRONG);
+            });
+            for _ in 0..70 {
+                play.tick().await;
+                assert_eq!(id(&play), right, "{case}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_set_that_was_made_again_with_what_nobody_can_change_is_made_again() {
+    for (field, value) in [
+        ("/spec/serviceName", json!("other")),
+        ("/spec/selector/matchLabels/letterbox.dev~1pool", json!("other")),
+    ] {
+        play(async |mut play: Play| {
+            make_cluster(&play);
+            play.until("it is ready", 120, Play::is_settled).await;
+            let key = Key::new("apps/statefulsets", "ns", "demo-broker-1");
+            let server = play.server().clone();
+            let mut set = server.get(&key).unwrap();
+            let right = set.pointer(field).cloned();
+            *set.pointer_mut(field).unwrap() = value.clone();
+            // All of it is written by whoever creates it.
+            for field in ["ownerReferences", "managedFields"] {
+                set["metadata"].as_object_mut().unwrap().remove(field);
+            }
+            server.remove("person", &key);
+            server.create("person", &key, set).unwrap();
+            let is_right = |play: &Play| {
+                let set = server.get(&key);
+                set.is_some_and(|set| set.pointer(field).cloned() == right) && play.is_settled()
+            };
+            play.until(field, 120, is_right).await;
+            play.is_at_rest().await;
+        });
+    }
+}
+
+#[test]
+fn a_topic_that_is_to_be_deleted_is_let_go_when_there_is_no_definition_of_clusters() {
+    for restarts in [false, true] {
+        play(async |mut play: Play| {
+            play.kafka = Some(Kafka::start().await);
+            make_topics(&play, 2, |_| json!({"deletionPolicy": "Delete"}));
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+            play.start(&Faults::none(), false);
+            play.until("they are ready", 120, |play| topics_that_are(play, "Ready") == 2).await;
+            let server = play.server().clone();
+            server.define("letterbox.dev/kafkaclusters", false);
+            if restarts {
+                play.operators.drain(..).for_each(|(_, task)| task.abort());
+                play.start(&Faults::none(), false);
+            }
+            let topic = |number: u32| Key::new(TOPIC_OBJECTS, "ns", &format!("t{number}"));
+            server.delete("person", &topic(0), None, None).unwrap();
+            play.until("it is let go", 30, |_| server.get(&topic(0)).is_none()).await;
+            assert!(server.get(&topic(1)).is_some());
+            server.define("letterbox.dev/kafkaclusters", true);
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+            play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
+        });
+    }
+}
+
+#[test]
+fn a_watch_that_is_refused_slows_no_other_one_and_is_told() {
+    for resource in [
+        "watch /serviceaccounts",
+        "watch /services",
+        "watch /configmaps",
+        "watch apps/statefulsets",
+        "watch policy/poddisruptionbudgets",
+        "watch /pods",
+        "watch /persistentvolumeclaims",
+        "watch letterbox.dev/kafkatopics",
+    ] {
+        play(async |mut play: Play| {
+            let faults = Faults::none();
+            let broken = Broken { resource, is_write: false, how: How::Refused };
+            faults.set_broken(&[broken]);
+            play.start(&faults, false);
+            for _ in 0..60 {
+                play.tick().await;
+            }
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+            let has_status = |play: &Play| play.cluster()["status"]["phase"].is_string();
+            play.until("it has a status", 3, has_status).await;
+            let is_ready = |play: &Play| play.condition("Ready")["status"] == "True";
+            play.until("it is ready", 60, is_ready).await;
+            let word = resource.rsplit('/').next().unwrap();
+            let is_told = |play: &Play| {
+                let degraded = play.condition("Degraded");
+                let message = degraded["message"].as_str().unwrap_or_default();
+                degraded["reason"] == "NotWatched" && message.contains(word)
+            };
+            play.until("it is told", 30, is_told).await;
+            play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+            play.until("it restarts", 60, |play| play.monitor.restarts == 1).await;
+            faults.set_broken(&[]);
+            play.until("all is well", 60, Play::is_settled).await;
         });
     }
 }
@@ -897,9 +1085,34 @@ fn an_object_that_cannot_be_read_is_told_and_keeps_no_other_waiting() {
             }
         }
         play.until("it is told", 30, |play| topics_that_are(play, "NotUnderstood") == 2).await;
+        // One that was ready says nothing of that any more.
+        let (was_ready, server) = (Key::new(TOPIC_OBJECTS, "ns", "t2"), play.server().clone());
+        server.edit("person", &was_ready, |it| it["spec"]["partitions"] = json!("three"));
+        play.until("it is told too", 30, |play| topics_that_are(play, "NotUnderstood") == 3).await;
+        let object = server.get(&was_ready).unwrap();
+        let (status, generation) = (&object["status"], &object["metadata"]["generation"]);
+        assert_eq!(
+            (&status["observedGeneration"], &status["topicName"]),
+            (generation, &json!("t2"))
+        );
+        let conditions = status["conditions"].as_array().unwrap().iter();
+        let told: Vec<_> =
+            conditions.map(|it| (&it["type"], &it["status"], &it["reason"])).collect();
+        let unread = json!("NotUnderstood");
+        for (type_, is_so, reason) in [
+            ("Ready", "False", &unread),
+            ("Progressing", "False", &unread),
+            ("Degraded", "True", &unread),
+            ("Paused", "False", &json!("NotPaused")),
+        ] {
+            assert!(told.contains(&(&json!(type_), &json!(is_so), reason)), "{told:?}");
+        }
+        assert!(status["conditions"][0]["lastTransitionTime"].is_string());
+        let phase = server.get(&clusters("bad-0")).unwrap()["status"]["phase"].clone();
+        assert_eq!(phase, "Not understood");
         let told = play.server().all("events.k8s.io/events");
         let not_read = told.iter().filter(|(_, event)| event["reason"] == "NotUnderstood").count();
-        assert_eq!(not_read, 4, "two topics, and two clusters");
+        assert_eq!(not_read, 5, "three topics, and two clusters");
         let writes = play.monitor.writes;
         for _ in 0..30 {
             play.tick().await;
@@ -1484,7 +1697,7 @@ fn the_monitor_sees_what_an_operator_must_not_do() {
         let server = play.server().clone();
         let pod = |id: u32| format!("demo-broker-{id}-0");
         server.delete(OPERATOR, &key("/pods", &pod(0)), None, None).unwrap();
-        assert_eq!(play.monitor.look(&play.world), []);
+        assert_eq!(play.monitor.look(&play.world, vec![]), []);
         server.delete(OPERATOR, &key("/pods", &pod(1)), None, None).unwrap();
         let claim = key("/persistentvolumeclaims", "data-demo-broker-2-0");
         let object = server.get(&claim).unwrap();
@@ -1493,12 +1706,65 @@ fn the_monitor_sees_what_an_operator_must_not_do() {
         server.remove("kubernetes", &claim);
         server.create(OPERATOR, &claim, object).unwrap();
         assert_eq!(
-            play.monitor.look(&play.world),
+            play.monitor.look(&play.world, vec![]),
             [
                 Violation::TwoBrokersDown { ended: pod(1), down: pod(0) },
                 Violation::RecordsDeleted { claim: claim.name.clone() },
                 Violation::RecordsEnded { ended: pod(2), claim: claim.name.clone() },
                 Violation::LossHealedOver { claim: claim.name.clone() },
+            ]
+        );
+    });
+}
+
+#[test]
+fn the_monitor_sees_what_an_operator_must_not_do_to_topics() {
+    play(async |mut play: Play| {
+        let kafka = Kafka::start().await;
+        play.kafka = Some(kafka.clone());
+        make_topics(&play, 5, |number| match number {
+            0 => json!({}),
+            _ => json!({"deletionPolicy": "Delete"}),
+        });
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("they are ready", 120, |play| topics_that_are(play, "Ready") == 5).await;
+        play.operators.drain(..).for_each(|(_, task)| task.abort());
+        let server = play.server().clone();
+        let topic = |number: u32| Key::new(TOPIC_OBJECTS, "ns", &format!("t{number}"));
+        let ready = json!([{"type": "Ready", "status": "True", "observedGeneration": 2}]);
+        server.edit("person", &topic(0), |it| it["spec"]["partitions"] = json!(2));
+        server.edit(OPERATOR, &topic(0), |it| it["status"]["conditions"] = ready);
+        // The first one is not to be deleted, and the second one goes.
+        server.delete("person", &topic(1), None, None).unwrap();
+        let env = Env {
+            net: Arc::new(WorldNet::new(play.world.clone(), play.kafka.clone(), Env::real().net)),
+            ..Env::real()
+        };
+        let address = "demo-kafka-bootstrap.ns.svc:9092".to_owned();
+        let admin = ClientAdmin::new(env, address, Duration::from_secs(10));
+        admin.delete_topic("t0").await.unwrap();
+        admin.delete_topic("t1").await.unwrap();
+        server.edit(OPERATOR, &topic(1), |it| it["metadata"]["finalizers"] = json!([]));
+        // The third one is let go as it is, and so is the fourth one, which somebody else holds.
+        for number in [2, 3] {
+            let held = json!(["letterbox.dev/delete-topic", "example.com/backup"]);
+            server.edit("person", &topic(number), |it| it["metadata"]["finalizers"] = held);
+        }
+        server.delete("person", &topic(2), None, None).unwrap();
+        let kept = json!(["example.com/backup"]);
+        server.edit(OPERATOR, &topic(2), |it| it["metadata"]["finalizers"] = kept);
+        let kept = json!(["letterbox.dev/delete-topic"]);
+        server.edit(OPERATOR, &topic(3), |it| it["metadata"]["finalizers"] = kept);
+        let name = |number: u32| format!("t{number}");
+        let finalizer = "example.com/backup".to_owned();
+        assert_eq!(
+            play.monitor.look(&play.world, kafka.take_about()),
+            [
+                Violation::ReadyUnchecked { topic: name(0) },
+                Violation::TopicDeleted { topic: name(0) },
+                Violation::LetGoUnchecked { topic: name(2) },
+                Violation::OthersLetGo { object: name(3), finalizer },
             ]
         );
     });

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt as _;
 use kube::api::Api;
-use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, reflector};
+use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -21,7 +18,7 @@ use super::doomed::is_terminating;
 use super::objects::{
     news_of, paged, tell_later, tell_not_understood, tell_not_written, untold, watched,
 };
-use super::{Context, PassFailed, RESYNC, WAITING, scoped};
+use super::{Context, PassFailed, RESYNC, WAITING, scoped, watches};
 use crate::admin::KafkaAdmin;
 use crate::api::{
     CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition,
@@ -42,23 +39,23 @@ const CHANGED: Duration = Duration::from_millis(500);
 pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let client = &context.client;
     let scope = namespace.as_deref();
-    let ours = paged().labels(CLUSTER_LABEL);
-    let pods = scoped::<PartialObjectMeta<Pod>>(client, scope);
-    let pods = watcher(pods, ours.clone()).touched_objects();
-    let by_label = |meta: &kube::api::ObjectMeta| {
-        let name = meta.labels.as_ref()?.get(CLUSTER_LABEL)?;
-        Some(ObjectRef::<KafkaCluster>::new(name).within(meta.namespace.as_deref()?))
-    };
     let metrics = context.metrics.clone();
     let kubernetes = context.clusters.clone();
-    let claims = watcher(scoped::<PersistentVolumeClaim>(client, scope), ours.clone())
-        .default_backoff()
-        .inspect_ok(move |event| {
-            if let watcher::Event::Delete(claim) = event {
-                kubernetes.saw_end(claim);
+    let claims = scoped::<PersistentVolumeClaim>(client, scope);
+    let claims = watcher(claims, paged().labels(CLUSTER_LABEL));
+    let claims = watches::apart(&context, "persistentvolumeclaims", scope, claims);
+    let claims = claims.flat_map(move |event| {
+        if let Event::Delete(claim) = &event {
+            kubernetes.saw_end(claim);
+        }
+        let clusters = match event {
+            Event::Apply(claim) | Event::InitApply(claim) | Event::Delete(claim) => {
+                watches::clusters_of(&claim.metadata)
             }
-        })
-        .touched_objects();
+            Event::Init | Event::InitDone => Vec::new(),
+        };
+        futures::stream::iter(clusters)
+    });
     let config = kube::runtime::controller::Config::default().concurrency(16);
     let (told, not_understood) = untold();
     let teller = context.clone();
@@ -66,21 +63,19 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     // What a pass writes itself wakes no other one: a message that changes all the time would be
     // written all the time.
     let tell = move |found| tell_later(&teller, &told, found);
-    let seen = watched::<KafkaCluster>(scoped(client, scope), tell)
-        .default_backoff()
+    let seen = watched::<KafkaCluster>(scoped(client, scope), tell);
+    let seen = watches::apart(&context, &KafkaCluster::plural(&()), scope, seen)
+        .map(Ok::<_, watcher::Error>)
         .reflect(writer)
         .applied_objects()
         .predicate_filter(news_of, PredicateConfig::default());
-    let passes = Controller::for_stream(seen, store)
+    let controller = Controller::for_stream(seen, store)
         .with_config(config)
-        .owns(scoped::<StatefulSet>(client, scope), ours.clone())
-        .owns(scoped::<Service>(client, scope), ours.clone())
-        .owns(scoped::<ConfigMap>(client, scope), ours.clone())
-        .owns(scoped::<ServiceAccount>(client, scope), ours.clone())
-        .owns(scoped::<PodDisruptionBudget>(client, scope), ours.clone())
-        .watches_stream(pods, move |pod| by_label(&pod.metadata))
-        .watches_stream(claims, move |claim| by_label(&claim.metadata))
+        .reconcile_on(futures::stream::select_all(watches::changed(&context, scope)))
+        .reconcile_on(claims)
         .reconcile_on(context.looked.asked(namespace.clone()))
+        .reconcile_all_on(context.clusters.unwatched.changes());
+    let passes = controller
         .run(reconcile, |_, error, _| back_off(error), context.clone())
         .for_each(|result| {
             super::told(&metrics, KIND, result);

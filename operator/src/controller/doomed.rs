@@ -1,8 +1,12 @@
 //! Lets go of `KafkaCluster`s and `KafkaTopic`s whose namespace is being deleted, by their metadata
 //! alone: of all when the operator stops, because nobody would do it after that, and at any time of
 //! those that this version cannot read. Passes let go of the others.
+//!
+//! And of `KafkaTopic`s that are being deleted while there is no definition of `KafkaCluster`s: no
+//! pass can tell then that their clusters are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,9 +14,11 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, ObjectMeta};
 use kube::{Client, Resource, ResourceExt as _};
+use tokio::sync::watch;
 
-use super::Context;
 use super::objects::PAGE;
+use super::probe::{self, Health};
+use super::{Context, scopes};
 use crate::api::{CLUSTER_FINALIZER, KafkaCluster, KafkaTopic, TOPIC_FINALIZER};
 use crate::platform::calls::{READ_WITHIN, no_answer};
 use crate::platform::kubernetes::said;
@@ -53,6 +59,31 @@ pub(super) async fn let_go_of_unread(context: Arc<Context>) {
     }
 }
 
+/// Lets go of the topics that are being deleted while there is no definition of clusters, for ever.
+pub(super) async fn let_go_without_clusters(
+    context: Arc<Context>,
+    mut health: watch::Receiver<Health>,
+) -> Infallible {
+    let client = &context.client;
+    let (clusters, topics) = (KafkaCluster::plural(&()), KafkaTopic::plural(&()));
+    loop {
+        probe::waits(&mut health).await;
+        let missing = probe::missing(client).await.unwrap_or_default();
+        if missing.contains(&clusters) && !missing.contains(&topics) {
+            let kind = ApiResource::erase::<KafkaTopic>(&());
+            let looks = scopes(&context.options).into_iter().map(|scope| {
+                let kind = kind.clone();
+                async move {
+                    let scope = scope.as_deref();
+                    let_go_of(client, scope, kind, TOPIC_FINALIZER, Why::NoCluster).await
+                }
+            });
+            futures::future::join_all(looks).await;
+        }
+        tokio::time::sleep(NAMESPACE_FRESH).await;
+    }
+}
+
 async fn look_at(context: &Context, namespace: String) {
     if !is_terminating(&context.client, &namespace).await {
         return;
@@ -71,8 +102,18 @@ pub(super) async fn let_go(client: &Client, scope: Option<&str>) -> bool {
         (ApiResource::erase::<KafkaCluster>(&()), CLUSTER_FINALIZER),
         (ApiResource::erase::<KafkaTopic>(&()), TOPIC_FINALIZER),
     ];
-    let of_kinds = kinds.map(|(kind, finalizer)| let_go_of(client, scope, kind, finalizer));
+    let why = Why::NamespaceGoes;
+    let of_kinds = kinds.map(|(kind, finalizer)| let_go_of(client, scope, kind, finalizer, why));
     futures::future::join_all(of_kinds).await.into_iter().all(|is_done| is_done)
+}
+
+/// Why an object is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Its namespace is being deleted.
+    NamespaceGoes,
+    /// It is being deleted itself, and there are no clusters.
+    NoCluster,
 }
 
 async fn let_go_of(
@@ -80,14 +121,15 @@ async fn let_go_of(
     scope: Option<&str>,
     kind: ApiResource,
     finalizer: &'static str,
+    why: Why,
 ) -> bool {
-    let held = match held_by(client, scope, &kind, finalizer).await {
+    let held = match held_by(client, scope, &kind, finalizer, why).await {
         Ok(held) => held,
         Err(error) => {
             tracing::warn!(
                 error = said(&error),
                 namespace = scope,
-                "{} could not be listed; those of a namespace that is being deleted may hold it",
+                "{} could not be listed; one that is to be let go may still be held",
                 kind.plural
             );
             return false;
@@ -95,10 +137,11 @@ async fn let_go_of(
     };
     let mut is_done = true;
     for (namespace, objects) in held {
-        if !is_terminating(client, &namespace).await {
+        if why == Why::NamespaceGoes && !is_terminating(client, &namespace).await {
             continue;
         }
-        let released = objects.into_iter().map(|object| release(client, &kind, object, finalizer));
+        let released =
+            objects.into_iter().map(|object| release(client, &kind, object, finalizer, why));
         let released = futures::stream::iter(released).buffer_unordered(AT_ONCE);
         is_done &= released.all(std::future::ready).await;
     }
@@ -106,7 +149,13 @@ async fn let_go_of(
 }
 
 /// Whether one object is let go, or gone.
-async fn release(client: &Client, kind: &ApiResource, object: ObjectMeta, finalizer: &str) -> bool {
+async fn release(
+    client: &Client,
+    kind: &ApiResource,
+    object: ObjectMeta,
+    finalizer: &str,
+    why: Why,
+) -> bool {
     let own = Own::named(client, kind.clone(), &object);
     let released = own.set_finalizer(finalizer, false).await;
     let (kind, name, namespace) = (&*kind.kind, object.name, object.namespace);
@@ -115,7 +164,11 @@ async fn release(client: &Client, kind: &ApiResource, object: ObjectMeta, finali
             kind,
             name,
             namespace,
-            "removed the finalizer, because the namespace is being deleted"
+            "removed the finalizer, because {}",
+            match why {
+                Why::NamespaceGoes => "the namespace is being deleted",
+                Why::NoCluster => "the API server has no definition of KafkaClusters",
+            }
         ),
         Err(fault) => tracing::warn!(
             kind,
@@ -134,6 +187,7 @@ async fn held_by(
     scope: Option<&str>,
     kind: &ApiResource,
     finalizer: &str,
+    why: Why,
 ) -> kube::Result<BTreeMap<String, Vec<ObjectMeta>>> {
     let api: Api<DynamicObject> = match scope {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
@@ -146,7 +200,8 @@ async fn held_by(
         let page = tokio::time::timeout(READ_WITHIN, api.list_metadata(&params)).await;
         let page = page.unwrap_or_else(|_| Err(no_answer(READ_WITHIN)))?;
         for metadata in page.items.into_iter().map(|object| object.metadata) {
-            if metadata.finalizers.iter().flatten().any(|each| each == finalizer) {
+            let goes = why == Why::NamespaceGoes || metadata.deletion_timestamp.is_some();
+            if goes && metadata.finalizers.iter().flatten().any(|each| each == finalizer) {
                 let ObjectMeta { name, namespace, uid, .. } = metadata;
                 let of = namespace.clone().unwrap_or_default();
                 held.entry(of).or_default().push(ObjectMeta {

@@ -19,6 +19,12 @@ pub(crate) struct Labels {
     kind: &'static str,
 }
 
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WatchLabels {
+    resource: String,
+}
+
 /// An object: kind, namespace, name.
 type Object = (&'static str, String, String);
 
@@ -42,6 +48,7 @@ pub(crate) struct Metrics {
     /// The reason that is told of each object that is not ready.
     reasons: Arc<Mutex<BTreeMap<Object, String>>>,
     leader: Gauge,
+    refused_watches: Family<WatchLabels, Counter>,
 }
 
 impl Metrics {
@@ -70,6 +77,12 @@ impl Metrics {
             "1 for each object that is not ready, with the reason",
             not_ready.clone(),
         );
+        let refused_watches = Family::<WatchLabels, Counter>::default();
+        registry.register(
+            "refused_watches",
+            "Attempts at a watch that the API server refused",
+            refused_watches.clone(),
+        );
         registry.register("leader", "1 while this replica leads", leader.clone());
         Self {
             registry: Arc::new(registry),
@@ -79,7 +92,13 @@ impl Metrics {
             not_ready,
             reasons: Arc::default(),
             leader,
+            refused_watches,
         }
+    }
+
+    pub(crate) fn count_refused_watch(&self, resource: &str) {
+        let labels = WatchLabels { resource: resource.to_owned() };
+        self.refused_watches.get_or_create(&labels).inc();
     }
 
     pub(crate) fn set_leader(&self, leads: bool) {

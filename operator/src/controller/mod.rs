@@ -13,6 +13,7 @@ mod probe;
 mod schema;
 mod topic;
 mod topics;
+mod watches;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,12 +154,14 @@ async fn lead_until(
             },
         };
         context.metrics.set_leader(true);
+        let told = health.clone();
         // What was begun is dropped as soon as one of these ends: somebody else may lead by then,
         // and every step is safe to repeat.
         let lost = tokio::select! {
             biased;
             stopped = &mut stop => return stopped.map(|()| held),
             lost = keep(&mut held) => lost,
+            never = doomed::let_go_without_clusters(context.clone(), told) => match never {},
             () = work(&context, &mut health) => "the watches ended".to_owned(),
         };
         context.metrics.set_leader(false);
@@ -181,6 +184,7 @@ async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health
         probe::well(health).await;
         context.silences.forget();
         context.looked.forget_all();
+        context.clusters.unwatched.forget_all();
         context.metrics.forget_all();
         tokio::select! {
             biased;

@@ -5,6 +5,7 @@
 //! often, so that work goes on within a second or two after the API server, or a definition, is
 //! back.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use kube::{Client, Resource as _};
@@ -82,15 +83,8 @@ pub(crate) async fn run(client: Client, health: watch::Sender<Health>, upgrade: 
 
 /// What is missing, or the reason why that is not known.
 async fn look(client: &Client, known: &mut Served, upgrade: &str) -> Result<Health, String> {
-    let served = tokio::time::timeout(
-        DEADLINE,
-        client.list_api_group_resources(&KafkaCluster::api_version(&())),
-    )
-    .await;
-    let served = match served {
-        Ok(Ok(list)) => list.resources,
-        // No version of the group is served: every definition is missing.
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Vec::new(),
+    let missing = match tokio::time::timeout(DEADLINE, missing(client)).await {
+        Ok(Ok(missing)) => missing,
         Ok(Err(error)) => {
             return Err(format!(
                 "the API server does not answer: {}",
@@ -101,13 +95,9 @@ async fn look(client: &Client, known: &mut Served, upgrade: &str) -> Result<Heal
             return Err(format!("the API server does not answer within {} s", DEADLINE.as_secs()));
         }
     };
-    let names = [KafkaCluster::plural(&()), KafkaTopic::plural(&())];
-    let missing: Vec<String> = names
-        .iter()
-        .filter(|name| !served.iter().any(|resource| resource.name == **name))
-        .map(|name| format!("{name}.{}", crate::api::GROUP))
-        .collect();
     if !missing.is_empty() {
+        let missing = missing.iter().map(|name| format!("{name}.{}", crate::api::GROUP));
+        let missing: Vec<String> = missing.collect();
         return Ok(Health::Waits(format!(
             "the API server has no CustomResourceDefinition {}; install the chart's CRDs again \
              (crds.install)",
@@ -129,6 +119,20 @@ async fn look(client: &Client, known: &mut Served, upgrade: &str) -> Result<Heal
     })
 }
 
+/// The plurals of the definitions that the API server does not have.
+pub(super) async fn missing(client: &Client) -> kube::Result<Vec<Cow<'static, str>>> {
+    let served = client.list_api_group_resources(&KafkaCluster::api_version(&())).await;
+    let served = match served {
+        Ok(list) => list.resources,
+        // No version of the group is served: every definition is missing.
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let names = [KafkaCluster::plural(&()), KafkaTopic::plural(&())].into_iter();
+    let is_served = |name: &str| served.iter().any(|resource| resource.name == name);
+    Ok(names.filter(|name| !is_served(name)).collect())
+}
+
 async fn tell_version(client: &Client) -> bool {
     match tokio::time::timeout(DEADLINE, client.apiserver_version()).await {
         Ok(Ok(version)) => {
@@ -144,9 +148,14 @@ pub(crate) async fn well(health: &mut watch::Receiver<Health>) {
     until(health, |health| !matches!(health, Health::Waits(_))).await;
 }
 
+/// Waits until the operator cannot work.
+pub(super) async fn waits(health: &mut watch::Receiver<Health>) {
+    until(health, |health| matches!(health, Health::Waits(_))).await;
+}
+
 /// Ends when what was missing is there again, and watches should be begun afresh.
 pub(crate) async fn returned(health: &mut watch::Receiver<Health>) {
-    until(health, |health| matches!(health, Health::Waits(_))).await;
+    waits(health).await;
     well(health).await;
 }
 

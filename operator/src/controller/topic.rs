@@ -11,7 +11,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, watcher};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use letterbox_env::{BoxFuture, Env};
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
@@ -22,7 +22,7 @@ use super::objects::{
     Guarded, news_of, tell_later, tell_not_understood, tell_not_written, untold, watched,
 };
 use super::topics::{ClusterKey, Topics, cluster_key_of};
-use super::{Context, PassFailed, RESYNC, scoped};
+use super::{Context, PassFailed, RESYNC, scoped, watches};
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, UNANSWERED};
 use crate::api::{
     DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER,
@@ -33,7 +33,7 @@ use crate::plan::{
     ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicStep, TopicWait, has_finalizer,
     put_together, to_make,
 };
-use crate::platform::kubernetes::{api_fault, said, words_of};
+use crate::platform::kubernetes::{api_fault, said};
 use crate::platform::own::{Own, STATUS_NOT_WRITTEN};
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
@@ -319,15 +319,12 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         unread.take_unread(&found);
         tell_later(&teller, &told, found);
     });
-    let seen = seen
-        .default_backoff()
+    let seen = watches::apart(&context, &KafkaTopic::plural(&()), scope, seen)
+        .map(Ok::<_, watcher::Error>)
         .reflect(writer)
         .inspect_ok(move |event| own_topics.take(event))
         .applied_objects()
-        .predicate_filter(news_of, PredicateConfig::default())
-        // A pause after a fault is this watch's own, and holds up no other one.
-        .filter_map(|seen| std::future::ready(seen.map_err(watched_again).ok()))
-        .map(Ok);
+        .predicate_filter(news_of, PredicateConfig::default());
     let controller = Controller::for_stream(seen, store)
         .with_config(kube::runtime::controller::Config::default().concurrency(16));
     let metrics = context.metrics.clone();
@@ -358,10 +355,6 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     futures::join!(passes, tell_not_understood(context, KIND, not_understood));
 }
 
-fn watched_again(error: watcher::Error) {
-    tracing::warn!(error = words_of(&error), "KafkaTopics are watched again");
-}
-
 /// The topics of each cluster whose state, as far as topics are concerned, changed.
 fn woken_by_clusters(
     context: Arc<TopicContext>,
@@ -369,17 +362,15 @@ fn woken_by_clusters(
     writer: Writer<KafkaCluster>,
 ) -> impl Stream<Item = ObjectRef<KafkaTopic>> + Send + 'static {
     let api = scoped(&context.shared.client, scope);
-    let events = watched::<KafkaCluster>(api, drop).default_backoff().reflect(writer);
+    let events = watched::<KafkaCluster>(api, drop);
+    let events = watches::apart(&context.shared, &KafkaCluster::plural(&()), scope, events);
+    let events = events.map(Ok::<_, watcher::Error>).reflect(writer);
     let looked = context.shared.looked.changes().map(|()| None);
     let events = futures::stream::select(events.map(Some), looked);
     let mut known: BTreeMap<ClusterKey, ClusterState> = BTreeMap::new();
     let woken = events.map(move |event| {
-        match &event {
-            Some(Err(error)) => {
-                tracing::warn!(error = words_of(error), "KafkaClusters are watched again");
-            }
-            Some(Ok(watcher::Event::InitDone)) => drop(context.listed.send_replace(true)),
-            Some(Ok(_)) | None => {}
+        if matches!(event, Some(Ok(watcher::Event::InitDone))) {
+            context.listed.send_replace(true);
         }
         let state_of =
             |cluster: &Arc<KafkaCluster>| (key_of(cluster), context.state_of(Some(cluster)));

@@ -65,9 +65,10 @@ fn is_ours(entry: &Value) -> bool {
 
 /// The managed fields of `live`, changed so that what others have written of `refused` counts as
 /// applied by us; `None` when there is none of it. `refused` are fields as the API server's answer
-/// names them (`spec.ports[1].name`). Metadata and status stay whose they are.
+/// names them (`spec.ports[1].name`). Metadata and status stay whose they are, and so does what the
+/// API server chose of something that is `desired`: it may count as written by somebody.
 #[must_use]
-pub fn taken_over(live: &Value, refused: &[&str]) -> Option<Vec<Value>> {
+pub fn taken_over(live: &Value, refused: &[&str], desired: &Value) -> Option<Vec<Value>> {
     let mut entries = live.pointer("/metadata/managedFields")?.as_array()?.clone();
     let mut paths: Vec<Vec<&str>> = refused.iter().map(|field| refused_path(field)).collect();
     paths.retain(|path| !matches!(path.first(), None | Some(&("metadata" | "status"))));
@@ -82,6 +83,7 @@ pub fn taken_over(live: &Value, refused: &[&str]) -> Option<Vec<Value>> {
             unite(&mut taken, Value::Object(take_out(fields, path)));
         }
     }
+    leave_chosen(&mut taken, desired);
     if is_whole(&taken) {
         return None;
     }
@@ -143,6 +145,33 @@ fn take_out(fields: &mut Map<String, Value>, path: &[&str]) -> Map<String, Value
         !inner.is_empty()
     });
     taken
+}
+
+/// What the API server chooses where nobody does.
+const CHOSEN: [&str; 6] =
+    ["clusterIP", "clusterIPs", "healthCheckNodePort", "ipFamilies", "ipFamilyPolicy", "nodePort"];
+
+/// Leaves what the API server chose of something that is desired out of a set of fields.
+fn leave_chosen(fields: &mut Value, desired: &Value) {
+    let Some(fields) = fields.as_object_mut() else { return };
+    fields.retain(|key, inner| {
+        let wanted = match key.split_once(':') {
+            Some(("f", name)) => desired.get(name).or_else(|| {
+                // Nobody has it then, and it stays.
+                (desired.is_object() && CHOSEN.contains(&name)).then_some(&Value::Null)
+            }),
+            Some(("k", _)) => desired.as_array().and_then(|items| {
+                items.iter().find(|item| item_of(&json!({ key: {} }), item).is_some())
+            }),
+            _ => None,
+        };
+        match wanted {
+            Some(Value::Null) => return false,
+            Some(wanted) if !is_whole(inner) => leave_chosen(inner, wanted),
+            _ => return true,
+        }
+        !is_whole(inner)
+    });
 }
 
 /// Adds a set of fields to another one. An empty one is the thing itself, which is `.` beside parts
@@ -443,18 +472,22 @@ mod tests {
             status,
         ]);
         let all = live(all);
-        assert_eq!(taken_over(&all, &["spec"]).map(Value::from), Some(taken));
+        assert_eq!(taken_over(&all, &["spec"], &json!({})).map(Value::from), Some(taken));
         let nothing = [&[][..], &[""], &["<nil>"], &["metadata.labels"], &["status"], &["spec.e"]];
         for refused in nothing {
-            assert_eq!(taken_over(&all, refused), None, "{refused:?}");
+            assert_eq!(taken_over(&all, refused, &json!({})), None, "{refused:?}");
         }
         assert_eq!(
-            taken_over(&live(json!([entry(MANAGER, "Apply", ours), status])), &["spec"]),
+            taken_over(
+                &live(json!([entry(MANAGER, "Apply", ours), status])),
+                &["spec"],
+                &json!({})
+            ),
             None
         );
-        assert_eq!(taken_over(&json!({"metadata": {}}), &["spec"]), None);
+        assert_eq!(taken_over(&json!({"metadata": {}}), &["spec"], &json!({})), None);
         let data = live(json!([entry("a", "Update", json!({"f:data": {}}))]));
-        let new = taken_over(&data, &["data[a.b]"]).unwrap();
+        let new = taken_over(&data, &["data[a.b]"], &json!({})).unwrap();
         assert_eq!((new.len(), &new[0]["manager"]), (1, &json!(MANAGER)));
         assert_eq!(new[0]["fieldsV1"], json!({"f:data": {}}));
     }
@@ -499,7 +532,7 @@ mod tests {
             // A part of what is one value.
             ("spec.policy.kind", json!({"f:spec": {"f:policy": {}}})),
         ] {
-            let mut all = taken_over(&live, &[refused]).unwrap();
+            let mut all = taken_over(&live, &[refused], &json!({})).unwrap();
             assert_eq!(fields(&all, MANAGER), expected, "{refused}");
             let mut left = fields(&all, "a");
             assert_ne!(left, theirs, "{refused}");
@@ -508,6 +541,27 @@ mod tests {
             all.retain(|entry| !is_ours(entry));
             assert_eq!(all.len(), 1, "{refused}");
         }
+    }
+
+    #[test]
+    fn what_the_api_server_chose_of_what_is_desired_stays_when_the_rest_is_taken_over() {
+        let port = |number: u16| format!("k:{{\"port\":{number}}}");
+        let all = json!({".": {}, "f:name": {}, "f:nodePort": {}, "f:port": {}});
+        let theirs = json!({"f:spec": {
+            "f:clusterIP": {}, "f:x": {}, "f:ports": {port(1): all, port(2): all},
+        }});
+        let entry =
+            json!({"manager": "before-first-apply", "operation": "Update", "fieldsV1": theirs});
+        let live = json!({"metadata": {"managedFields": [entry]}});
+        let desired = json!({"spec": {"ports": [{"port": 1, "name": "a"}]}});
+        let kept = json!({".": {}, "f:name": {}, "f:port": {}});
+        let taken = taken_over(&live, &["spec"], &desired).unwrap();
+        let expected = json!({"f:spec": {"f:x": {}, "f:ports": {port(1): kept, port(2): all}}});
+        assert_eq!(taken[0]["fieldsV1"], expected);
+        // What the spec names is the operator's own.
+        let desired = json!({"spec": {"clusterIP": "None", "ports": [{"port": 1, "nodePort": 7}]}});
+        let taken = taken_over(&live, &["spec"], &desired).unwrap();
+        assert_eq!(taken[0]["fieldsV1"], theirs);
     }
 
     /// What we applied, as the API server tells it.

@@ -43,6 +43,9 @@ pub const CLUSTER_ID_ANNOTATION: &str = "letterbox.dev/cluster-id";
 pub const ASKED_CLASS_ANNOTATION: &str = "letterbox.dev/asked-storage-class";
 /// On a volume claim: the size that the spec named when the claim was made.
 pub const ASKED_SIZE_ANNOTATION: &str = "letterbox.dev/asked-storage-size";
+/// On a volume claim: its own uid, once the operator has made it. A copy, as a backup restores it,
+/// has another one.
+pub const MADE_ANNOTATION: &str = "letterbox.dev/made-as";
 /// Where the keys and certificates of a broker are mounted, from a Secret that need not be there.
 pub const SECRETS_PATH: &str = "/var/run/letterbox/secrets";
 /// The value of `app.kubernetes.io/managed-by`, and the field manager.

@@ -44,6 +44,13 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     let mut plan = Plan { nodes: remembered.clone(), ..Plan::default() };
     tell_losses(desired, observed, &mut plan);
     plan.steps.extend(plan.nodes.iter().flat_map(|node| newly_accepted(cluster, node)));
+    let recorded = cluster.status.as_ref().and_then(|status| status.cluster_id.clone());
+    plan.steps.extend(
+        recorded
+            .zip(desired.cluster_id.clone())
+            .filter(|(from, to)| from != to)
+            .map(|(from, to)| Step::CorrectClusterId { from, to }),
+    );
     let begun = plan.nodes.iter().flat_map(|node| {
         let loss = |loss: &LossStatus| (node.id, loss.name.clone());
         node.accepted_losses().map(loss)
@@ -75,6 +82,12 @@ fn tell_losses(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
     let unread = observed.unread.iter();
     plan.waits.extend(
         unread.map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }),
+    );
+    plan.waits.extend(
+        observed.unwatched.iter().map(|(what, message)| Wait::NotWatched {
+            what: what.clone(),
+            message: message.clone(),
+        }),
     );
     plan.losses = losses(desired, &plan.nodes);
     let lost = plan.losses.iter().map(|loss| Wait::DataLost(Box::new(loss.clone())));

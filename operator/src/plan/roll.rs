@@ -2,7 +2,7 @@
 
 use super::cluster::recorded_node;
 use super::safety::{Down, may_end};
-use super::volumes::replaces;
+use super::volumes::{View, plan_removal, replaces};
 use super::{Plan, Step, Wait};
 use crate::api::{KafkaCluster, LossStatus, NodeStatus, VolumeStatus};
 use crate::desired::{Blueprint, Broker, BrokerVolume, given_up_directories};
@@ -79,6 +79,11 @@ fn plan_definition(
     plan: &mut Plan,
 ) -> Result<(), Wait> {
     let id = broker.id;
+    if !seen.fixed.is_empty() {
+        let why = format!("nobody can change {}", seen.fixed.join(", "));
+        plan_removal(&View { cluster, observed, id, seen }, why, down, plan);
+        return Ok(());
+    }
     let is_beside = is_beside_its_claims(broker, seen) || has_given_up(cluster, id, seen);
     let restarts = seen.serves() && (is_beside || !seen.is_current);
     let ends = seen.to_end.is_some() && (is_beside || has_to_restart(seen));

@@ -29,6 +29,14 @@ pub enum Step {
         /// Which of its volumes.
         volume: String,
     },
+    /// Write on a claim that the operator made which one it is, so that no copy of it is taken for
+    /// it.
+    MarkClaim {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+    },
     /// Ask for a larger volume.
     GrowVolume {
         /// Whose.
@@ -92,6 +100,13 @@ pub enum Step {
         /// What has to be made again while nothing names it.
         why: String,
     },
+    /// Put the recorded id of the cluster right.
+    CorrectClusterId {
+        /// What status said.
+        from: String,
+        /// What the cluster is.
+        to: String,
+    },
     /// Go on without the records of a broker: a person said so.
     AcceptLoss {
         /// Whose.
@@ -143,6 +158,9 @@ impl std::fmt::Display for Step {
             Self::MakeClaim { broker, volume } => {
                 write!(f, "make the claim of volume {volume} of broker {broker}")
             }
+            Self::MarkClaim { broker, volume } => {
+                write!(f, "mark the claim of volume {volume} of broker {broker} as the operator's")
+            }
             Self::GrowVolume { broker, volume, from, to } => {
                 let (from, to) = (shown(*from), shown(*to));
                 write!(f, "grow volume {volume} of broker {broker} from {from} to {to}")
@@ -172,6 +190,11 @@ impl std::fmt::Display for Step {
             Self::RemoveBroker { broker, why } => {
                 write!(f, "remove the StatefulSet of broker {broker} for now: {why}")
             }
+            Self::CorrectClusterId { from, to } => write!(
+                f,
+                "put status.clusterId right: it was {from}, and the brokers or their volume claims \
+                 say {to}"
+            ),
             Self::AcceptLoss { broker, name } => write!(
                 f,
                 "go on without the records of broker {broker}: the loss {name} was accepted"
@@ -193,6 +216,8 @@ impl Step {
             | Self::MakeClaim { .. } => true,
             Self::ApplyBudget { .. }
             | Self::Prune(_)
+            | Self::MarkClaim { .. }
+            | Self::CorrectClusterId { .. }
             | Self::GrowVolume { .. }
             | Self::HoldObject { .. }
             | Self::LetGo { .. }
@@ -210,15 +235,17 @@ impl Step {
             Self::ApplyAccess { .. } | Self::Prune(_) => Part::Access,
             Self::ApplyBudget { .. } => Part::Budget,
             Self::MakeClaim { .. }
+            | Self::MarkClaim { .. }
             | Self::GrowVolume { .. }
             | Self::HoldObject { .. }
             | Self::LetGo { .. }
             | Self::RemakeClaim { .. }
             | Self::DropClaim { .. } => Part::Storage,
             Self::ApplyBroker { .. } => Part::Definitions,
-            Self::RestartBroker { .. } | Self::RemoveBroker { .. } | Self::AcceptLoss { .. } => {
-                Part::Brokers
-            }
+            Self::RestartBroker { .. }
+            | Self::RemoveBroker { .. }
+            | Self::CorrectClusterId { .. }
+            | Self::AcceptLoss { .. } => Part::Brokers,
         }
     }
 
@@ -230,6 +257,8 @@ impl Step {
             Self::ApplyBudget { .. } => "BudgetApplied",
             Self::Prune(_) => "Pruned",
             Self::MakeClaim { .. } => "VolumeClaimMade",
+            Self::MarkClaim { .. } => "VolumeClaimMarked",
+            Self::CorrectClusterId { .. } => "ClusterIdCorrected",
             Self::GrowVolume { .. } => "VolumeGrown",
             Self::RemakeClaim { .. } => "VolumeClaimRemade",
             Self::DropClaim { .. } => "VolumeClaimDropped",

@@ -8,11 +8,11 @@ use crate::desired::{Blueprint, BrokerVolume};
 use crate::observe::{Observed, ObservedBroker, Part, Run, Volume};
 
 /// What is looked at while volumes are planned.
-struct View<'a> {
-    cluster: &'a KafkaCluster,
-    observed: &'a Observed,
-    id: i32,
-    seen: &'a ObservedBroker,
+pub(super) struct View<'a> {
+    pub(super) cluster: &'a KafkaCluster,
+    pub(super) observed: &'a Observed,
+    pub(super) id: i32,
+    pub(super) seen: &'a ObservedBroker,
 }
 
 impl View<'_> {
@@ -54,6 +54,9 @@ pub(super) fn plan_volumes(
             plan_volume(&view, volume, down, plan);
             plan_use(id, volume, &node, seen, plan);
         }
+        let unmarked = seen.volumes.iter().filter(|(_, live)| live.is_unmarked && !live.is_ending);
+        plan.steps
+            .extend(unmarked.map(|(name, _)| Step::MarkClaim { broker: id, volume: name.clone() }));
         let is_left = |(name, live): &(&String, &Volume)| {
             let is_wanted = broker.volumes.iter().any(|volume| volume.name == **name);
             !is_wanted && !live.is_ending && is_unmade(live) && !seen.defined.contains(*name)
@@ -123,7 +126,7 @@ fn is_free(node: &NodeStatus, volume: &BrokerVolume) -> bool {
 }
 
 /// Takes away the definition of a broker, and what runs by it.
-fn plan_removal(view: &View<'_>, why: String, down: &mut Down, plan: &mut Plan) {
+pub(super) fn plan_removal(view: &View<'_>, why: String, down: &mut Down, plan: &mut Plan) {
     let broker = view.id;
     let is_step =
         |step: &Step| matches!(step, Step::RemoveBroker { broker: of, .. } if *of == broker);

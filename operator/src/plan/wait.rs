@@ -138,6 +138,13 @@ pub enum Wait {
         /// Its definition.
         set: ObjectKey,
     },
+    /// What changes of some kind of objects is noticed late.
+    NotWatched {
+        /// The plural of the kind.
+        what: String,
+        /// Why.
+        message: String,
+    },
     /// A volume is of another class than the spec names, and stays so.
     OtherClass {
         /// Whose.
@@ -256,6 +263,7 @@ impl Wait {
                 row(9, "Other storage class", "StorageClassDiffers", false, true)
             }
             Self::Stray { .. } => row(10, "Unknown broker", "UnknownBroker", false, true),
+            Self::NotWatched { .. } => row(10, "Not watched", "NotWatched", false, true),
             Self::VolumeGrowing { .. } => {
                 row(11, "Growing a volume", "VolumeGrowing", false, false)
             }
@@ -410,6 +418,11 @@ impl std::fmt::Display for Wait {
                 f,
                 "{set} has this cluster's label and is none of the brokers in status.nodes; it is left \
                  as it is: delete it when nobody needs what is on its volumes, or take the label off"
+            ),
+            Self::NotWatched { what, message } => write!(
+                f,
+                "what others change of {what} is noticed late, or not at all: the API server does \
+                 not let the operator watch them ({message}); give its role the verbs list and watch"
             ),
             Self::OtherClass { broker, volume, live, spec } => write!(
                 f,

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use super::calls::no_answer;
 use super::own::Own;
 use super::pods::{News, is_ready, run_of, unbound, waits_for_pod, with_own_words};
+use super::unwatched::Unwatched;
 use super::{Live, Platform};
 use crate::admin::{AskIdentity, Identity};
 use crate::api::{
@@ -35,7 +36,7 @@ use crate::desired::compare::{differences, marked, taken_over};
 use crate::desired::objects::{
     self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, ASKED_SIZE_ANNOTATION, BROKER_LABEL,
     CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, IMAGE_ANNOTATION, Kind,
-    MANAGER, ObjectKey, external_bootstrap_name, external_broker_name,
+    MADE_ANNOTATION, MANAGER, ObjectKey, external_bootstrap_name, external_broker_name,
 };
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
@@ -55,6 +56,8 @@ pub struct Kubernetes {
     brokers: Arc<dyn AskIdentity>,
     /// The uids of the last claims that went without ever having had a volume.
     unmade: Arc<Mutex<VecDeque<String>>>,
+    /// What the API server does not let the operator watch.
+    pub(crate) unwatched: Unwatched,
 }
 
 /// So many of them are remembered.
@@ -79,6 +82,7 @@ pub struct KubernetesLive {
     /// The uids of the claims that may be deleted with the cluster.
     own: BTreeSet<String>,
     unread: BTreeMap<Part, Fault>,
+    unwatched: BTreeMap<String, String>,
     news: News,
 }
 
@@ -86,7 +90,8 @@ impl Kubernetes {
     /// The API server behind `client`.
     #[must_use]
     pub fn new(client: Client, default_image: String, brokers: Arc<dyn AskIdentity>) -> Self {
-        Self { client, default_image, brokers, unmade: Arc::default() }
+        let (unmade, unwatched) = (Arc::default(), Unwatched::default());
+        Self { client, default_image, brokers, unmade, unwatched }
     }
 
     /// Takes up that a claim is gone, and how it was at its end: one that has no volume then never
@@ -221,7 +226,7 @@ impl Kubernetes {
             Err(kube::Error::Api(status)) if status.code == 422 && known.is_some() => {
                 let refused = status.details.iter().flat_map(|details| &details.causes);
                 let refused: Vec<&str> = refused.map(|cause| &*cause.field).collect();
-                if !self.take_over(&api, key, desired, &refused).await? {
+                if !self.take_over(&api, key, desired, object, &refused).await? {
                     return Err(api_fault(&what, &kube::Error::Api(status)));
                 }
                 let again = api.patch(&key.name, &params, &ours).await;
@@ -233,22 +238,41 @@ impl Kubernetes {
 
     /// Makes what others have put into the fields that the API server refused count as applied by
     /// the operator, so that the next apply takes it away where it is not desired: it is not allowed
-    /// beside what is. What nobody has put there, as an address that the API server chose, stays.
-    /// False when there is nothing to take over.
+    /// beside what is. What the API server chose, as an address, stays. False when there is nothing
+    /// to take over.
     async fn take_over(
         &self,
         api: &Api<DynamicObject>,
         key: &ObjectKey,
         desired: &Blueprint,
+        object: &Value,
         refused: &[&str],
     ) -> Result<bool, Fault> {
         let tell = |error: kube::Error| {
             api_fault(&format!("take over what others have changed of {key}"), &error)
         };
-        let live = api.get_opt(&key.name).await.map_err(tell)?;
-        let live = live.and_then(|live| serde_json::to_value(live).ok());
-        let Some(live) = live.filter(|live| belongs(live, desired)) else { return Ok(false) };
-        let Some(fields) = taken_over(&live, refused) else { return Ok(false) };
+        let read = async || {
+            let live = api.get_opt(&key.name).await.map_err(tell)?;
+            let live = live.and_then(|live| serde_json::to_value(live).ok());
+            Ok(live.filter(|live| belongs(live, desired)))
+        };
+        let Some(mut live) = read().await? else { return Ok(false) };
+        let has_fields = |live: &Value| {
+            let fields = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+            fields.is_some_and(|fields| !fields.is_empty())
+        };
+        if !has_fields(&live) {
+            // Somebody emptied them. The first apply after that, also of nothing, notes all that is
+            // there as put there by somebody.
+            let nothing = json!({
+                "apiVersion": object["apiVersion"], "kind": object["kind"],
+                "metadata": {"name": key.name, "uid": live["metadata"]["uid"]},
+            });
+            let params = PatchParams::apply(MANAGER).force();
+            api.patch(&key.name, &params, &Patch::Apply(&nothing)).await.map_err(tell)?;
+            live = read().await?.unwrap_or_default();
+        }
+        let Some(fields) = taken_over(&live, refused, object) else { return Ok(false) };
         let patch = json!({"metadata": {
             "uid": live["metadata"]["uid"],
             "resourceVersion": live["metadata"]["resourceVersion"],
@@ -301,14 +325,14 @@ impl Kubernetes {
     }
 
     /// Asks every pod who it is: one that waits for its log directories tells it too. An address may
-    /// be another pod's by now, which is not believed.
-    async fn ask(&self, pods: &[Pod], cluster_id: Option<&str>) -> BTreeMap<i32, Identity> {
+    /// be another pod's by now: what a broker with another id says is left out.
+    async fn ask(&self, pods: &[Pod]) -> BTreeMap<i32, Identity> {
         let asked = pods.iter().filter_map(|pod| {
             let id: i32 = pod.labels().get(BROKER_LABEL)?.parse().ok()?;
             let address = pod.status.as_ref()?.pod_ip.as_deref()?;
             Some(async move {
                 let said = self.brokers.identity(address, port_of(ADMIN_PORT)?).await?;
-                said.is_of(id, cluster_id).then_some((id, said))
+                said.is_of(id, None).then_some((id, said))
             })
         });
         futures::future::join_all(asked).await.into_iter().flatten().collect()
@@ -583,7 +607,8 @@ impl Kubernetes {
             PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match claims.create(&params, &claim).await {
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-            result => result.map(drop).map_err(|error| api_fault(&what, &error)),
+            Err(error) => Err(api_fault(&what, &error)),
+            Ok(made) => mark(&claims, &made).await,
         }
     }
 
@@ -708,6 +733,7 @@ impl Platform for Kubernetes {
                 is_held,
                 made: cluster.metadata.creation_timestamp.clone(),
                 unmade: self.unmade(cluster),
+                unwatched: self.unwatched.of(&namespace),
                 default_image: self.default_image.clone(),
                 namespace,
                 ..KubernetesLive::default()
@@ -723,12 +749,11 @@ impl Platform for Kubernetes {
             let own = live.claims.iter().filter(|claim| is_own(cluster, claim));
             live.own = own.filter_map(|claim| claim.uid()).collect();
             live.believe_own_pods(cluster);
-            let cluster_id = live.cluster_id(cluster);
-            let (identities, starting) = futures::join!(
-                self.ask(&live.pods, cluster_id.as_deref()),
-                self.ask_why(&live.pods)
-            );
+            let (identities, starting) =
+                futures::join!(self.ask(&live.pods), self.ask_why(&live.pods));
             (live.identities, live.starting) = (identities, starting);
+            let cluster_id = live.cluster_id(cluster);
+            live.identities.retain(|id, said| said.is_of(*id, cluster_id.as_deref()));
             live.news = self.news(&live, cluster).await;
             Ok(live)
         })
@@ -770,11 +795,20 @@ impl Kubernetes {
             }
             Step::Prune(key) => self.prune(desired, key).await,
             Step::MakeClaim { broker, volume } => self.make_claim(desired, *broker, volume).await,
+            Step::MarkClaim { broker, volume } => {
+                let name = claim_name(&broker_name(&desired.name, *broker), volume);
+                match live.claim(&name) {
+                    Some(claim) => {
+                        mark(&Api::namespaced(self.client.clone(), &desired.namespace), claim).await
+                    }
+                    None => Ok(()),
+                }
+            }
             Step::GrowVolume { broker, volume, to, .. } => {
                 self.grow(desired, *broker, volume, *to).await
             }
             // The status records it.
-            Step::AcceptLoss { .. } => Ok(()),
+            Step::AcceptLoss { .. } | Step::CorrectClusterId { .. } => Ok(()),
             Step::RestartBroker { broker, ended } => self.end(desired, live, *broker, ended).await,
             Step::RemoveBroker { broker, .. } => self.remove(desired, live, *broker).await,
             Step::RemakeClaim { broker, volume, .. } | Step::DropClaim { broker, volume } => {
@@ -890,6 +924,7 @@ impl Live for KubernetesLive {
             is_held: Some(self.is_held),
             unmade: self.unmade.clone(),
             unread: self.unread.clone(),
+            unwatched: self.unwatched.clone(),
         }
     }
 }
@@ -924,12 +959,31 @@ impl KubernetesLive {
     /// The id that the cluster has, or that its volumes say, or, where there is nothing yet, the
     /// one that it is to have. `None` while there are volumes of which nobody says whose they are:
     /// the first broker tells.
+    ///
+    /// What status says is believed unless all that can be compared says another one: the brokers,
+    /// or, where none answers, their claims together with their definitions.
     fn cluster_id(&self, cluster: &KafkaCluster) -> Option<String> {
-        if let Some(known) = cluster.status.as_ref().and_then(|status| status.cluster_id.clone()) {
-            return Some(known);
-        }
         let names: Vec<String> =
             broker_ids(cluster).map(|id| broker_name(&cluster.name_any(), id)).collect();
+        let recorded = cluster.status.as_ref().and_then(|status| status.cluster_id.clone());
+        if let Some(recorded) = recorded {
+            let told = self.told_ids(cluster);
+            let claims = self.claims.iter().filter(|claim| {
+                names.iter().any(|name| volume_of_claim(name, &claim.name_any()).is_some())
+            });
+            let claims = claims.filter_map(|claim| claim.annotations().get(CLUSTER_ID_ANNOTATION));
+            let mut claims: BTreeSet<String> = claims.cloned().collect();
+            let defined = |name: &String| self.started_with(name, "cluster.id");
+            let is_doubtful =
+                !claims.is_empty() && !names.iter().filter_map(defined).any(|id| id == recorded);
+            let other = match (told.first(), claims.len()) {
+                (Some(_), _) if told.contains(&recorded) => None,
+                (Some(told), _) => Some(told.clone()),
+                (None, 1) if is_doubtful => claims.pop_first(),
+                _ => None,
+            };
+            return Some(other.unwrap_or(recorded));
+        }
         let is_kept = |claim: &&PersistentVolumeClaim| {
             claim.metadata.deletion_timestamp.is_none()
                 && names.iter().any(|name| volume_of_claim(name, &claim.name_any()).is_some())
@@ -940,6 +994,25 @@ impl KubernetesLive {
                 .filter(|_| !self.unread.contains_key(&Part::Storage));
         }
         kept.find_map(|claim| claim.annotations().get(CLUSTER_ID_ANNOTATION).cloned())
+    }
+
+    /// What brokers say that the cluster's id is, if they have a directory that is recorded of them:
+    /// at an address there may be another cluster's broker by now.
+    fn told_ids(&self, cluster: &KafkaCluster) -> BTreeSet<String> {
+        let is_known = |(id, said): &(&i32, &Identity)| {
+            let known = expected_directories(cluster, **id);
+            said.directories.values().any(|directory| known.contains(directory))
+        };
+        let said = self.identities.iter().filter(is_known);
+        said.map(|(_, said)| said.cluster_id.clone()).filter(|id| !id.is_empty()).collect()
+    }
+
+    /// What a broker's definition sets a key of server.properties to.
+    fn started_with(&self, broker: &str, key: &str) -> Option<&str> {
+        let name = self.config_map_of(broker)?.to_owned();
+        let map = self.objects.get(&ObjectKey { kind: Kind::ConfigMap, name })?;
+        let properties = map.pointer("/data/server.properties")?.as_str()?;
+        properties.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
     }
 
     /// The volumes that a broker should have: also those that are there and that its spec and
@@ -1140,6 +1213,9 @@ impl KubernetesLive {
             self.compare(key, object, &mut definition);
         }
         let set = self.set_of(&broker_name(&desired.name, id));
+        let is_ours = set.is_some_and(|set| belongs(set, desired));
+        let fixed = definition.differs.iter().map(|it| it.what.clone());
+        let fixed: Vec<String> = fixed.filter(|what| is_ours && is_fixed(what)).collect();
         let pod = self.pod(id);
         let broker = desired.brokers.get(&id);
         let name = broker_name(&desired.name, id);
@@ -1150,8 +1226,9 @@ impl KubernetesLive {
                 mounts.contains(&volume) && pod.is_some_and(|pod| came_after(pod, claim));
             let is_kept = self.is_kept(desired, claim);
             let is_own = claim.uid().is_some_and(|uid| self.own.contains(&uid));
+            let is_unmarked = is_own && !claim.annotations().contains_key(MADE_ANNOTATION);
             let seen = claim_volume(claim, &self.news)?;
-            Some((volume, Volume { is_mounted, is_kept, is_own, ..seen }))
+            Some((volume, Volume { is_mounted, is_kept, is_own, is_unmarked, ..seen }))
         };
         let is_wanted = |claim: &&PersistentVolumeClaim| {
             let volume = volume_of_claim(&name, &claim.name_any());
@@ -1174,6 +1251,7 @@ impl KubernetesLive {
             .and_then(Pod::uid);
         ObservedBroker {
             definition,
+            fixed,
             run: with_own_words(
                 run_of(set, pod, self.claims.iter().filter(is_wanted), &self.news),
                 self.starting.get(&id),
@@ -1236,6 +1314,17 @@ fn came_after(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     claim.metadata.creation_timestamp.as_ref() <= begun
 }
 
+/// Whether Kubernetes lets nobody change what is at `path` of an object, as it is told in
+/// [`Difference::what`].
+fn is_fixed(path: &str) -> bool {
+    let field = path.split_once(": spec.").map_or("", |(_, field)| field);
+    let name = field.split(['.', '[']).next();
+    path.starts_with("StatefulSet ")
+        && ["serviceName", "selector", "podManagementPolicy", "volumeClaimTemplates"]
+            .map(Some)
+            .contains(&name)
+}
+
 /// The image that the broker in `pod` was to have.
 fn image_in(pod: &Pod) -> Option<String> {
     let asked = pod.annotations().get(IMAGE_ANNOTATION);
@@ -1262,22 +1351,50 @@ fn is_restored(claim: &PersistentVolumeClaim) -> bool {
     spec.is_some_and(|spec| spec.data_source.is_some() || spec.data_source_ref.is_some())
 }
 
+/// Writes on a claim that the operator made which one it is: no copy of it is that.
+async fn mark(
+    claims: &Api<PersistentVolumeClaim>,
+    claim: &PersistentVolumeClaim,
+) -> Result<(), Fault> {
+    let (name, uid) = (claim.name_any(), claim.uid());
+    let patch = json!({"metadata": {"uid": uid, "annotations": {MADE_ANNOTATION: uid}}});
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    match claims.patch_metadata(&name, &params, &Patch::Merge(&patch)).await {
+        // It is gone, or is another one since.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        marked => marked
+            .map(drop)
+            .map_err(|error| api_fault(&format!("mark volume claim {name}"), &error)),
+    }
+}
+
+/// Whether a claim is a copy of one that the operator made, as a backup restores it: it has its
+/// annotations, and may have records that are nowhere else.
+fn is_copy(claim: &PersistentVolumeClaim) -> bool {
+    let made = claim.annotations().get(MADE_ANNOTATION);
+    made.is_some() && made != claim.metadata.uid.as_ref()
+}
+
 /// Whether a claim may be deleted with `cluster`: the operator made it, as it wrote on it then, for
 /// this cluster, which knows it by the uid that it recorded, or by its own id. A claim that
-/// somebody else made is recorded too, once a broker uses it, and its volume may have come with
-/// records.
+/// somebody else made, or restored, is recorded too, once a broker uses it, and its volume may have
+/// come with records.
 fn is_own(cluster: &KafkaCluster, claim: &PersistentVolumeClaim) -> bool {
-    if !claim.annotations().contains_key(ASKED_CLASS_ANNOTATION) || is_restored(claim) {
+    let written = |annotation: &str| claim.annotations().get(annotation);
+    if written(ASKED_CLASS_ANNOTATION).is_none() || is_restored(claim) || is_copy(claim) {
         return false;
     }
+    // One that was never marked was made for this very object.
+    let made_for = cluster.uid().and_then(|uid| cluster_id_of(&uid));
+    if written(MADE_ANNOTATION).is_none() {
+        return made_for.is_some() && written(CLUSTER_ID_ANNOTATION) == made_for.as_ref();
+    }
     let status = cluster.status.as_ref();
-    let own_id = status
-        .and_then(|status| status.cluster_id.clone())
-        .or_else(|| cluster_id_of(&cluster.uid()?));
+    let own_id = status.and_then(|status| status.cluster_id.clone()).or(made_for);
     let nodes = status.into_iter().flat_map(|status| &status.nodes);
     let mut recorded = nodes.flat_map(|node| &node.volumes);
     recorded.any(|volume| volume.claim == claim.name_any() && volume.claim_uid == claim.uid())
-        || claim.annotations().get(CLUSTER_ID_ANNOTATION).cloned() == own_id
+        || written(CLUSTER_ID_ANNOTATION) == own_id.as_ref()
 }
 
 /// Whether there is a volume behind a claim, or may soon be.
@@ -1297,7 +1414,7 @@ fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
     let spec = claim.spec.as_ref()?;
     let requested =
         spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
-    let asked = |annotation: &str| claim.annotations().get(annotation);
+    let asked = |annotation: &str| claim.annotations().get(annotation).filter(|_| !is_copy(claim));
     let capacity =
         claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
     Some(Volume {
@@ -1319,6 +1436,7 @@ fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
         is_mounted: false,
         is_kept: false,
         is_own: false,
+        is_unmarked: false,
         fault: unbound(claim, news),
         requested: requested.and_then(|requested| bytes_of(&requested.0)),
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),

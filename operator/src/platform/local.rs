@@ -511,6 +511,7 @@ impl Live for LocalLive {
                     volumes: BTreeMap::new(),
                     mounts: BTreeSet::new(),
                     defined: BTreeSet::new(),
+                    fixed: Vec::new(),
                     is_removed: false,
                     identity: None,
                     image,

@@ -10,6 +10,8 @@ pub(crate) mod own;
 #[cfg(feature = "kubernetes")]
 mod pods;
 pub mod ports;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod unwatched;
 
 use letterbox_env::BoxFuture;
 

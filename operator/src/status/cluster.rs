@@ -46,9 +46,11 @@ pub fn cluster_status(
         phase,
         conditions: conditions.all,
         listeners: if is_known { listeners(desired, observed) } else { old.listeners },
-        cluster_id: old
+        cluster_id: desired
             .cluster_id
-            .or_else(|| desired.cluster_id.clone().filter(|_| ready > 0))
+            .clone()
+            .filter(|_| ready > 0 || old.cluster_id.is_some())
+            .or(old.cluster_id)
             .or_else(|| told_id(observed)),
         nodes: plan.nodes.clone(),
         replicas: i32::try_from(exist).unwrap_or(i32::MAX),

@@ -8,6 +8,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
+use kafka_protocol::messages::{ApiKey, DeleteTopicsRequest, MetadataRequest, RequestHeader};
+use kafka_protocol::protocol::Decodable as _;
 use letterbox_broker::config::Config;
 use letterbox_broker::node::Node;
 use letterbox_env::{BoxFuture, BoxListener, BoxStream, Env, Net};
@@ -15,10 +18,45 @@ use letterbox_sim::disk::SimDisk;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
 
+use super::ApiServer;
+
 /// A name that the operator looks up, and the port of the internal listener.
 const ADDRESS: (&str, u16) = ("demo-bootstrap.ns.svc", 9092);
 /// So many bytes are on their way in a direction at most.
 const PIPE: usize = 64 << 10;
+
+/// A request of an operator about topics.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    /// The newest version of the API server then.
+    pub(crate) version: u64,
+    /// Which API.
+    pub(crate) key: ApiKey,
+    /// The names of the topics.
+    pub(crate) topics: Vec<String>,
+}
+
+/// The topics that a request is about, if it looks at some or deletes some.
+fn topics_of(mut frame: Bytes) -> Option<(ApiKey, Vec<String>)> {
+    let number = |at: usize| Some(i16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    let (key, version) = (ApiKey::try_from(number(0)?).ok()?, number(2)?);
+    if ![ApiKey::Metadata, ApiKey::DeleteTopics].contains(&key) {
+        return None;
+    }
+    RequestHeader::decode(&mut frame, key.request_header_version(version)).ok()?;
+    let topics: Vec<String> = match key {
+        ApiKey::Metadata => {
+            let topics = MetadataRequest::decode(&mut frame, version).ok()?.topics?;
+            topics.into_iter().filter_map(|topic| Some(topic.name?.to_string())).collect()
+        }
+        _ => {
+            let request = DeleteTopicsRequest::decode(&mut frame, version).ok()?;
+            let named = request.topics.into_iter().filter_map(|topic| topic.name);
+            named.chain(request.topic_names).map(|name| name.to_string()).collect()
+        }
+    };
+    Some((key, topics))
+}
 
 /// A broker, and its network. Clones are the same.
 #[derive(Clone, Default)]
@@ -26,6 +64,10 @@ pub(crate) struct Kafka(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
+    /// What an operator asked about topics since somebody looked at it last.
+    about: Vec<About>,
+    /// Whose version is noted with that.
+    server: Option<ApiServer>,
     listener: Option<mpsc::UnboundedSender<DuplexStream>>,
     /// How many requests came, by API key.
     asked: BTreeMap<i16, u64>,
@@ -69,6 +111,45 @@ impl Kafka {
         woken.into_iter().for_each(Waker::wake);
     }
 
+    /// From now on the version of `server` is noted with what an operator asks.
+    pub(crate) fn follow(&self, server: &ApiServer) {
+        self.with(|state| state.server = Some(server.clone()));
+    }
+
+    /// What operators asked about topics since this was called last.
+    pub(crate) fn take_about(&self) -> Vec<About> {
+        self.with(|state| std::mem::take(&mut state.about))
+    }
+
+    /// A connection of an operator: what it asks about topics is noted.
+    pub(crate) fn connect_operator(&self) -> io::Result<BoxStream> {
+        self.connection(true)
+    }
+
+    fn connection(&self, is_operator: bool) -> io::Result<BoxStream> {
+        let (ours, theirs) = tokio::io::duplex(PIPE);
+        let refused = || io::ErrorKind::ConnectionRefused;
+        let listener = self.with(|state| state.listener.clone()).ok_or_else(refused)?;
+        listener.send(theirs).map_err(|_| refused())?;
+        let frames = Frames { is_operator, ..Frames::default() };
+        Ok(Box::new(Connection { pipe: ours, asked: Some((self.clone(), frames)) }) as BoxStream)
+    }
+
+    /// Takes up a request.
+    fn take(&self, frame: Vec<u8>, is_operator: bool) {
+        let key = frame.get(..2).map(|key| i16::from_be_bytes([key[0], key[1]]));
+        let about = topics_of(frame.into()).filter(|_| is_operator);
+        self.with(|state| {
+            *state.asked.entry(key.unwrap_or_default()).or_default() += 1;
+            let version = state.server.as_ref().map(|server| server.changes_since(u64::MAX).1);
+            state.about.extend(about.zip(version).map(|((key, topics), version)| About {
+                version,
+                key,
+                topics,
+            }));
+        });
+    }
+
     /// How many requests of an API came so far.
     pub(crate) fn asked(&self, api_key: i16) -> u64 {
         self.with(|state| state.asked.get(&api_key).copied().unwrap_or_default())
@@ -84,14 +165,7 @@ impl Net for Kafka {
     }
 
     fn connect<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<BoxStream>> {
-        Box::pin(async {
-            let (ours, theirs) = tokio::io::duplex(PIPE);
-            let refused = || io::ErrorKind::ConnectionRefused;
-            let listener = self.with(|state| state.listener.clone()).ok_or_else(refused)?;
-            listener.send(theirs).map_err(|_| refused())?;
-            let counted = Connection { pipe: ours, asked: Some((self.clone(), Frames::default())) };
-            Ok(Box::new(counted) as BoxStream)
-        })
+        Box::pin(async { self.connection(false) })
     }
 }
 
@@ -117,29 +191,25 @@ fn peer() -> SocketAddr {
 /// Where in a stream of frames the last byte was.
 #[derive(Default)]
 struct Frames {
-    /// The size of a frame and its API key, as far as they have come.
-    head: Vec<u8>,
-    /// How many bytes of the frame are to come behind these.
-    left: u64,
+    /// What has come of a frame, with its size.
+    frame: Vec<u8>,
+    is_operator: bool,
 }
 
 impl Frames {
-    /// The API keys in `bytes`.
-    fn keys(&mut self, bytes: &[u8]) -> Vec<i16> {
-        let mut keys = Vec::new();
-        for byte in bytes {
-            if self.left > 0 {
-                self.left -= 1;
-                continue;
+    /// The frames that end in `bytes`.
+    fn ended(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        self.frame.extend(bytes);
+        let mut ended = Vec::new();
+        while let Some(size) = self.frame.first_chunk().map(|size| u32::from_be_bytes(*size)) {
+            let end = 4 + size as usize;
+            if self.frame.len() < end {
+                break;
             }
-            self.head.push(*byte);
-            if let [a, b, c, d, high, low] = self.head[..] {
-                self.left = u64::from(u32::from_be_bytes([a, b, c, d])) - 2;
-                keys.push(i16::from_be_bytes([high, low]));
-                self.head.clear();
-            }
+            let rest = self.frame.split_off(end);
+            ended.push(std::mem::replace(&mut self.frame, rest).split_off(4));
         }
-        keys
+        ended
     }
 }
 
@@ -172,7 +242,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if let Some((kafka, frames)) = &self.asked {
-            let begins = frames.left == 0 && frames.head.is_empty();
+            let begins = frames.frame.is_empty();
             let key = bytes.get(4..6).map(|key| i16::from_be_bytes([key[0], key[1]]));
             let is_held = kafka.with(|state| {
                 let is_held = begins && key.is_some() && state.held == key;
@@ -185,8 +255,8 @@ impl AsyncWrite for Connection {
         }
         let written = Pin::new(&mut self.pipe).poll_write(context, bytes);
         if let (Poll::Ready(Ok(written)), Some((kafka, frames))) = (&written, &mut self.asked) {
-            for key in frames.keys(&bytes[..*written]) {
-                kafka.with(|state| *state.asked.entry(key).or_default() += 1);
+            for frame in frames.ended(&bytes[..*written]) {
+                kafka.take(frame, frames.is_operator);
             }
         }
         written

@@ -18,7 +18,7 @@ mod patch;
 mod serve;
 pub(crate) mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -76,6 +76,8 @@ struct State {
     admission: Option<Admission>,
     /// How many requests of clients asked for a change, leases and events left out.
     asked: u64,
+    /// The resources that are not defined.
+    undefined: BTreeSet<String>,
 }
 
 /// Changes an object before it is kept.
@@ -98,6 +100,7 @@ impl Default for ApiServer {
             clock: VirtualClock::default(),
             admission: None,
             asked: 0,
+            undefined: BTreeSet::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), version: watch::Sender::new(0) }
     }
@@ -158,6 +161,17 @@ impl ApiServer {
     #[must_use]
     pub(crate) fn writes_asked(&self) -> u64 {
         self.with(|state| state.asked)
+    }
+
+    /// Takes the definition of a resource away, with all of its objects, or brings it back.
+    pub(crate) fn define(&self, resource: &str, is_defined: bool) {
+        self.with(|state| match is_defined {
+            true => drop(state.undefined.remove(resource)),
+            false => drop(state.undefined.insert(resource.to_owned())),
+        });
+        for (key, _) in self.all(resource).into_iter().filter(|_| !is_defined) {
+            self.remove("kubernetes", &key);
+        }
     }
 
     /// Makes an object.
@@ -321,6 +335,12 @@ impl State {
             patch::merge(&mut object, body);
             patch::disown(&mut object, &before);
             return Ok(self.store(actor, key, Some(object.clone())).unwrap_or(object));
+        }
+        let fixed = ["/spec/serviceName", "/spec/selector"].into_iter();
+        let mut fixed = fixed.filter(|_| key.resource == "apps/statefulsets");
+        let differs = |at: &str| live.as_ref().is_some_and(|it| it.pointer(at) != body.pointer(at));
+        if let Some(field) = fixed.find(|at| differs(at)) {
+            return Err((422, "Invalid", format!("{field}: it may not be changed")));
         }
         let is_new = live.is_none();
         let mut object = match live {

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use kafka_protocol::messages::ApiKey;
 use serde_json::Value;
 
+use super::kafka::About;
 use super::world::World;
 use super::{Change, Key, text};
 
@@ -39,6 +41,29 @@ pub(crate) enum Violation {
         /// What it had: the uid of a claim.
         claim_uid: String,
     },
+    /// It says that a topic is ready for a spec, or again, and has not looked at it since.
+    ReadyUnchecked {
+        /// The object.
+        topic: String,
+    },
+    /// It deleted a topic, and no object asks for that, or one asks for the topic.
+    TopicDeleted {
+        /// The topic.
+        topic: String,
+    },
+    /// It let the object of a topic go that is to be deleted with it, and has not looked at it since
+    /// that was asked for.
+    LetGoUnchecked {
+        /// The object.
+        topic: String,
+    },
+    /// It removed somebody else's finalizer.
+    OthersLetGo {
+        /// The object.
+        object: String,
+        /// Theirs.
+        finalizer: String,
+    },
     /// It made an empty claim in the place of one with records whose loss nobody accepted.
     LossHealedOver {
         /// The claim.
@@ -47,6 +72,9 @@ pub(crate) enum Violation {
 }
 
 const CLAIMS: &str = "/persistentvolumeclaims";
+const TOPICS: &str = "letterbox.dev/kafkatopics";
+const CLUSTERS: &str = "letterbox.dev/kafkaclusters";
+const TOPIC_FINALIZER: &str = "letterbox.dev/delete-topic";
 /// The operators' name for themselves begins with this.
 pub(crate) const OPERATOR: &str = "operator";
 
@@ -60,26 +88,124 @@ pub(crate) struct Monitor {
     lost: BTreeSet<Key>,
     /// The uids of the claims that operators made.
     own: BTreeSet<String>,
+    /// The version at which a topic was looked at last, and deleted last, by its name.
+    looked: BTreeMap<String, u64>,
+    /// The versions at which the objects of topics came to what they are.
+    topics: BTreeMap<Key, Since>,
     /// How often an operator took a broker down that served.
     pub(crate) restarts: u64,
     /// How often an operator wrote, leases and events left out.
     pub(crate) writes: u64,
 }
 
+/// Since which version of the API server something is so of the object of a topic.
+#[derive(Clone, Debug, Default)]
+struct Since {
+    /// Its generation.
+    generation: u64,
+    /// It is not ready, or was not before.
+    unready: u64,
+    /// It is being deleted.
+    deleted: u64,
+}
+
 impl Monitor {
-    /// Looks at every change since the last look.
-    pub(crate) fn look(&mut self, world: &World) -> Vec<Violation> {
+    /// Looks at every change since the last look, and at what was asked `about` topics.
+    pub(crate) fn look(&mut self, world: &World, about: Vec<About>) -> Vec<Violation> {
         let (changes, version) = world.server.changes_since(self.version);
-        self.version = version;
+        let from = std::mem::replace(&mut self.version, version);
         let mut found = Vec::new();
-        for change in changes {
+        let mut about = about.into_iter().peekable();
+        for (at, change) in (from + 1..).zip(changes) {
+            while let Some(asked) = about.next_if(|asked| asked.version < at) {
+                found.extend(self.of_request(asked));
+            }
+            if change.key.resource == TOPICS {
+                found.extend(self.of_topic(at, &change));
+            }
+            found.extend(others_let_go(&change));
             found.extend(self.of_change(world, &change));
             match change.after.clone() {
                 Some(object) => drop(self.objects.insert(change.key.clone(), object)),
                 None => drop(self.objects.remove(&change.key)),
             }
         }
+        found.extend(about.flat_map(|asked| self.of_request(asked)).collect::<Vec<_>>());
         found
+    }
+
+    fn of_request(&mut self, asked: About) -> Vec<Violation> {
+        let is_deletion = asked.key == ApiKey::DeleteTopics;
+        let mut found = Vec::new();
+        for topic in asked.topics {
+            self.looked.insert(topic.clone(), asked.version);
+            let objects = self
+                .objects
+                .iter()
+                .filter(|(key, object)| key.resource == TOPICS && topic_of(key, object) == topic);
+            let (going, standing): (Vec<_>, Vec<_>) = objects.partition(|(_, it)| is_going(it));
+            let mut going = going.into_iter();
+            let asks = going.any(|(_, object)| goes_with_topic(object)) && standing.is_empty();
+            if is_deletion && !asks {
+                found.push(Violation::TopicDeleted { topic });
+            }
+        }
+        found
+    }
+
+    fn of_topic(&mut self, at: u64, change: &Change) -> Option<Violation> {
+        let (before, after) = (change.before.as_deref(), change.after.as_deref());
+        let since = self.topics.entry(change.key.clone()).or_default();
+        let topic = change.key.name.clone();
+        let object = after.or(before)?;
+        let generation = |object: &Value| object["metadata"]["generation"].as_u64();
+        let is_new =
+            before.is_none_or(|before| before["metadata"]["uid"] != object["metadata"]["uid"]);
+        if is_new {
+            *since = Since { generation: at, unready: at, deleted: 0 };
+        }
+        let (was_ready, is_ready) = (before.and_then(ready_for), after.and_then(ready_for));
+        let looked = self.looked.get(&topic_of(&change.key, object)).copied().unwrap_or(0);
+        let mut found = None;
+        if change.actor.starts_with(OPERATOR) && is_ready.is_some() && is_ready != was_ready {
+            // Of an older generation it is said while the object is paused.
+            let is_newest = is_ready == generation(object);
+            let from = if is_newest { since.generation.max(since.unready) } else { since.unready };
+            found = (looked < from).then_some(Violation::ReadyUnchecked { topic: topic.clone() });
+        }
+        if before.and_then(generation) != after.and_then(generation) {
+            since.generation = at;
+        }
+        if was_ready.is_some() && is_ready.is_none() {
+            since.unready = at;
+        }
+        if is_going(object) && !before.is_some_and(is_going) {
+            since.deleted = at;
+        }
+        let deleted = since.deleted;
+        let is_let_go = before.is_some_and(is_held) && !after.is_some_and(is_held);
+        if change.actor.starts_with(OPERATOR) && is_let_go && before.is_some_and(goes_with_topic) {
+            let is_unchecked = looked < deleted && self.keeps_topics(&change.key, object);
+            return is_unchecked.then_some(Violation::LetGoUnchecked { topic }).or(found);
+        }
+        found
+    }
+
+    /// Whether the topic of an object that goes is to be deleted from its cluster.
+    fn keeps_topics(&self, key: &Key, object: &Value) -> bool {
+        let name = text(object, "/spec/clusterRef/name").unwrap_or_default();
+        let cluster = self.objects.get(&Key::new(CLUSTERS, &key.namespace, name));
+        let namespace = self.objects.get(&Key::new("/namespaces", "", &key.namespace));
+        let topic = topic_of(key, object);
+        let is_other = |(other, it): (&Key, &Arc<Value>)| {
+            other.resource == TOPICS
+                && other != key
+                && topic_of(other, it) == topic
+                && !is_going(it)
+        };
+        cluster.is_some_and(|cluster| !is_going(cluster))
+            && !namespace.is_some_and(|namespace| is_going(namespace))
+            && !self.objects.iter().any(is_other)
     }
 
     fn of_change(&mut self, world: &World, change: &Change) -> Option<Violation> {
@@ -206,6 +332,48 @@ impl Monitor {
         let down = pods.into_iter().find(|pod| !serves_now(pod))?;
         Some(Violation::TwoBrokersDown { ended: change.key.name.clone(), down })
     }
+}
+
+/// Somebody else's finalizer that an operator removed.
+fn others_let_go(change: &Change) -> Option<Violation> {
+    let held = |object: &Option<Arc<Value>>| {
+        let held = object.as_ref()?.pointer("/metadata/finalizers")?.as_array().cloned();
+        Some(held.into_iter().flatten().filter_map(|it| Some(it.as_str()?.to_owned())))
+    };
+    let is_ours = change.key.resource.starts_with("letterbox.dev/");
+    let mut before = held(&change.before).into_iter().flatten().filter(|_| is_ours);
+    let after: Vec<String> = held(&change.after).into_iter().flatten().collect();
+    let lost = before.find(|it| !it.starts_with("letterbox.dev/") && !after.contains(it));
+    let finalizer = lost.filter(|_| change.actor.starts_with(OPERATOR))?;
+    Some(Violation::OthersLetGo { object: change.key.name.clone(), finalizer })
+}
+
+/// The topic that an object speaks for.
+fn topic_of(key: &Key, object: &Value) -> String {
+    text(object, "/spec/topicName").unwrap_or(&key.name).to_owned()
+}
+
+/// The generation that an object says that it is ready for.
+fn ready_for(object: &Value) -> Option<u64> {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let mut ready = conditions.filter(|it| it["type"] == "Ready" && it["status"] == "True");
+    ready.next()?["observedGeneration"].as_u64()
+}
+
+fn is_going(object: &Value) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+fn is_held(object: &Value) -> bool {
+    let held = object["metadata"]["finalizers"].as_array();
+    held.is_some_and(|held| held.iter().any(|it| it == TOPIC_FINALIZER))
+}
+
+/// Whether an object that is being deleted takes its topic along.
+fn goes_with_topic(object: &Value) -> bool {
+    let pause = &object["metadata"]["annotations"]["letterbox.dev/pause-reconciliation"];
+    let is_paused = pause.is_string() && pause != "false";
+    is_going(object) && text(object, "/spec/deletionPolicy") == Some("Delete") && !is_paused
 }
 
 /// Whether a person has accepted a loss.

@@ -57,10 +57,10 @@ impl tower::Service<Request<Body>> for Served {
             let counts = is_write && !asked.key.resource.ends_with("leases");
             let is_status = asked.is_apply && asked.part == "status";
             let resource = match asked.watches {
-                true => "watches",
-                false => &asked.key.resource,
+                true => format!("watch {}", asked.key.resource),
+                false => asked.key.resource.clone(),
             };
-            let fate = served.faults.of_request(resource, is_write, is_status, counts);
+            let fate = served.faults.of_request(&resource, is_write, is_status, counts);
             let body = body.collect_bytes().await?;
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
             let refused_as = |code, reason| (code, reason, "a fault of the model".to_owned());
@@ -84,7 +84,10 @@ impl tower::Service<Request<Body>> for Served {
             if served.faults.is_dead() {
                 return Err("the operator was killed".into());
             }
+            let is_defined =
+                served.server.with(|state| !state.undefined.contains(&asked.key.resource));
             let answer = match asked.watches {
+                _ if !is_defined => not_served(),
                 true => watched(&served, &asked),
                 false => served.carry_out(&asked, &body).map_or_else(refused, answered),
             };
@@ -208,7 +211,15 @@ impl Served {
             return Ok(version());
         }
         if key.resource.ends_with('/') {
-            return Ok(resources(&asked.group_version));
+            let mut all = resources(&asked.group_version);
+            let is_served = |it: &Value| {
+                let resource = format!("{}{}", key.resource, it["name"].as_str().unwrap_or(""));
+                self.server.with(|state| !state.undefined.contains(&resource))
+            };
+            if let Some(all) = all["resources"].as_array_mut() {
+                all.retain(is_served);
+            }
+            return Ok(all);
         }
         if key.resource == "/namespaces" && self.server.get(key).is_none() {
             return Ok(
@@ -289,6 +300,14 @@ fn once(code: u16, value: &Value) -> Answer {
     let body = http_body_util::Full::new(body).boxed_unsync();
     let mut answer = Response::new(body);
     *answer.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
+    answer
+}
+
+/// What a path is answered with that nothing is at.
+fn not_served() -> Answer {
+    let mut answer =
+        Response::new(http_body_util::Full::new(Bytes::from("404 page not found")).boxed_unsync());
+    *answer.status_mut() = http::StatusCode::NOT_FOUND;
     answer
 }
 

@@ -35,6 +35,8 @@ struct Inside {
     started: std::collections::BTreeSet<String>,
     /// Whether nobody reaches the brokers' admin ports.
     is_mute: bool,
+    /// The id of the cluster that brokers have, where it is not what their claims say now.
+    cluster_id: Option<Value>,
     /// Whether brokers that start open their logs and do not get to the end; how many are open.
     opens: Option<u64>,
     made: u64,
@@ -72,6 +74,16 @@ impl World {
     /// Keeps everybody from the brokers' admin ports, or no longer.
     pub(crate) fn mute(&self, is_mute: bool) {
         self.with(|inside| inside.is_mute = is_mute);
+    }
+
+    /// From now on brokers are of the cluster that their claims name now, whatever those say later.
+    pub(crate) fn remember_ids(&self) {
+        let mut claims = self.server.all(CLAIMS).into_iter();
+        let id = |(_, claim): (Key, Arc<Value>)| {
+            claim["metadata"]["annotations"].get("letterbox.dev/cluster-id").cloned()
+        };
+        let id = claims.find_map(id);
+        self.with(|inside| inside.cluster_id = inside.cluster_id.take().or(id));
     }
 
     /// Brokers that start have more logs than they can open.
@@ -323,6 +335,7 @@ impl World {
             let id = claim["metadata"]["annotations"]["letterbox.dev/cluster-id"].clone();
             is_its.then_some(id)
         });
+        let cluster = self.with(|inside| inside.cluster_id.clone()).or(cluster);
         Some(
             json!({
                 "cluster.id": cluster, "node.id": id, "directories": directories, "lost": lost,
@@ -373,7 +386,7 @@ impl Net for WorldNet {
 
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>> {
         if let Some(kafka) = self.kafka.as_ref().filter(|_| port == 9092) {
-            return kafka.connect(host, port);
+            return Box::pin(std::future::ready(kafka.connect_operator()));
         }
         Box::pin(async move {
             let is_mute = self.world.with(|inside| inside.is_mute);

@@ -422,6 +422,7 @@ impl ModelState {
                 is_mounted: self.is_mounted(id, name),
                 is_kept: disk.is_kept,
                 is_own: disk.asked.is_some() && !disk.is_restored,
+                is_unmarked: false,
                 fault: (is_bad || disk.is_gone).then(|| Fault {
                     reason: "ProvisioningFailed".to_owned(),
                     message: "there is no such class".to_owned(),
@@ -539,7 +540,9 @@ impl Platform for Model {
                             state.restarts += u32::from(serves);
                         }
                     }
-                    Step::AcceptLoss { .. } => {}
+                    Step::AcceptLoss { .. }
+                    | Step::CorrectClusterId { .. }
+                    | Step::MarkClaim { .. } => {}
                 }
                 Ok(())
             })
@@ -650,6 +653,7 @@ impl Live for ModelState {
                         .into_iter()
                         .collect(),
                 },
+                fixed: Vec::new(),
                 is_current: broker.started.as_ref().map(asked) == wanted.as_ref().map(asked),
                 is_newest: broker.started == wanted,
                 to_end: broker.started.as_ref().map(|_| broker.starts.to_string()),
@@ -685,6 +689,7 @@ impl Live for ModelState {
             is_held: Some(self.is_held),
             unmade: self.unmade.clone(),
             unread: self.unread.clone(),
+            unwatched: BTreeMap::new(),
         }
     }
 }
