@@ -10,6 +10,8 @@
 mod common;
 #[path = "three_nodes/moves.rs"]
 mod moves;
+#[path = "three_nodes/taken_over.rs"]
+mod taken_over;
 #[path = "three_nodes/up.rs"]
 mod up;
 

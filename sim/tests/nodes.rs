@@ -25,7 +25,7 @@ use letterbox_sim::rng::Rng;
 use letterbox_sim::seeds;
 use tokio::time::{Instant, sleep, timeout};
 
-use common::{Clients, DATA, NODES, PATIENCE, ask, connect, name, node, show_log};
+use common::{Clients, DATA, NODES, PATIENCE, ask, connect, name, node, observer, show_log};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const REQUEST_TIMED_OUT: i16 = 7;
@@ -168,6 +168,103 @@ fn leader(cluster: &mut Cluster, asked: &str) -> &'static str {
     });
     assert!(cluster.run_until(PATIENCE, |_| leader.borrow().is_some()));
     NODES[leader.take().unwrap() - 1]
+}
+
+const FOUR: &str = "node-4";
+
+/// [`NODES`], and node 4, which observes.
+fn cluster_of_four(seed: u64) -> Cluster {
+    let mut cluster = cluster(seed);
+    NODES.into_iter().for_each(|name| make_topic(&mut cluster, name, name));
+    cluster.host(FOUR, observer(4, FOUR));
+    make_topic(&mut cluster, FOUR, FOUR);
+    cluster
+}
+
+/// Takes the registration of broker 4 away.
+fn unregister_four(cluster: &mut Cluster) {
+    cluster.client("unregisters", |env| async move {
+        let mut stream = connect(&env, NODES[0]).await;
+        loop {
+            let request = m::UnregisterBrokerRequest::default().with_broker_id(m::BrokerId(4));
+            let Some(Response::UnregisterBroker(answer)) = ask(&mut stream, 0, request).await
+            else {
+                return Err("the connection ended".to_owned());
+            };
+            if answer.error_code == 0 {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert!(cluster.run_clients(PATIENCE), "broker 4 is not unregistered");
+}
+
+/// Whether node 4 is a member, as the quorum tells.
+fn has_four(cluster: &mut Cluster, asked: &str) -> bool {
+    let has = Rc::new(Cell::new(None));
+    let told = Rc::clone(&has);
+    cluster.client(&format!("who observes, {asked}"), move |env| async move {
+        let mut stream = connect(&env, NODES[0]).await;
+        let partition = PartitionData::default().with_partition_index(0);
+        let topic = TopicData::default()
+            .with_topic_name(name("__cluster_metadata"))
+            .with_partitions(vec![partition]);
+        let request = m::DescribeQuorumRequest::default().with_topics(vec![topic]);
+        let Some(Response::DescribeQuorum(answer)) = ask(&mut stream, 1, request).await else {
+            unreachable!()
+        };
+        let observers = &answer.topics[0].partitions[0].observers;
+        told.set(Some(observers.iter().any(|one| one.replica_id == m::BrokerId(4))));
+        Ok(())
+    });
+    assert!(cluster.run_until(PATIENCE, |_| has.get().is_some()));
+    has.get().unwrap()
+}
+
+/// Another process has its id when it is back, and it would lead on by the metadata of before.
+#[test]
+fn a_node_whose_id_was_taken_over_while_it_was_cut_off_ends_with_those_words() {
+    let mut cluster = cluster_of_four(8);
+    NODES.into_iter().for_each(|name| cluster.cut(FOUR, name));
+    cluster.run_for(Duration::from_secs(12));
+    cluster.host("node-4b", observer(4, "node-4b"));
+    make_topic(&mut cluster, "node-4b", "again");
+    NODES.into_iter().for_each(|name| cluster.mend(FOUR, name));
+    cluster.run_for(Duration::from_secs(1));
+    assert!(cluster.is_running(FOUR), "{:?}", cluster.exit(FOUR));
+    assert!(cluster.run_until(PATIENCE, |cluster| cluster.exit(FOUR).is_some()), "it goes on");
+    let exit = cluster.exit(FOUR).unwrap().unwrap_err();
+    assert!(exit.contains("has taken node.id 4 over") && exit.contains("node-4b:9093"), "{exit}");
+    assert!(cluster.is_running("node-4b"));
+}
+
+/// It asks to be a member again before it learns that its broker was unregistered.
+#[test]
+fn a_node_that_is_unregistered_while_it_is_cut_off_does_not_stay_a_member() {
+    let mut cluster = cluster_of_four(9);
+    NODES.into_iter().for_each(|name| cluster.cut(FOUR, name));
+    cluster.run_for(Duration::from_secs(4));
+    unregister_four(&mut cluster);
+    assert!(!has_four(&mut cluster, "after it was taken out"));
+    NODES.into_iter().for_each(|name| cluster.mend(FOUR, name));
+    assert!(cluster.run_until(PATIENCE, |cluster| cluster.exit(FOUR).is_some()), "it goes on");
+    let exit = cluster.exit(FOUR).unwrap().unwrap_err();
+    assert!(exit.contains("broker 4 was unregistered"), "{exit}");
+    assert!(has_four(&mut cluster, "after it was back"), "it has not asked");
+    cluster.run_for(Duration::from_secs(130));
+    assert!(!has_four(&mut cluster, "in the end"), "one that is gone stays a member");
+}
+
+#[test]
+fn a_node_that_is_unregistered_while_it_stops_does_not_ask_to_be_a_member_again() {
+    let mut cluster = cluster_of_four(10);
+    cluster.disk(FOUR).set_slow(Duration::from_secs(2));
+    assert!(!cluster.stop(FOUR, Duration::from_secs(1)));
+    unregister_four(&mut cluster);
+    assert!(cluster.is_running(FOUR), "it has stopped too soon");
+    assert!(cluster.stop(FOUR, PATIENCE * 4), "it does not stop");
+    assert!(!has_four(&mut cluster, "in the end"));
 }
 
 /// It hands the lead over, so that nobody waits until it is noticed that it is gone.

@@ -67,6 +67,7 @@ type Shared = Rc<RefCell<Seen>>;
 const QUICK: QuorumTiming = QuorumTiming {
     heartbeat: Duration::from_millis(100),
     election_timeout: Duration::from_millis(500),
+    session: Duration::from_secs(600),
 };
 
 fn config(id: i32, timing: QuorumTiming) -> QuorumConfig {

@@ -34,6 +34,7 @@ const SESSION: Duration = Duration::from_secs(600);
 const TIMING: QuorumTiming = QuorumTiming {
     heartbeat: Duration::from_millis(100),
     election_timeout: Duration::from_millis(500),
+    session: SESSION,
 };
 
 /// What the nodes have seen, across their lives, and what they are to do.

@@ -178,7 +178,7 @@ impl Watch {
                 let result = leading.liveness.heartbeat(heartbeat, now);
                 let answer = result.map(|(answer, effect)| {
                     self.act(leading, effect);
-                    answer
+                    HeartbeatAnswer { applied_index: self.quorum.image().applied_index, ..answer }
                 });
                 let _ = reply.send(answer.map_err(|code| ControllerError::Refused(code.into())));
             }

@@ -22,6 +22,7 @@ use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Decide, FoundLogs, ItemResult, Kind, RegisterBroker, SetClusterId};
 use crate::metadata::{BrokerRegistration, Endpoint, MetadataImage, SecurityProtocol};
 use crate::quorum::{MetadataQuorum, QuorumError};
+use crate::replication::ReplicaManager;
 use crate::server::Services;
 
 /// How soon a heartbeat is tried again that reached nobody.
@@ -117,11 +118,12 @@ impl Membership {
         self,
         controller: Controller,
         quorum: Arc<dyn MetadataQuorum>,
+        mut lease: Option<Lease>,
         stop: CancellationToken,
     ) {
         let (mut was_fenced, mut failed) = (false, false);
         loop {
-            let applied_index = quorum.image().applied_index;
+            let (asked, applied_index) = (Instant::now(), quorum.image().applied_index);
             let Self { id, epoch, .. } = self;
             let heartbeat =
                 Heartbeat { id, epoch, applied_index, wants_fence: false, wants_stop: false };
@@ -131,6 +133,10 @@ impl Membership {
                 () = stop.cancelled() => return,
                 told = told => told,
             };
+            if let Some(lease) = &mut lease {
+                let answer = told.as_ref().ok().and_then(|told| told.as_ref().ok());
+                lease.renew(&*quorum, asked, answer).await;
+            }
             let wait = match told {
                 Ok(Ok(HeartbeatAnswer { is_fenced, .. })) => {
                     failed = false;
@@ -161,6 +167,57 @@ impl Membership {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+}
+
+/// Up to when this broker leads what it leads by its metadata.
+///
+/// As in Kafka, a broker that does not reach the controller goes on. But a process that stood still
+/// for a session (SIGSTOP, a machine that was paused) was fenced meanwhile, and others lead; it goes
+/// on when it shows all that the controller showed which has heard it since. So it is for one that
+/// others take for no member any more. Until then nothing is appended, and nothing acknowledged.
+pub(super) struct Lease {
+    session: Duration,
+    until: Instant,
+    replicas: Arc<ReplicaManager>,
+}
+
+impl Lease {
+    pub(super) fn begin(config: &Config, replicas: Arc<ReplicaManager>) -> Self {
+        // Some heartbeats that are not answered are no pause.
+        let session = config.duration("broker.session.timeout.ms");
+        let session = session.max(config.duration("broker.heartbeat.interval.ms") * 3);
+        let until = Instant::now() + session;
+        replicas.lead_until(until);
+        Self { session, until, replicas }
+    }
+
+    /// The controller was told at `asked` that this broker lives, and has said `answer`, if it has.
+    async fn renew(
+        &mut self,
+        quorum: &dyn MetadataQuorum,
+        asked: Instant,
+        answer: Option<&HeartbeatAnswer>,
+    ) {
+        let is_over = self.until < Instant::now();
+        if quorum.refusal().is_some() {
+            self.until = asked.checked_sub(self.session).unwrap_or(asked);
+        } else if !is_over {
+            self.until = answer.map_or_else(Instant::now, |_| asked) + self.session;
+        } else if let Some(answer) = answer.filter(|_| !quorum.leads_alone()) {
+            let mut images = quorum.subscribe();
+            let shown = images.wait_for(|image| image.applied_index >= answer.applied_index);
+            if let Ok(Ok(_)) = tokio::time::timeout(RETRY_AFTER, shown).await {
+                self.until = asked + self.session;
+            }
+        }
+        if is_over != (self.until < Instant::now()) {
+            match is_over {
+                true => info!("the active controller hears this broker: it leads again"),
+                false => warn!("this broker leads nothing until the active controller hears it"),
+            }
+        }
+        self.replicas.lead_until(self.until);
     }
 }
 

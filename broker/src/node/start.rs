@@ -27,7 +27,7 @@ use super::groups::GroupHost;
 use super::hosting;
 use super::identity::{self, Identity};
 use super::patience::patiently;
-use super::registration::Membership;
+use super::registration::{Lease, Membership};
 use super::replication;
 use super::stage::Stage;
 use crate::config::Config;
@@ -243,10 +243,11 @@ async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: 
     let Found { identity, listeners, admin } = found;
     let Joined { lead: Lead { quorum, controller }, logs, membership } = joined;
     let (mut heartbeats, epoch) = (Stage::default(), membership.epoch());
-    heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), stop));
+    let replicas = ReplicaManager::new(&env, config.clone(), logs.clone());
+    let leads = config.may_have_several_nodes().then(|| Lease::begin(&config, replicas.clone()));
+    heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), leads, stop));
 
     let deltas = quorum.deltas();
-    let replicas = ReplicaManager::new(&env, config.clone(), logs.clone());
     let shown = Arc::new(Shown::default());
     let groups = GroupHost::new(&env, &config, replicas.clone(), shown.clone());
     let coordinator = groups.coordinator();
@@ -395,7 +396,10 @@ pub(super) async fn quorum_config(
         joins: config.is_true("controller.quorum.auto.join.enable"),
         cluster_id: identity.map(|identity| identity.cluster_id.clone()),
         must_exist,
-        timing: QuorumTiming::default(),
+        timing: QuorumTiming {
+            session: config.duration("broker.session.timeout.ms"),
+            ..QuorumTiming::default()
+        },
     }
 }
 

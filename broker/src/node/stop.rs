@@ -17,6 +17,8 @@ impl Node {
         let started = Instant::now();
         info!("stopping: accepting no new connections and finishing the requests in progress");
         self.admin.health.stops();
+        // Who takes it out of the cluster meanwhile has it stay out.
+        self.services.quorum.leave();
         // While it still serves those that take over.
         registration::leave(&self.services).await;
         // Before the rest, so that the disk is free for what was begun.

@@ -19,6 +19,7 @@ use letterbox_env::panics::lock;
 use letterbox_env::{Env, with_causes};
 use openraft::RaftMetrics;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -31,6 +32,8 @@ use super::types::{Known, Members, NodeLogId, Raft, Reached, Voter};
 const SAID_MAX: usize = 16;
 /// For finding out whether there is a newer membership, and between two times of that.
 const ASK_AROUND_WITHIN: Duration = Duration::from_secs(1);
+/// A node that has not heard of a leader for so long asks what it is to the others.
+pub(super) const CUT_OFF_AFTER: Duration = Duration::from_secs(4);
 
 /// What each side says first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +55,7 @@ pub(super) struct Hello {
     /// `controller.quorum.voters` in its configuration: where each voter is reached.
     #[serde(default)]
     pub(super) voters: BTreeMap<u64, (String, u16)>,
-    /// The voters in its log, and who is addressed; nobody while the log is new.
+    /// The voters in its log, who is addressed, and itself; nobody while the log is new.
     #[serde(default)]
     pub(super) members: Members,
     /// The entry of that membership.
@@ -81,6 +84,11 @@ impl Hello {
         (oldest <= newest).then_some(newest)
     }
 
+    /// Whether its own log says that it is a member.
+    pub(super) fn was_member(&self) -> bool {
+        self.known().names(self.from, self.incarnation)
+    }
+
     pub(super) fn known(&self) -> Known {
         Known { at: self.at, members: self.members.clone(), configs: self.configs.clone() }
     }
@@ -92,15 +100,21 @@ pub(super) struct Refusal {
     pub(super) reason: String,
     /// It ends by itself, as a start does.
     pub(super) passes: bool,
+    /// By its own log the other side is a member, and it is none any more.
+    pub(super) is_out: bool,
 }
 
 impl Refusal {
     fn never(reason: String) -> Self {
-        Self { reason, passes: false }
+        Self { reason, passes: false, is_out: false }
     }
 
     pub(super) fn not_yet(reason: String) -> Self {
-        Self { reason, passes: true }
+        Self { reason, passes: true, is_out: false }
+    }
+
+    fn out(reason: String) -> Self {
+        Self { reason, passes: false, is_out: true }
     }
 }
 
@@ -137,6 +151,11 @@ pub(super) struct Identity {
     said: Mutex<BTreeMap<u64, String>>,
     /// When a leader last had entries for this node, or none.
     heard_at: Mutex<Option<Instant>>,
+    /// Since when, and why, others take this node for no member any more; no leader has called
+    /// since.
+    pub(super) out: watch::Sender<Option<(Instant, String)>>,
+    /// Whether this node is about to end, and asks to be a member no more.
+    pub(super) leaves: watch::Sender<bool>,
     /// What is known of each other voter.
     met: Mutex<BTreeMap<u64, Met>>,
     /// What each voter tells only this node, by which it knows that this is the voter it is.
@@ -229,6 +248,8 @@ impl Identity {
             refused: AtomicU64::new(0),
             said: Mutex::default(),
             heard_at: Mutex::default(),
+            out: watch::Sender::default(),
+            leaves: watch::Sender::default(),
             met: Mutex::default(),
             secrets: Mutex::default(),
             sees: Mutex::default(),
@@ -238,7 +259,8 @@ impl Identity {
     pub(super) fn hello(&self, to: u64) -> Hello {
         let address = |voter: &Voter| (voter.host.clone(), voter.port);
         let Known { at, mut members, configs } = self.own();
-        members.retain(|id, _| *id == to || configs.iter().any(|voters| voters.contains(id)));
+        let is_told = |id: &u64| [to, self.node_id].contains(id);
+        members.retain(|id, _| is_told(id) || configs.iter().any(|voters| voters.contains(id)));
         Hello {
             versions: VERSIONS,
             cluster_id: self.cluster_id.get().cloned(),
@@ -450,7 +472,7 @@ impl Identity {
         };
         match tell_secret(env, &self.hello(node), node, &at, secret).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Refusal::never(format!(
+            Ok(false) => Err(Refusal::out(format!(
                 "another process is node {node} at {place}: the directory of a voter must not be \
                  copied, and serves one process; end this one"
             ))),
@@ -487,6 +509,18 @@ impl Identity {
     /// A leader has called, with entries or without.
     pub(super) fn hear_leader(&self) {
         *lock(&self.heard_at) = Some(Instant::now());
+        self.out.send_if_modified(|out| out.take().is_some());
+    }
+
+    /// Another member takes this node for none any more, which counts only while no leader calls.
+    pub(super) fn told_out(&self, reason: &str) {
+        if self.heard_at().is_none_or(|at| at.elapsed() > CUT_OFF_AFTER) {
+            self.out.send_if_modified(|out| {
+                let is_news = out.is_none();
+                out.get_or_insert_with(|| (Instant::now(), reason.to_owned()));
+                is_news
+            });
+        }
     }
 
     /// When a leader has called last.
@@ -497,10 +531,13 @@ impl Identity {
     /// Says why `node` is not heard, or does not hear this node, when that has changed.
     pub(super) fn say(&self, node: u64, refusal: Option<&Refusal>, by_other: bool) {
         let mut said = lock(&self.said);
-        let Some(Refusal { reason, passes }) = refusal else {
+        let Some(Refusal { reason, passes, is_out }) = refusal else {
             said.remove(&node);
             return;
         };
+        if by_other && *is_out {
+            self.told_out(reason);
+        }
         if !passes && !by_other {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -570,7 +607,7 @@ fn examine(
         Some((_, log)) if log == hello.incarnation => {}
         Some((_, log)) => return Err(other_log(node, log, hello.incarnation)),
         None => {
-            is_member(newest, node, hello.incarnation)?;
+            is_known(newest, hello)?;
             is_member(&hello.members, to, own.incarnation)?;
         }
     }
@@ -584,6 +621,27 @@ fn examine(
         )));
     }
     Ok(())
+}
+
+/// Whether `hello` is of a member.
+fn is_known(newest: &Members, hello: &Hello) -> Result<(), Refusal> {
+    let known = is_member(newest, hello.from, hello.incarnation);
+    known.map_err(|refusal| match newest.get(&hello.from) {
+        _ if !hello.was_member() => refusal,
+        Some(present) => Refusal::out(taken_over(hello, present)),
+        None => Refusal::out(refusal.reason),
+    })
+}
+
+/// Who says `hello` was the member that is `present` now.
+pub(super) fn taken_over(hello: &Hello, present: &Voter) -> String {
+    let (node, Voter { host, port, incarnation, .. }) = (hello.from, present);
+    format!(
+        "another process has taken node.id {node} over while this one was not heard: it is reached \
+         at {host}:{port} and has the metadata log {incarnation}, and this one has {}. Give one of \
+         them its own node.id if both are to run",
+        hello.incarnation
+    )
 }
 
 /// Whether `node` votes with the log `incarnation`.
@@ -693,7 +751,7 @@ mod tests {
         assert!(refused(&own, &unknown, "does not know its cluster yet"));
 
         // The other one has lost its log, or this one has; each side says so.
-        let emptied = Hello { incarnation: log(22), ..voter(2, 1, &[1, 22, 3]) };
+        let emptied = Hello { incarnation: log(22), ..voter(2, 1, ALL) };
         assert!(!refused(&own, &emptied, "node 2 votes with"));
         assert!(!refused(&own, &emptied, "has lost its own"));
         assert!(!refused(&own, &voter(2, 1, &[11, 2, 3]), "node 1 votes with"));
@@ -702,6 +760,15 @@ mod tests {
         let other = Hello { cluster_id: Some("other".to_owned()), ..voter(2, 1, ALL) };
         assert!(!refused(&own, &other, "node 2 belongs to cluster \"other\", and node 1 to"));
         assert!(!refused(&own, &voter(7, 1, ALL), "node 7 is not a member"));
+        let is_out = |own: &Hello, other: &Hello| heard(own, other).unwrap_err().is_out;
+        assert!(!is_out(&own, &emptied) && !is_out(&own, &voter(7, 1, ALL)));
+
+        // By its own log it is a member, as it was before.
+        let before = Hello { incarnation: log(22), ..voter(2, 1, &[1, 22, 3]) };
+        assert!(!refused(&own, &before, "has taken node.id 2 over"));
+        let removed = voter(1, 2, &[1]);
+        assert!(!refused(&removed, &voter(2, 1, ALL), "node 2 is not a member"));
+        assert!(is_out(&own, &before) && is_out(&removed, &voter(2, 1, ALL)));
         assert!(!refused(&own, &voter(1, 1, ALL), "node 1 is this node itself"));
         assert!(!refused(&own, &voter(2, 3, ALL), "addresses node 3, but this is node 1"));
         let called = |node, n, other: &Hello| {

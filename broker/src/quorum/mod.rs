@@ -97,6 +97,16 @@ pub trait MetadataQuorum: Send + Sync {
     /// The other members that could not be reached when that was tried last, and why.
     fn unreachable(&self) -> BTreeMap<BrokerId, String>;
 
+    /// Why other members take this node for none any more, while none of them that leads has
+    /// called it since: others may act for it.
+    fn refusal(&self) -> Option<String>;
+
+    /// Whether this node takes itself for the leader, and no majority has answered it lately.
+    fn leads_alone(&self) -> bool;
+
+    /// This node is about to end: from now on it does not ask to be a member any more.
+    fn leave(&self);
+
     /// Asks `leader`, over a connection on which each side has proved who it is. Given up at
     /// `deadline`, and as soon as this node knows that another one leads.
     ///

@@ -87,6 +87,8 @@ pub struct QuorumTiming {
     pub heartbeat: Duration,
     /// A follower that heard of no leader for twice as long, and up to three times, asks for votes.
     pub election_timeout: Duration,
+    /// A node that others have taken for no member for so long ends (`broker.session.timeout.ms`).
+    pub session: Duration,
 }
 
 impl Default for QuorumTiming {
@@ -96,6 +98,7 @@ impl Default for QuorumTiming {
             // With the leader's lease, which is twice as long, there is a new leader within about a
             // second and a half.
             election_timeout: Duration::from_millis(500),
+            session: Duration::from_secs(9),
         }
     }
 }
@@ -435,6 +438,19 @@ impl MetadataQuorum for RaftQuorum {
             Some((broker_id(*id)?, self.identity.met_as(*id, member.incarnation).unreachable?))
         };
         others.filter_map(why).collect()
+    }
+
+    fn refusal(&self) -> Option<String> {
+        self.identity.out.borrow().as_ref().map(|(_, reason)| reason.clone())
+    }
+
+    fn leads_alone(&self) -> bool {
+        let leads = self.raft.metrics().borrow().state == ServerState::Leader;
+        leads && !self.identity.is_followed(self.identity.lease)
+    }
+
+    fn leave(&self) {
+        self.identity.leaves.send_replace(true);
     }
 
     fn ask<'a>(

@@ -212,6 +212,9 @@ impl Seat {
                 identity: Arc::clone(&identity),
                 dialer: dialer.clone(),
                 servers: config.servers.clone(),
+                published: published.clone(),
+                session: config.timing.session,
+                fatal: fatal_sender.clone(),
             };
             tasks.spawn(attendant.run(patience.stopped()));
         }

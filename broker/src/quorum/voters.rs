@@ -23,9 +23,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
-use super::identity::{Hello, Identity};
+use super::identity::{CUT_OFF_AFTER, Hello, Identity, taken_over};
 use super::network::{self, Dialer, ask_who, invalid};
 use super::raft_quorum::{broker_id, hand_over};
+use super::state_machine::Published;
 use super::types::{Known, Raft, Voter};
 use super::{ChangeError, QuorumError, VoterChange};
 use crate::metadata::ApiError;
@@ -38,8 +39,8 @@ const ASK_WITHIN: Duration = Duration::from_secs(6);
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// A member that has been silent for so long gives its id to a node at another address.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
-/// A node that has not heard of a leader for so long asks what it is to the others.
-const CUT_OFF_AFTER: Duration = Duration::from_secs(4);
+/// An observer that has been silent for so long, and is no broker, is gone.
+const GONE_AFTER: Duration = Duration::from_secs(120);
 /// No more are taken.
 const MEMBERS_MAX: usize = 256;
 /// No more vote: each hello names all voters (`HELLO_LEN_MAX`), also one that is to replace another.
@@ -56,6 +57,8 @@ pub(super) enum Attended {
     NotLeader,
     /// A person has to do something.
     Refused(String),
+    /// It was a member, and another process is in its place.
+    Out(String),
 }
 
 /// What a node asks that says `hello`, which is believed only as far as the process says the same
@@ -71,9 +74,11 @@ pub(super) async fn attend(env: &Env, identity: &Identity, hello: Hello) -> io::
         && found.reached_at == hello.reached_at;
     if !is_it || found.version().is_none() || found.from == identity.node_id {
         let (node, (host, port)) = (hello.from, at);
-        return Ok(Attended::Refused(format!(
-            "another process answers as node {node} at {host}:{port}"
-        )));
+        let reason = format!("another process answers as node {node} at {host}:{port}");
+        return Ok(match hello.was_member() {
+            true => Attended::Out(reason),
+            false => Attended::Refused(reason),
+        });
     }
     match (&found.cluster_id, identity.cluster_id.get()) {
         (Some(other), Some(own)) if own == other => take(identity, raft, &found).await,
@@ -170,11 +175,13 @@ fn next(known: &Known, hello: &Hello, seen: &Seen) -> Next {
         };
     }
     let is_there = seen.reached_at.as_ref() == hello.reached_at.as_ref();
-    if is_voter && !(hello.joins && is_there) {
-        return Next::Answer(Attended::Refused(lost(node, present, seen, incarnation)));
+    let may_replace = if is_voter { hello.joins && is_there } else { is_there || seen.is_silent };
+    if !may_replace && hello.was_member() {
+        return Next::Answer(Attended::Out(taken_over(hello, present)));
     }
-    match (is_voter, is_there || seen.is_silent) {
-        (true, _) => Next::Change(ChangeMembers::RemoveVoters([node].into())),
+    match (is_voter, may_replace) {
+        (true, true) => Next::Change(ChangeMembers::RemoveVoters([node].into())),
+        (true, false) => Next::Answer(Attended::Refused(lost(node, present, seen, incarnation))),
         (false, true) => Next::Change(ChangeMembers::RemoveNodes([node].into())),
         (false, false) => Next::Answer(Attended::Refused(format!(
             "node {node} observes with the metadata log {} at {}:{}; give this node another \
@@ -182,6 +189,12 @@ fn next(known: &Known, hello: &Hello, seen: &Seen) -> Next {
             present.incarnation, present.host, present.port
         ))),
     }
+}
+
+/// An observer that is gone for good: `is_gone` is asked for each.
+fn ghost(known: &Known, is_gone: impl Fn(u64, &Voter) -> bool) -> Option<u64> {
+    let mut observers = known.members.iter().filter(|(id, _)| !known.is_voter(**id));
+    observers.find(|(id, member)| is_gone(**id, member)).map(|(id, _)| *id)
 }
 
 /// Whether one more may vote.
@@ -246,6 +259,10 @@ pub(super) struct Attendant {
     pub(super) identity: Arc<Identity>,
     pub(super) dialer: Dialer,
     pub(super) servers: Vec<(String, u16)>,
+    pub(super) published: Published,
+    /// See [`super::QuorumTiming::session`].
+    pub(super) session: Duration,
+    pub(super) fatal: watch::Sender<Option<String>>,
 }
 
 impl Attendant {
@@ -254,26 +271,53 @@ impl Attendant {
         tokio::select! {
             biased;
             () = super::stopped(&mut stopped) => {}
+            reason = self.until_out() => drop(self.fatal.send_replace(Some(reason))),
             () = self.watch() => {}
+        }
+    }
+
+    /// Completes, with why, when others have taken this node for no member for a session.
+    async fn until_out(&self) -> String {
+        let mut out = self.identity.out.subscribe();
+        loop {
+            let told = out.wait_for(Option::is_some).await.map(|out| out.clone());
+            // The sender lives in `self`.
+            let Ok(Some((since, reason))) = told else { return std::future::pending().await };
+            tokio::select! {
+                biased;
+                _ = out.wait_for(Option::is_none) => {}
+                () = tokio::time::sleep_until(since + self.session) => return format!(
+                    "the metadata quorum has not taken this node for a member for {:?}, which it \
+                     was by its own log: {reason}",
+                    self.session
+                ),
+            }
         }
     }
 
     async fn watch(&self) {
         let mut metrics = self.raft.metrics();
         let refused = Failing::default();
-        let began = Instant::now();
+        let (began, mut led_since) = (Instant::now(), None);
+        let mut leaves = self.identity.leaves.subscribe();
         loop {
             let leads = metrics.borrow_and_update().state == ServerState::Leader;
-            if leads {
+            led_since = leads.then(|| led_since.unwrap_or_else(Instant::now));
+            // Who led, and was replaced while it stood still, is told so by nobody who leads.
+            if leads && self.identity.is_followed(self.identity.lease) {
                 self.identity.hear_leader();
             }
             // What its own log says of a member that was taken out need not be true any more.
-            let heard_at = self.identity.heard_at().unwrap_or(began);
-            let is_cut_off = !leads && heard_at.elapsed() > CUT_OFF_AFTER;
-            let reason = match leads {
-                true => self.lead().await,
-                false if self.is_as_said() && !is_cut_off => None,
-                false => self.ask().await,
+            let heard_at = self.identity.heard_at().max(led_since).unwrap_or(began);
+            let is_cut_off = heard_at.elapsed() > CUT_OFF_AFTER;
+            let reason = match led_since {
+                Some(since) if !is_cut_off => self.lead(since).await,
+                None if self.is_as_said() && !is_cut_off => None,
+                _ => tokio::select! {
+                    biased;
+                    () = super::stopped(&mut leaves) => None,
+                    reason = self.ask() => reason,
+                },
             };
             if let Some(reason) = reason {
                 if refused.failed(reason.clone()) {
@@ -309,8 +353,8 @@ impl Attendant {
         self.is_as_said() && (is_even || !leads)
     }
 
-    /// What is left to do for who leads.
-    async fn lead(&self) -> Option<String> {
+    /// What is left to do for who leads, since that moment.
+    async fn lead(&self, since: Instant) -> Option<String> {
         let own = self.identity.own();
         if !own.is_voter(self.identity.node_id) {
             // It was removed: others go on without it.
@@ -326,8 +370,24 @@ impl Attendant {
         } else if !self.is_as_said() {
             let hello = self.identity.hello(self.identity.node_id);
             let _ = take(&self.identity, &self.raft, &hello).await;
+        } else if let Some(id) = ghost(&own, |id, member| self.is_gone(id, member, since)) {
+            let change = ChangeMembers::RemoveNodes([id].into());
+            if let Ok(_turn) = self.identity.changing.try_lock()
+                && would_stand(&self.identity, &own, &change)
+                && make(&self.raft, change).await.is_ok()
+            {
+                tracing::info!(node = id, "an observer that is gone, and no broker, is forgotten");
+            }
         }
         None
+    }
+
+    /// Whether nothing was heard of a member for long, in which this node has led, and its broker is
+    /// not registered: that was taken away as it went, say. One that lives asks to be a member again.
+    fn is_gone(&self, id: u64, member: &Voter, since: Instant) -> bool {
+        let heard = self.identity.met_as(id, member.incarnation).followed;
+        heard.map_or(since, |at| at.max(since)).elapsed() > GONE_AFTER
+            && broker_id(id).is_some_and(|id| !self.published.image().brokers.contains_key(&id))
     }
 
     /// Asks whoever may lead; why not, if a person has to do something.
@@ -353,6 +413,10 @@ impl Attendant {
             let answer = timeout(ASK_WITHIN, network::attend(&self.env, &hello, at)).await;
             match answer {
                 Ok(Ok(Attended::Refused(reason))) => return Some(reason),
+                Ok(Ok(Attended::Out(reason))) => {
+                    self.identity.told_out(&reason);
+                    return Some(reason);
+                }
                 Ok(Ok(Attended::NotYet(reason))) => {
                     tracing::debug!(reason, "this node waits to be a member of the quorum");
                     return None;
@@ -721,6 +785,32 @@ mod tests {
         let elsewhere = Hello { reached_at: Some(("x".to_owned(), 1)), ..node(4, 44) };
         assert!(is_refused(&next(&known, &elsewhere, &seen(4, false)), "another node.id"));
         assert_eq!(next(&known, &elsewhere, &seen(4, true)), gone());
+    }
+
+    #[test]
+    fn who_was_a_member_is_told_that_another_process_is_in_its_place() {
+        let known = known();
+        let before = |id: u64, n| Hello {
+            members: [(id, member(id, n))].into(),
+            reached_at: Some(("x".to_owned(), 1)),
+            ..node(id, n)
+        };
+        for (id, n) in [(2, 22), (4, 44)] {
+            let told = next(&known, &before(id, n), &seen(id, false));
+            let Next::Answer(Attended::Out(reason)) = told else { panic!("{told:?}") };
+            let says = format!("has taken node.id {id} over");
+            assert!(reason.contains(&says) && reason.contains(&format!("host-{id}:9093")));
+        }
+        // The other one has gone.
+        let gone = changes(ChangeMembers::RemoveNodes([4].into()));
+        assert_eq!(next(&known, &before(4, 44), &seen(4, true)), gone);
+    }
+
+    #[test]
+    fn observers_that_are_gone_are_forgotten_and_voters_are_not() {
+        let known = known();
+        assert_eq!(ghost(&known, |_, _| true), Some(4));
+        assert_eq!(ghost(&known, |id, _| id != 4), None);
     }
 
     #[test]

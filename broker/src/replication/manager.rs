@@ -1,6 +1,7 @@
 //! The partitions of this broker: opened, changed and closed as the metadata says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -73,6 +74,7 @@ impl ReplicaManager {
             began: Instant::now(),
             times,
             outbox: Outbox::default(),
+            leads_until_ms: u64::MAX.into(),
         });
         Arc::new(Self {
             config,
@@ -120,6 +122,18 @@ impl ReplicaManager {
     /// The clock of the roles: milliseconds since this began.
     pub(crate) fn now_ms(&self) -> u64 {
         self.shared.now_ms()
+    }
+
+    /// From that moment on nothing is appended for clients, unless this is told of a later one.
+    pub(crate) fn lead_until(&self, moment: Instant) {
+        let since = moment.saturating_duration_since(self.shared.began).as_millis();
+        let until_ms = u64::try_from(since).unwrap_or(u64::MAX);
+        self.shared.leads_until_ms.store(until_ms, Ordering::Relaxed);
+    }
+
+    /// See [`Self::lead_until`].
+    pub(crate) fn may_lead(&self) -> bool {
+        self.shared.may_lead()
     }
 
     /// The newest metadata that the roles have followed.

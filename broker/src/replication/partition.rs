@@ -207,12 +207,19 @@ pub(super) struct Shared {
     pub(super) began: Instant,
     pub(super) times: Times,
     pub(super) outbox: Outbox,
+    /// Up to when this broker leads, by `now_ms`; after that only the active controller knows.
+    pub(super) leads_until_ms: AtomicU64,
 }
 
 impl Shared {
     /// What roles are told for the time.
     pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether no other broker can lead what this one leads by the metadata that it shows.
+    pub(super) fn may_lead(&self) -> bool {
+        self.now_ms() <= self.leads_until_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -688,7 +695,8 @@ impl Partition {
         };
         // Asked after the validation, which may take long.
         let leader_epoch = self.role().may_append(acks == Acks::All)?;
-        if matches!(writer, Writer::Coordinator(epoch) if epoch != leader_epoch) {
+        let is_over = matches!(writer, Writer::Coordinator(epoch) if epoch != leader_epoch);
+        if is_over || !self.shared.may_lead() {
             return Err(AppendRefused::NotLeader);
         }
         let info = log.append_valid(batch, &AppendOptions { leader_epoch, now_ms, origin })?;

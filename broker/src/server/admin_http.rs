@@ -106,6 +106,7 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 
 const STARTING: &str =
     "starting: opening the metadata and the logs; the broker's log says what it waits for\n";
+const NOT_HEARD: &str = "this process stood still, and waits for the active controller\n";
 
 /// Serves until `stop`. A scrape that hangs does not hold that up.
 pub(crate) async fn serve(health: Arc<Health>, listener: BoxListener, stop: CancellationToken) {
@@ -216,8 +217,13 @@ fn readiness(health: &Health) -> (StatusCode, String) {
             None => no(&starting(health.opening.now())),
         },
         Some(_) if health.is_stopping.load(Ordering::Acquire) => no("stopping\n"),
-        Some((_, logs)) => {
-            logs.refusal().map_or((StatusCode::OK, "ok\n".to_owned()), |why| no(&why))
+        Some((services, logs)) => {
+            let out = services.quorum.refusal().map(|why| format!("cut off: {why}\n"));
+            let waits = || (!services.replicas.may_lead()).then(|| NOT_HEARD.to_owned());
+            match out.or_else(waits).or_else(|| logs.refusal()) {
+                Some(why) => no(&why),
+                None => (StatusCode::OK, "ok\n".to_owned()),
+            }
         }
     }
 }

@@ -76,6 +76,24 @@ pub(crate) fn node_with(
     move |process| Box::pin(run(process, text.clone()))
 }
 
+/// The software of node `id` on the machine `host`, which joins the cluster of [`NODES`] and observes.
+pub(crate) fn observer(
+    id: i32,
+    host: &str,
+) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + 'static {
+    let servers = NODES.map(|name| format!("{name}:9093")).join(",");
+    let text = format!(
+        "process.roles=broker,controller\nnode.id={id}\n\
+         controller.quorum.bootstrap.servers={servers}\n\
+         controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n\
+         advertised.listeners=PLAINTEXT://{host}:9092\nlog.dirs={DATA}\nadmin.listener=none\n\
+         unstable.several.nodes.enable=true\nbroker.session.timeout.ms=3000\n\
+         broker.heartbeat.interval.ms=500\noffsets.topic.num.partitions=3\n\
+         offsets.topic.replication.factor=1\n",
+    );
+    move |process| Box::pin(run(process, text.clone()))
+}
+
 /// For quorums without brokers: every key is allowed, none is a list.
 pub(crate) struct AnyConfig;
 

@@ -75,6 +75,9 @@ pub struct HeartbeatAnswer {
     /// live broker knows. An earlier version does not say.
     #[serde(default)]
     pub may_stop: bool,
+    /// How much of the metadata log the controller has applied that answers.
+    #[serde(default)]
+    pub applied_index: u64,
 }
 
 /// What is to be done.
@@ -152,7 +155,8 @@ impl Liveness {
         };
         let (is_fenced, left) = (session.is_fenced, session.left);
         let may_stop = wants_stop && (is_fenced || left.is_some_and(|at| self.knows_each(id, at)));
-        Ok((HeartbeatAnswer { is_caught_up, is_fenced, may_stop }, effect))
+        let answer = HeartbeatAnswer { is_caught_up, is_fenced, may_stop, applied_index: 0 };
+        Ok((answer, effect))
     }
 
     /// A broker that is about to stop has nothing left that another could take, as the metadata

@@ -26,6 +26,7 @@ pub(super) fn config(dir: &Path, id: i32, ports: &BTreeMap<i32, u16>) -> QuorumC
         timing: QuorumTiming {
             heartbeat: Duration::from_millis(100),
             election_timeout: Duration::from_millis(400),
+            ..QuorumTiming::default()
         },
     }
 }
