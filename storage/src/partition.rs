@@ -4,9 +4,15 @@
 //! are in the page cache, below `durable end` on the device. The append path touches the page cache
 //! only; what waits for the device says "Blocks" and is called through `Env::blocking`.
 //!
-//! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `inner`
-//! (appends), then a segment's own. Readers take none but a segment's, and `inner` for a moment
-//! where the log has no record up to its end.
+//! Locks, outermost first: `disk_work` (one sync, truncation or retention at a time), `cutting`,
+//! `inner` (appends), then a segment's own. Readers take none but a segment's, and `inner` for a
+//! moment where the log has no record up to its end. No cut and no sync waits for the device with
+//! `inner` held.
+//!
+//! A cut is decided at one moment, in memory, before any file of the log is changed: the log then
+//! ends where it is to end, and takes no appends until its files agree ([`Cutting`]). Whoever works
+//! on its files next finishes a cut that has failed half-way; the syncer tries again and again. What
+//! a kill leaves of it is a log that ends somewhere between, which was never counted on.
 //!
 //! A log that is *gone* (its topic was deleted) touches no file by name any more, because the name
 //! may be another log's: `disk_work` is not given out, appends are refused, segments open nothing.
@@ -103,6 +109,8 @@ pub struct Log {
     /// When it was last said that something cannot be read.
     not_read_said: Mutex<Option<Instant>>,
     disk_work: Mutex<()>,
+    /// Changed while `disk_work` is held.
+    cutting: Mutex<Option<Cutting>>,
     pub(super) renaming: Mutex<Renaming>,
     /// Changed while `disk_work` is held.
     pub(super) merging: Mutex<Option<Merging>>,
@@ -117,6 +125,8 @@ struct Inner {
     epochs: Epochs,
     /// No append of an older leader epoch is taken; −1 until one was begun.
     begun_epoch: LeaderEpoch,
+    /// A cut was begun, and the files do not agree with it yet: nothing is appended, nothing rolls.
+    is_cutting: bool,
     epochs_changed: bool,
     /// Rolled segments whose bytes may not be on the device.
     unsynced: Vec<Arc<Segment>>,
@@ -161,6 +171,26 @@ impl Inner {
     }
 }
 
+/// What a log is cut to.
+struct Cut {
+    /// Its segments; none: it begins and ends at `end`.
+    kept: Vec<Arc<Segment>>,
+    /// The size of the last of them.
+    size: u64,
+    end: Offset,
+    cutting: Cutting,
+}
+
+/// What is left to be done with the files of a log that was cut.
+struct Cutting {
+    /// Segments that are the log's no more, the oldest first, and whose files may still be there.
+    leaving: Vec<Arc<Segment>>,
+    /// Where these files go; `None`: they are removed.
+    aside: Option<PathBuf>,
+    /// Nothing stays.
+    is_anew: bool,
+}
+
 /// Who and where a log is, and what its log directory keeps of it.
 pub(super) struct Identity {
     pub(super) topic: Arc<str>,
@@ -202,6 +232,7 @@ impl Log {
             producers: found.producers,
             epochs: found.epochs,
             begun_epoch: -1,
+            is_cutting: false,
             epochs_changed: found.epochs_changed,
             unsynced: found.unsynced,
             dir_changed: found.dir_changed,
@@ -244,6 +275,7 @@ impl Log {
             is_gap_said: false.into(),
             not_read_said: Mutex::default(),
             disk_work: Mutex::new(()),
+            cutting: Mutex::default(),
             renaming: Mutex::default(),
             merging: Mutex::default(),
             compaction: Failing::default(),
@@ -497,7 +529,7 @@ impl Log {
     }
 
     /// The epoch that appended `offset`, −1 when it is not known; `None` when the log was cut
-    /// since [`Log::cuts`] was `cuts`. Waits for a cut that is under way.
+    /// since [`Log::cuts`] was `cuts`. Waits for a cut that is being decided.
     pub(super) fn epoch_unless_cut(&self, offset: Offset, cuts: u64) -> Option<LeaderEpoch> {
         let inner = lock(&self.inner);
         (self.cuts() == cuts).then(|| inner.epochs.epoch_for(offset).unwrap_or(-1))
@@ -569,7 +601,7 @@ impl Log {
         let ValidBatch { mut bytes, mut header, log_append_time } = batch;
         let config = self.config.load();
         let mut inner = lock(&self.inner);
-        self.check_open()?;
+        self.check_open(&inner)?;
         inner.check_epoch(options.leader_epoch)?;
         if options.origin == Origin::Client
             && header.has_producer_id()
@@ -611,7 +643,7 @@ impl Log {
             rest = after;
         }
         let mut inner = lock(&self.inner);
-        self.check_open()?;
+        self.check_open(&inner)?;
         inner.check_begun(options.leader_epoch)?;
         let (mut end, mut epoch) = (self.end_offset(), inner.epochs.latest().unwrap_or(-1));
         for (_, header) in &headers {
@@ -653,11 +685,18 @@ impl Log {
         Ok(info)
     }
 
-    fn check_open(&self) -> Result<(), AppendError> {
+    fn check_open(&self, inner: &Inner) -> Result<(), AppendError> {
         if let Some(reason) = self.broken.get() {
             return Err(AppendError::Broken { reason: reason.clone() });
         }
-        if self.is_closed() { Err(AppendError::Closed) } else { Ok(()) }
+        match (self.is_closed(), inner.is_cutting) {
+            (true, _) => Err(AppendError::Closed),
+            (_, true) => Err(AppendError::Unavailable {
+                action: "append",
+                reason: "the log is being cut, which takes the disk a while".into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it takes no more appends, because it was closed or deleted.
@@ -784,7 +823,7 @@ impl Log {
         let mut inner = lock(&self.inner);
         let old =
             self.active().size() > 0 && now.saturating_sub(inner.opened_ms) >= config.segment_ms;
-        if old && !self.is_closed() && !self.dir.rolls_wait() {
+        if old && !self.is_closed() && !inner.is_cutting && !self.dir.rolls_wait() {
             let end = self.end_offset();
             self.roll(&mut inner, end, now)?;
         }
@@ -1089,17 +1128,17 @@ impl Log {
         self.disk_work.try_lock().is_err()
     }
 
-    /// To be held while files are changed by name.
+    /// To be held while files are changed by name. A cut that has failed half-way is finished before.
     ///
     /// # Errors
-    /// `NotFound` when the log is gone.
+    /// `NotFound` when the log is gone; that of the cut.
     pub(super) fn disk_work(&self) -> io::Result<MutexGuard<'_, ()>> {
         let work = lock(&self.disk_work);
         if self.is_gone() {
-            Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted"))
-        } else {
-            Ok(work)
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the log was deleted"));
         }
+        self.finish_cut().map_err(LogError::into_io)?;
+        Ok(work)
     }
 
     /// Moves the log start to `offset`, at most to the high watermark. Gives the log start. Durable
@@ -1129,8 +1168,9 @@ impl Log {
     /// follower follows its leader (KIP-101). Blocks.
     ///
     /// # Errors
-    /// The file system's own; the log directory is offline then.
-    pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
+    /// The file system's own. The log is as it was, or ends there and takes no appends until its
+    /// files do, for which the syncer sees; unless it is out of use, or its log directory.
+    pub fn truncate_to(self: &Arc<Self>, offset: Offset) -> Result<(), LogError> {
         let _one = self.segment_work("truncate")?;
         let mut inner = lock(&self.inner);
         if offset >= self.end_offset() {
@@ -1138,16 +1178,50 @@ impl Log {
             inner.epochs_changed |= inner.epochs.truncate_from_end(offset);
             return Ok(());
         }
-        if offset < self.start_offset()
-            || offset < self.segments.load().first().map_or(0, |segment| segment.base)
-        {
-            return self.restart_at(&mut inner, offset);
+        drop(inner);
+        let first = self.segments.load().first().map_or(0, |segment| segment.base);
+        if offset < self.start_offset().max(first) {
+            self.cut(|| self.plan_restart(offset, false))
+        } else {
+            self.cut(|| self.plan_truncation(offset))
         }
-        let mut segments = self.segments.load().to_vec();
-        let keep = segments.partition_point(|segment| segment.base <= offset).max(1);
-        let gone = segments.split_off(keep);
-        let Some(active) = segments.last().cloned() else { return Ok(()) };
-        let (position, end) = match active.find(offset).during("read", active.path(".log"))? {
+    }
+
+    /// Empties the log; it begins and ends at `offset`: a follower whose leader's log begins later.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// As [`Log::truncate_to`].
+    pub fn truncate_fully_and_start_at(self: &Arc<Self>, offset: Offset) -> Result<(), LogError> {
+        let _one = self.segment_work("truncate")?;
+        self.cut(|| self.plan_restart(offset, false))
+    }
+
+    /// As [`Log::truncate_fully_and_start_at`], and keeps what it has in a directory named `*-stray`
+    /// beside its own, of which it tells a person. Blocks.
+    ///
+    /// # Errors
+    /// As [`Log::truncate_to`].
+    pub fn set_aside_and_start_at(self: &Arc<Self>, offset: Offset) -> Result<(), LogError> {
+        let _one = self.segment_work("set aside")?;
+        self.cut(|| self.plan_restart(offset, true))
+    }
+
+    /// To be called while the segment work is held.
+    fn cut(self: &Arc<Self>, plan: impl FnOnce() -> Result<Cut, LogError>) -> Result<(), LogError> {
+        lock(&self.inner).is_cutting = true;
+        // What retention has taken away may have the names of what comes.
+        let planned = self.finish_renaming().and_then(|()| plan());
+        let cut = planned.inspect_err(|_| lock(&self.inner).is_cutting = false)?;
+        self.decide(cut);
+        self.finish_cut().inspect_err(|_| self.enqueue())
+    }
+
+    fn plan_truncation(&self, offset: Offset) -> Result<Cut, LogError> {
+        let mut kept = self.segments.load().to_vec();
+        let leaving = kept.split_off(kept.partition_point(|segment| segment.base <= offset).max(1));
+        let active = kept.last().cloned().unwrap_or_else(|| self.active());
+        let (size, end) = match active.find(offset).during("read", active.path(".log"))? {
             Some((position, header)) => (position, header.base_offset.max(active.base)),
             // In a gap between two batches: the log ends where the one before it does, as recovery
             // will see it.
@@ -1161,104 +1235,66 @@ impl Log {
         // A batch is cut as a whole: the log may end before `offset`, and the recovery point may
         // not lie past its end.
         self.lower_recovery_point(end)?;
-        self.remove_segments(&gone)?;
-        active
-            .cut_indexes(end, false)
-            .and_then(|from| {
-                active.files()?.log.set_len(position)?;
-                active.set_size(position);
-                for batch in active.scan_from(from)? {
-                    let Ok((at, header)) = batch? else { break };
-                    active.note(at, &header, self.config().index_interval_bytes)?;
-                }
-                Ok(())
-            })
-            .during("truncate", active.path(".log"))?;
-        inner.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
-        self.segments.store(Arc::new(segments));
-        self.cut_state(&mut inner, end, position)
+        Ok(Cut { kept, size, end, cutting: Cutting { leaving, aside: None, is_anew: false } })
     }
 
-    /// Empties the log; it begins and ends at `offset`: a follower whose leader's log begins later.
-    /// Blocks.
-    ///
-    /// # Errors
-    /// The file system's own; the log directory is offline then.
-    pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> {
-        let _one = self.segment_work("truncate")?;
-        let mut inner = lock(&self.inner);
-        self.restart_at(&mut inner, offset)
-    }
-
-    /// As [`Log::truncate_fully_and_start_at`], and keeps what it has in a directory named `*-stray`
-    /// beside its own, which it gives. Blocks.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn set_aside_and_start_at(&self, offset: Offset) -> Result<PathBuf, LogError> {
-        let _one = self.segment_work("set aside")?;
-        let mut inner = lock(&self.inner);
-        let name = (self.topic.clone(), self.partition);
-        let aside = make_aside(&self.dir, &name, self.topic_id)?;
-        self.lower_recovery_point(0)?;
-        self.move_segments(&aside)?;
-        self.restart_at(&mut inner, offset)?;
-        Ok(aside)
-    }
-
-    /// Moves all segments to a directory beside, durably, the newest first: see
-    /// [`Log::remove_segments`].
-    fn move_segments(&self, aside: &Path) -> Result<(), LogError> {
-        let disk = &self.dir.disk;
-        for segment in self.segments.load().iter().rev() {
-            let held = segment.hold().during("open", segment.path(".log"))?;
-            segment
-                .trim()
-                .and_then(|()| segment.files()?.log.sync())
-                .during("sync", segment.path(".log"))?;
-            held.for_good();
-            for suffix in SUFFIXES {
-                let path = segment.path(suffix);
-                if let Some(name) = path.file_name()
-                    && disk.exists(&path).during("look for", &path)?
-                {
-                    disk.rename(&path, &aside.join(name)).during("rename", &path)?;
-                }
-            }
-            disk.sync_dir(aside).during("sync", aside)?;
-            disk.sync_dir(&self.path).during("sync", &self.path)?;
+    fn plan_restart(&self, offset: Offset, sets_aside: bool) -> Result<Cut, LogError> {
+        if sets_aside {
+            self.sync_locked(false).during("sync", &self.path)?;
+            self.trim_reserve(&mut lock(&self.inner)).during("trim", &self.path)?;
         }
-        Ok(())
-    }
-
-    fn restart_at(&self, inner: &mut Inner, offset: Offset) -> Result<(), LogError> {
         // Whatever a crash leaves of it, even nothing, has to be taken for the log.
         self.lower_recovery_point(0)?;
-        let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, offset, 0));
-        // Nothing is known of the batches in front of `offset`, so nothing of their producers.
-        recover::remove_snapshots_past(&self.dir.disk, &self.path, -1)?;
-        self.remove_segments(&self.segments.load())?;
-        new.files().during("create", new.path(".log"))?;
-        self.segments.store(Arc::new(vec![new]));
-        // In this order `start <= high watermark <= end` at every moment, wherever `offset` lies.
-        self.end.fetch_max(offset, Ordering::AcqRel);
-        self.start.fetch_min(offset, Ordering::AcqRel);
-        self.high_watermark.store(offset, Ordering::Release);
-        self.start.store(offset, Ordering::Release);
-        inner.epochs = Epochs::default();
-        self.cut_state(inner, offset, 0)
+        let mut aside = None;
+        if sets_aside {
+            let name = (self.topic.clone(), self.partition);
+            let dir = make_aside(&self.dir, &name, self.topic_id)?;
+            tracing::error!(
+                topic = %self.topic,
+                partition = self.partition,
+                from = self.start_offset(),
+                to = self.end_offset(),
+                dir = %dir.display(),
+                "the leader may have none of the records of this replica, some of which were \
+                 committed: they are set aside in this directory and copied to nobody; when they \
+                 are wanted, see docs/offline-partitions.md, else remove it"
+            );
+            aside = Some(dir);
+        }
+        let leaving = self.segments.load().to_vec();
+        let cutting = Cutting { leaving, aside, is_anew: true };
+        Ok(Cut { kept: Vec::new(), size: 0, end: offset, cutting })
     }
 
-    fn cut_state(&self, inner: &mut Inner, end: Offset, file_end: u64) -> Result<(), LogError> {
-        lock(&self.cache).clear();
+    /// From here on the log is what it is cut to. In memory.
+    fn decide(&self, Cut { mut kept, size, end, cutting }: Cut) {
+        *lock(&self.cutting) = Some(cutting);
+        let mut inner = lock(&self.inner);
+        let is_anew = kept.is_empty();
+        if is_anew {
+            // Until its files are made, nobody may make them: another file may have their names.
+            let place = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, end, 0));
+            place.leave();
+            kept.push(place);
+        } else if let Some(active) = kept.last() {
+            active.set_size(size);
+        }
         // Sealed segments that stay still wait for their trim and sync; the last one takes appends
         // again.
-        let segments = self.segments.load_full();
-        let sealed = segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
+        let sealed = kept.split_last().map_or(&[][..], |(_, sealed)| sealed);
         inner.unsynced.retain(|segment| sealed.iter().any(|kept| Arc::ptr_eq(kept, segment)));
+        self.segments.store(Arc::new(kept));
+        if is_anew {
+            // In this order `start <= high watermark <= end` at every moment, wherever `end` lies.
+            self.end.fetch_max(end, Ordering::AcqRel);
+            self.start.fetch_min(end, Ordering::AcqRel);
+            self.high_watermark.store(end, Ordering::Release);
+            self.start.store(end, Ordering::Release);
+            inner.epochs = Epochs::default();
+        }
+        lock(&self.cache).clear();
         inner.epochs.truncate_from_end(end);
-        (inner.epochs_changed, inner.dir_changed, inner.file_end, inner.reserve) =
-            (true, true, file_end, 0);
+        inner.epochs_changed = true;
         self.durable.fetch_min(end, Ordering::AcqRel);
         // The batch that holds the log start was cut as a whole.
         self.start.fetch_min(end, Ordering::AcqRel);
@@ -1267,36 +1303,83 @@ impl Log {
         // Behind the end: whoever knows of this cut must not know the end of before.
         self.cuts.fetch_add(1, Ordering::AcqRel);
         self.recovery_point.fetch_min(end, Ordering::AcqRel);
-        inner.producers =
-            recover::read_producers(&self.dir.disk, &self.path, &self.segments.load(), end)?;
+    }
+
+    /// Finishes a cut that was decided; each step may be taken again. To be called while the disk
+    /// work is held.
+    fn finish_cut(&self) -> Result<(), LogError> {
+        let mut cutting = lock(&self.cutting);
+        let Some(of) = &mut *cutting else { return Ok(()) };
+        self.cut_files(of)
+            .inspect_err(|error| drop(self.failed("cut", &error.clone().into_io())))?;
+        *cutting = None;
+        Ok(())
+    }
+
+    fn cut_files(&self, cutting: &mut Cutting) -> Result<(), LogError> {
+        let (disk, end) = (&self.dir.disk, self.end_offset());
+        let mut segments = self.segments.load_full();
+        if cutting.is_anew {
+            // Nothing is known of the batches in front of it, so nothing of their producers.
+            recover::remove_snapshots_past(disk, &self.path, -1)?;
+            segments = Arc::new(vec![Arc::new(Segment::new(disk.clone(), &self.path, end, 0))]);
+        }
+        // The newest first, each durably before the one in front of it: a crash must not leave a
+        // hole, behind which old records would be taken for the log's.
+        while let Some(segment) = cutting.leaving.last() {
+            self.take_files(segment, cutting.aside.as_deref())?;
+            cutting.leaving.pop();
+        }
+        let active = segments.last().cloned().unwrap_or_else(|| self.active());
+        active
+            .cut(end, self.config().index_interval_bytes)
+            .during("truncate", active.path(".log"))?;
+        let first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
+        let producers = recover::read_producers(disk, &self.path, &segments, end)?;
+        let mut inner = lock(&self.inner);
+        (inner.producers, inner.first_timestamp) = (producers, first_timestamp);
+        (inner.dir_changed, inner.file_end, inner.reserve) = (true, active.size(), 0);
+        self.segments.store(segments);
+        inner.is_cutting = false;
+        Ok(())
+    }
+
+    /// Removes the files of a segment, or moves them to `aside`, durably. Readers that have them
+    /// open go on.
+    fn take_files(&self, segment: &Segment, aside: Option<&Path>) -> Result<(), LogError> {
+        let disk = &self.dir.disk;
+        segment.leave();
+        for suffix in SUFFIXES {
+            let path = segment.path(suffix);
+            if disk.exists(&path).during("look for", &path)? {
+                match aside.zip(path.file_name()) {
+                    Some((aside, name)) => disk.rename(&path, &aside.join(name)),
+                    None => disk.remove_file(&path),
+                }
+                .during("take away", &path)?;
+            }
+        }
+        for dir in aside.into_iter().chain([&*self.path]) {
+            disk.sync_dir(dir).during("sync", dir)?;
+        }
         Ok(())
     }
 
     /// Before a cut: after a crash, a log that ends below what was written of it would be taken for
-    /// damaged.
+    /// damaged. Where that cannot be written, nothing is cut and the log is as it was.
     fn lower_recovery_point(&self, offset: Offset) -> Result<(), LogError> {
-        if offset < self.recovery_point() {
-            self.recovery_point.store(offset, Ordering::Release);
-            self.dir.partitions.set_recovery_points([self])?;
+        let partitions = &self.dir.partitions;
+        let before = self.recovery_point.fetch_min(offset, Ordering::AcqRel);
+        if offset < before {
+            partitions
+                .set_recovery_points([self])
+                .inspect_err(|_| self.recovery_point.store(before, Ordering::Release))?;
         }
-        if offset < self.durable.fetch_min(offset, Ordering::AcqRel) {
-            self.dir.partitions.set_positions([self])?;
-        }
-        Ok(())
-    }
-
-    /// Removes the newest segments, each durably before the one in front of it: a crash must not
-    /// leave a hole, behind which old records would be taken for the log's.
-    fn remove_segments(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
-        for segment in segments.iter().rev() {
-            segment.hold().during("open", segment.path(".log"))?.for_good();
-            for suffix in SUFFIXES {
-                let path = segment.path(suffix);
-                if self.dir.disk.exists(&path).during("look for", &path)? {
-                    self.dir.disk.remove_file(&path).during("remove", &path)?;
-                }
-            }
-            self.dir.disk.sync_dir(&self.path).during("sync", &self.path)?;
+        let before = self.durable.fetch_min(offset, Ordering::AcqRel);
+        if offset < before {
+            partitions
+                .set_positions([self])
+                .inspect_err(|_| self.durable.store(before, Ordering::Release))?;
         }
         Ok(())
     }

@@ -99,6 +99,10 @@ impl Log {
             if result.next_offset >= end || result.slices.len() >= SEGMENTS_MAX {
                 return Ok(Some(result));
             }
+            // Its files may not be made yet.
+            if segment.size() == 0 {
+                continue;
+            }
             let found = files_of(segment).map_err(ReadError::from).and_then(|files| {
                 let found = segment.find_in(&files, result.next_offset)?;
                 Ok(found.map(|found| (files, found)))

@@ -105,13 +105,20 @@ impl Log {
         Ok(count)
     }
 
-    /// Renames the files of these segments, and of those whose renaming has failed before; the
-    /// oldest first, so that a crash leaves no hole.
+    /// Renames the files of these segments, and of those whose renaming has failed before; gives
+    /// their names.
     fn rename_deleted(&self, gone: Vec<Arc<Segment>>) -> Result<Vec<PathBuf>, LogError> {
+        lock(&self.renaming).left.extend(gone);
+        self.finish_renaming()?;
+        Ok(std::mem::take(&mut lock(&self.renaming).done))
+    }
+
+    /// Renames the files of segments that were taken away; the oldest first, so that a crash leaves
+    /// no hole. To be called while the segment work is held.
+    pub(super) fn finish_renaming(&self) -> Result<(), LogError> {
         let mut renaming = lock(&self.renaming);
-        renaming.left.extend(gone);
         if renaming.is_over() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         if !renaming.left.is_empty() {
             self.keep_producers().during("checkpoint", &self.path)?;
@@ -132,8 +139,7 @@ impl Log {
             }
             renaming.left.pop_front();
         }
-        disk.sync_dir(&self.path).during("sync", &self.path)?;
-        Ok(std::mem::take(&mut renaming.done))
+        disk.sync_dir(&self.path).during("sync", &self.path)
     }
 
     /// Makes durable what the producers of the segments that go have sent. Where that lacks a

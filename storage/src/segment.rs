@@ -538,6 +538,18 @@ impl Segment {
         Ok(last.map_or(0, |last| u64::from(last.1)))
     }
 
+    /// Cuts the files of a segment that is of this size by now, and whose batches end at `end`: it
+    /// takes appends from then on. May be called again when it fails.
+    pub(super) fn cut(&self, end: Offset, interval: u32) -> io::Result<()> {
+        let from = self.cut_indexes(end, false)?;
+        self.files()?.log.set_len(self.size())?;
+        for batch in self.scan_from(from)? {
+            let Ok((at, header)) = batch? else { break };
+            self.note(at, &header, interval)?;
+        }
+        Ok(())
+    }
+
     /// Writes batches at the end of the segment; `headers` tell where each lies in `bytes`.
     pub(super) fn append(
         &self,

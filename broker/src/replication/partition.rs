@@ -9,9 +9,7 @@ use letterbox_env::{Clock, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::Batch;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset, TimestampMs, TopicId};
-use letterbox_storage::{
-    AppendError, AppendOptions, Effort, Log, LogConfig, LogError, Origin, Validated,
-};
+use letterbox_storage::{AppendError, AppendOptions, Effort, Log, LogConfig, Origin, Validated};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -309,6 +307,11 @@ impl Partition {
 
     /// The newest word of the metadata.
     pub(super) fn assign(&self, state: &PartitionState, min_insync: usize) {
+        // Before the role looks at the log: an append of the epoch before is in it by then, or is
+        // refused.
+        if let Some(log) = self.log.get() {
+            log.begin_epoch(state.leader_epoch);
+        }
         self.step(Event::Assigned(state.clone(), min_insync));
     }
 
@@ -486,7 +489,9 @@ impl Partition {
             Change::RestartAt { at } => {
                 log.truncate_fully_and_start_at(*at).and_then(|()| log.lacks_nothing_more())
             }
-            Change::SetAside { at } => self.set_aside(log, *at),
+            Change::SetAside { at } => {
+                log.set_aside_and_start_at(*at).and_then(|()| log.lacks_nothing_more())
+            }
             Change::LacksNothingMore => match log.lacks_nothing_more() {
                 Ok(()) => return,
                 Err(why) => Err(why),
@@ -513,25 +518,6 @@ impl Partition {
             }
         };
         self.step(Event::Follower(done));
-    }
-
-    /// The leader may have nothing of the log, and some of it was committed: it is kept for a person.
-    /// Blocks.
-    fn set_aside(&self, log: &Log, at: Offset) -> Result<(), LogError> {
-        let (topic, partition) = (log.topic(), self.index);
-        let (from, to, dir) =
-            (log.start_offset(), log.end_offset(), log.set_aside_and_start_at(at)?);
-        error!(
-            %topic,
-            partition,
-            from,
-            to,
-            dir = %dir.display(),
-            "the leader may have none of the records of this replica, some of which were \
-            committed: they are set aside in this directory and copied to nobody; when they are \
-            wanted, see docs/offline-partitions.md, else remove it"
-        );
-        log.lacks_nothing_more()
     }
 
     fn step(&self, event: Event) {
