@@ -442,3 +442,80 @@ fn a_log_directory_that_was_given_up_is_filled_from_the_others() {
         disk.remove_file(Path::new("/metadata/log-directories")).unwrap();
     });
 }
+
+/// One replica of each partition has nothing, and the others have lost some: nobody leads by itself. A
+/// person elects one, and what the others have is not deleted.
+#[test]
+fn where_all_logs_are_lost_a_person_elects_and_what_the_others_have_is_set_aside() {
+    let mut cluster = cluster(11);
+    let clients = Clients::begin(&mut cluster);
+    let whole = |all: &[MetadataResponsePartition]| {
+        all.iter().all(|one| one.error_code == 0 && one.isr_nodes.len() == NODES.len())
+    };
+    wait_for(&mut cluster, &NODES, "all are in sync", whole);
+    assert!(clients.go_on(&mut cluster));
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    NODES.into_iter().for_each(|name| assert!(cluster.stop(name, PATIENCE), "{name}"));
+    for (name, partition) in
+        NODES.iter().flat_map(|name| (0..common::PARTITIONS).map(move |n| (name, n)))
+    {
+        let (disk, dir) =
+            (cluster.disk(name), Path::new(DATA).join(format!("{TOPIC}-{partition}")));
+        if *name == NODES[0] {
+            disk.remove_dir_all(&dir).unwrap();
+            disk.create_dir_all(&dir).unwrap();
+        } else {
+            let log =
+                disk.open(&dir.join("00000000000000000000.log"), OpenMode::ReadWrite).unwrap();
+            log.set_len(log.len().unwrap() / 2).unwrap();
+        }
+        drop(disk.open(&dir.join("accept-data-loss"), OpenMode::Create).unwrap());
+    }
+    NODES.into_iter().for_each(|name| cluster.restart(name));
+    let nobody_leads = |all: &[MetadataResponsePartition]| {
+        let led = all.iter().filter(|one| one.leader_id.0 >= 0).count();
+        all.len() - led == usize::try_from(common::PARTITIONS).unwrap()
+    };
+    wait_for(&mut cluster, &NODES, "nobody leads", nobody_leads);
+    cluster.run_for(Duration::from_secs(5));
+    wait_for(&mut cluster, &NODES, "still nobody leads", nobody_leads);
+    let elected = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&elected);
+    cluster.client("elects", move |env| async move {
+        let request = m::ElectLeadersRequest::default()
+            .with_election_type(1)
+            .with_topic_partitions(None)
+            .with_timeout_ms(10_000);
+        let mut stream = connect(&env, NODES[1]).await;
+        let Some(Response::ElectLeaders(answer)) = ask(&mut stream, 2, request).await else {
+            return Err("no answer".to_owned());
+        };
+        let all = answer.replica_election_results.iter().flat_map(|one| &one.partition_result);
+        *told.borrow_mut() = Some(all.map(|one| one.error_code).collect::<Vec<_>>());
+        Ok(())
+    });
+    assert!(cluster.run_until(PATIENCE, |_| elected.borrow().is_some()));
+    let codes = elected.take().unwrap();
+    assert_eq!(codes, vec![0; usize::try_from(common::PARTITIONS).unwrap()]);
+    wait_for(&mut cluster, &NODES, "all are in sync again", whole);
+    let of_the_empty = Rc::new(RefCell::new(Vec::new()));
+    let led_by_it = Rc::clone(&of_the_empty);
+    wait_for(&mut cluster, &NODES, "who leads", move |all| {
+        let led = all.iter().filter(|one| one.leader_id.0 == 1).map(|one| one.partition_index);
+        *led_by_it.borrow_mut() = led.collect();
+        true
+    });
+    // The others lead with what they have.
+    assert!(!of_the_empty.borrow().is_empty());
+    for partition in of_the_empty.take() {
+        let is_it = |entry: &letterbox_env::DirEntry| {
+            let of = format!("{TOPIC}-{partition}.");
+            entry.name.starts_with(&of) && entry.name.ends_with("-stray")
+        };
+        for name in &NODES[1..] {
+            let entries = cluster.disk(name).list(Path::new(DATA)).unwrap();
+            assert!(entries.iter().any(is_it), "{partition} of {name}: what it had is gone");
+        }
+    }
+}

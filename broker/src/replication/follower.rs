@@ -215,6 +215,10 @@ impl FollowerState {
         match answer {
             Answer::Records { high_watermark, leader_start } => {
                 let taken = Some((high_watermark, leader_start));
+                let has_common = leader_start < log.end();
+                if self.may_have_more && !has_common && log.start() < log.end() {
+                    return self.restart(leader_start, log);
+                }
                 if has_records {
                     self.doing = Doing::Changing { taken };
                     return vec![FollowerEffect::Append { epoch: self.epoch }];
@@ -238,8 +242,7 @@ impl FollowerState {
             Answer::OutOfRange { leader_start, .. } => {
                 // What the leader has dropped at its start was deleted on purpose. What lies between
                 // is another history, as the last epochs have shown.
-                self.begin_anew(leader_start, log)
-                    .unwrap_or_else(|| vec![FollowerEffect::RestartAt { at: leader_start }])
+                self.restart(leader_start, log)
             }
             Answer::Fenced => {
                 self.doing = Doing::Nothing;
@@ -266,13 +269,21 @@ impl FollowerState {
         })
     }
 
+    fn restart(&mut self, at: Offset, log: &impl OwnLog) -> Vec<FollowerEffect> {
+        self.begin_anew(at, log).unwrap_or_else(|| vec![FollowerEffect::RestartAt { at }])
+    }
+
     /// Nothing of the own log stays, and the leader's begins at `at`; `None` when nothing that was
-    /// committed goes by it.
+    /// committed goes by it. What lies in front of `at` was deleted on purpose, but not by a leader
+    /// that may lack records and has none in common with this log: it may begin there because it was
+    /// made anew, and nobody knows what was committed. One that has a record in common has moved its
+    /// start since then.
     fn begin_anew(&mut self, at: Offset, log: &impl OwnLog) -> Option<Vec<FollowerEffect>> {
         self.doing = Doing::Changing { taken: None };
-        let lost = lost(at.max(log.start()), log);
-        (!lost.is_empty())
-            .then(|| lost.into_iter().chain([FollowerEffect::SetAside { at }]).collect())
+        let deleted = if self.may_have_more { log.start() } else { at };
+        let lost = lost(deleted.max(log.start()), log);
+        let is_kept = !lost.is_empty() || (self.may_have_more && log.start() < log.end());
+        is_kept.then(|| lost.into_iter().chain([FollowerEffect::SetAside { at }]).collect())
     }
 
     /// Takes the leader's high watermark and log start over, as far as the own log goes.
@@ -396,7 +407,7 @@ mod tests {
                         leader,
                         line.number("epoch"),
                         1_000,
-                        (is_changing, false),
+                        (is_changing, line.find("may-have-more").is_some()),
                         &log,
                     );
                     follower = Some(begun);
@@ -658,6 +669,81 @@ mod tests {
               fetch from broker 1 in epoch 4: at 6 after epoch 0, counts 6
             > answered epoch=4 at=6 out-of-range=5 end=30
               restart at 5
+            ",
+        );
+    }
+
+    /// The leader's log was made anew where a loss was accepted, and nobody knows what of the rest
+    /// was committed.
+    #[test]
+    fn who_may_have_more_keeps_what_the_leader_begins_behind() {
+        tell(
+            "
+            > log is=0:10 hw=4
+            > follow leader=1 epoch=3 may-have-more=yes
+              fetch from broker 1 in epoch 3: at 10 after epoch 0, counts 10
+            > answered epoch=3 at=10 out-of-range=12 end=12
+              lost 0..4
+              set aside and restart at 12
+            > done
+              fetch from broker 1 in epoch 3: at 12 after epoch -1, counts 12
+            # Nothing is known to be committed, and it begins where this one ends.
+            > log is=0:10 hw=0
+            > follow leader=1 epoch=4 may-have-more=yes
+              fetch from broker 1 in epoch 4: at 10 after epoch 0, counts 10
+            > answered epoch=4 at=10 records=4:2 hw=10 start=10
+              set aside and restart at 10
+            > done
+              fetch from broker 1 in epoch 4: at 10 after epoch -1, counts 10
+            > answered epoch=4 at=10 records=4:2 hw=10 start=10
+              append in epoch 4
+            ",
+        );
+    }
+
+    /// Retention moves the leader's start on while this one catches up, over changes of leaders.
+    #[test]
+    fn who_only_catches_up_sets_aside_only_what_the_leader_has_wholly_deleted() {
+        tell(
+            "
+            > log is=0:10 hw=10
+            > follow leader=1 epoch=3 may-have-more=yes
+              fetch from broker 1 in epoch 3: at 10 after epoch 0, counts 10
+            > answered epoch=3 at=10 records=0:5 hw=40 start=4
+              append in epoch 3
+            > done
+              high watermark 15
+              log start 4
+              fetch from broker 1 in epoch 3: at 15 after epoch 0, counts 10
+            > follow leader=3 epoch=4 may-have-more=yes
+              fetch from broker 3 in epoch 4: at 15 after epoch 0, counts 10
+            > answered epoch=4 at=15 records=0:5 hw=40 start=14
+              append in epoch 4
+            > done
+              high watermark 20
+              log start 14
+              fetch from broker 3 in epoch 4: at 20 after epoch 0, counts 10
+            # It was away until all of it was deleted.
+            > follow leader=1 epoch=5 may-have-more=yes
+              fetch from broker 1 in epoch 5: at 20 after epoch 0, counts 14
+            > answered epoch=5 at=20 out-of-range=30 end=40
+              lost 14..20
+              set aside and restart at 30
+            > done
+              fetch from broker 1 in epoch 5: at 30 after epoch -1, counts 30
+            > answered epoch=5 at=30 records=0:5 hw=40 start=30
+              append in epoch 5
+            > done
+              high watermark 35
+              fetch from broker 1 in epoch 5: at 35 after epoch 0, counts 30
+            > follow leader=3 epoch=6 may-have-more=yes
+              fetch from broker 3 in epoch 6: at 35 after epoch 0, counts 30
+            > answered epoch=6 at=35 records=0:5 hw=40 start=34
+              append in epoch 6
+            > done
+              high watermark 40
+              log start 34
+              fetch from broker 3 in epoch 6: at 40 after epoch 0, counts 30
             ",
         );
     }
