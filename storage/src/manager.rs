@@ -18,7 +18,7 @@ use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::fence::Fence;
 use super::lifecycle::{deleted_name, partition_name};
-use super::open::{Found, Opened, Owned};
+use super::open::{Found, Opened, Owned, holds_no_log};
 use super::partition_table::{Name, PartitionTable};
 use super::progress::OpenProgress;
 use super::tail_cache::CacheBudget;
@@ -435,7 +435,8 @@ struct OpenedDir {
     clean: bool,
     /// The directories of its partitions.
     found: Vec<Found>,
-    /// Those of deleted ones. Nothing depends on them, and they may be big: they go later.
+    /// Those of deleted ones, and empty ones that were set aside. Nothing depends on them, and they
+    /// may be big: they go later.
     deleted: Vec<PathBuf>,
 }
 
@@ -466,6 +467,13 @@ fn open_dir(
             continue;
         }
         if entry.name.ends_with("-delete") {
+            deleted.push(path.join(&entry.name));
+            continue;
+        }
+        // Nothing came into it before the broker ended.
+        if entry.name.ends_with("-stray")
+            && holds_no_log(&*disk, &path.join(&entry.name)).unwrap_or(false)
+        {
             deleted.push(path.join(&entry.name));
             continue;
         }

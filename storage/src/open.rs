@@ -133,6 +133,14 @@ impl Found {
         let (topic_id, lacks_metadata) =
             match (checkpoint::read_partition_metadata(disk, path), known_id) {
                 (Ok(topic_id), _) => (topic_id, false),
+                // It was made for another topic, whose row could not be written, or somebody has
+                // emptied it: of what the row knows nothing is here.
+                (Err(_), Some(_)) if known.end_offset() > 0 && holds_nothing(disk, path) => {
+                    disk.remove_dir_all(path)
+                        .during("remove", path)
+                        .map_err(|error| (known_id, error))?;
+                    return Ok(None);
+                }
                 // It was not synced before the broker ended, so nothing else was.
                 (Err(_), Some(topic_id)) => (topic_id, true),
                 (Err(error), None) => {
@@ -279,6 +287,10 @@ impl Found {
             );
         }
     }
+}
+
+fn holds_nothing(disk: &dyn Disk, path: &Path) -> bool {
+    disk.list(path).is_ok_and(|entries| entries.is_empty())
 }
 
 /// Whether a partition's directory has nothing in it but what is there before its log.

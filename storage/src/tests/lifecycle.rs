@@ -74,6 +74,55 @@ async fn what_is_queued_for_a_deleted_log_has_no_effect() {
     assert_eq!(contents(&new).into_values().collect::<Vec<_>>(), ["new"]);
 }
 
+/// The disk was full, so that the row of a deleted topic stayed; a directory of its name was made, and
+/// the broker killed: the directory counted as the damaged one of the old topic, and was set aside.
+#[tokio::test]
+async fn a_row_says_nothing_of_a_directory_that_was_made_after_it() {
+    for is_deleted in [true, false] {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let manager = open(&disk.env(), dir).await;
+        let config = LogConfig { file_delete_delay_ms: 0, ..small() };
+        let old = manager.create(TOPIC, OLD, 0, config).await.unwrap();
+        for i in 0..10 {
+            append(&old, i, &["old"]);
+        }
+        old.checkpoint().unwrap();
+        old.set_high_watermark(10);
+        old.dir.partitions.set_recovery_points([&*old]).unwrap();
+        manager.checkpoint().await;
+        if is_deleted {
+            for file in ["offset-checkpoint", "partition-topic-ids"] {
+                disk.inject(Fault::NoSpace, file, 0, u64::MAX);
+            }
+            manager.delete(gone(TOPIC, OLD)).await;
+            manager.remove_doomed(&CancellationToken::new()).await;
+            assert!(manager.create(TOPIC, NEW, 0, small()).await.is_err());
+        } else {
+            // By a person.
+            let path = old.path.clone();
+            disk.remove_dir_all(&path).unwrap();
+            disk.create_dir_all(&path).unwrap();
+        }
+        drop((manager, old));
+        disk.end_process();
+        disk.heal();
+        assert!(disk.exists(&dir.join("orders-0")).unwrap());
+        let manager = open(&disk.env(), dir).await;
+        assert!(manager.offline_logs().is_empty(), "{:?}", manager.offline_logs());
+        assert_eq!(manager.not_open(), [(TOPIC.into(), Some(OLD), 0)]);
+        if is_deleted {
+            // As the metadata say.
+            manager.delete(gone(TOPIC, OLD)).await;
+            let new = manager.create(TOPIC, NEW, 0, small()).await.unwrap();
+            append(&new, 1, &["new"]);
+        } else {
+            let lost = manager.create(TOPIC, OLD, 0, small()).await;
+            assert!(matches!(lost, Err(LogError::Missing { end_offset: 10, .. })));
+        }
+        assert_eq!(cuts::strays(&disk), [] as [PathBuf; 0]);
+    }
+}
+
 #[tokio::test]
 async fn a_topic_made_again_begins_with_nothing_of_the_old_one() {
     // Killed after any number of changes to the disk since the old topic was deleted.
