@@ -3,7 +3,7 @@
 
 The facts come from Apache Kafka's public message definitions, the JSON files under `common/message/` inside the
 kafka-clients jar. Only facts are taken: field names, kinds, version ranges, which fields may be null and which are
-tagged. To serve another API, add its key to KEYS and run this again; to move to a newer Kafka, change KAFKA.
+tagged. Which APIs: those of protocol/src/apis.rs. To move to a newer Kafka, change KAFKA.
 
     generate.py [JAR]           write the table
     generate.py --check [JAR]   compare; exit 1 when the table in the repository is not what the jar says
@@ -19,11 +19,10 @@ import sys
 import zipfile
 
 KAFKA = "4.4.0"
-KEYS = [
-    0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23, 29, 30, 31, 32, 33, 35, 37, 42, 43, 44, 45, 46, 47, 55, 60, 61, 64, 74, 75, 80, 81,
-]
-
-TABLE = pathlib.Path(__file__).resolve().parent.parent / "src" / "schema_table.rs"
+SOURCE = pathlib.Path(__file__).resolve().parent.parent / "src"
+TABLE = SOURCE / "schema_table.rs"
+# The rows of `served!`: `3 Metadata MetadataRequest MetadataResponse (0, 13, 9),`.
+KEYS = [int(key) for key in re.findall(r"(?m)^\s*(\d+) \w+ \w+Request \w+Response \(", (SOURCE / "apis.rs").read_text())]
 # Widths in bytes of the kinds that always have the same size.
 FIXED = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "float64": 8, "uuid": 16}
 BLOB = {"string": "Str", "bytes": "Blob", "records": "Records"}

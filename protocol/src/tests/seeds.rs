@@ -1,8 +1,8 @@
 //! The seeds of the fuzzer: in `broker/fuzz/seeds/frame_walker` one right request per API and
 //! version, in `frame_reader` responses by hand.
 //!
-//! `LETTERBOX_WRITE_SEEDS=1 cargo test --workspace --lib seeds` writes them anew after a change of
-//! the table.
+//! `LETTERBOX_UPDATE=1 cargo test --workspace --lib made_from_the_table_of_apis` writes those of
+//! requests after a change of the table.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::{check_request, decode_response};
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "test data of the repository, not of a broker")]
-fn seeds_of_the_fuzzer_are_right_requests() {
+fn seeds_of_the_fuzzer_are_right_requests_made_from_the_table_of_apis() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/fuzz/seeds/frame_walker");
     each_version(REQUESTS, |api, version, message| {
         let path = folder.join(format!("{}-{version}", api.name));
@@ -23,7 +23,7 @@ fn seeds_of_the_fuzzer_are_right_requests() {
             .map(|seed| request_frame(api, version, message, seed).bytes)
             .find(|frame| (20..400).contains(&frame.len()));
         let frame = made.unwrap_or_else(|| request_frame(api, version, message, 0).bytes);
-        if std::env::var_os("LETTERBOX_WRITE_SEEDS").is_some() {
+        if std::env::var_os("LETTERBOX_UPDATE").is_some() {
             std::fs::write(&path, &frame).unwrap();
         }
         let kept = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
