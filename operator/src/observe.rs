@@ -5,7 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admin::Identity;
 use crate::desired::objects::ObjectKey;
-use crate::status::Fault;
+
+/// What could not be read, or a step that did not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// A CamelCase word for it.
+    pub reason: String,
+    /// What was tried and what was said.
+    pub message: String,
+}
 
 /// A cluster as it is, compared with its blueprint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

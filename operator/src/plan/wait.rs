@@ -3,8 +3,7 @@
 use super::loss::Loss;
 use crate::api::{ADMIN_PORT, LossReason, shown};
 use crate::desired::objects::ObjectKey;
-use crate::observe::Part;
-use crate::status::Fault;
+use crate::observe::{Fault, Part};
 
 /// Why the cluster is not what it should be yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -326,6 +325,7 @@ impl std::fmt::Display for Part {
 }
 
 impl std::fmt::Display for Wait {
+    // One arm for each reason: a table, whatever its length.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Deleting { held_by } => being_deleted(f, held_by),

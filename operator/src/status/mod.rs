@@ -5,21 +5,13 @@ mod topic;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+pub use crate::observe::Fault;
 pub use cluster::cluster_status;
 pub use topic::topic_status;
 
 #[cfg(feature = "kubernetes")]
 use crate::api::{DEGRADED, PAUSED, PROGRESSING};
 use crate::api::{READY, condition, find_condition, set_condition};
-
-/// A step that did not work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// A CamelCase word for it.
-    pub reason: String,
-    /// What was tried and what was said.
-    pub message: String,
-}
 
 /// What one condition says.
 struct Told {
