@@ -210,6 +210,7 @@ pub(super) struct Identity {
 }
 
 impl Log {
+    /// Longer than most because it is one line for each field, with nothing to cut out.
     pub(super) fn new(
         identity: Identity,
         found: Recovered,

@@ -229,7 +229,8 @@ pub(super) fn dispatch(
 }
 
 /// Elements of the answer, where the request does not bound them: more than [`WIDE`] for what has
-/// no cheap measure.
+/// no cheap measure. One arm for each API, so that nobody forgets to think of a new one: a table,
+/// whatever its length.
 fn answer_elements(services: &Services, version: i16, request: &Request) -> usize {
     let hosted = || services.replicas.hosted_count();
     match request {

@@ -92,6 +92,7 @@ func produce(records []matrix.Record) {
 	}
 }
 
+// One story from its beginning to its end, so not cut, whatever its length.
 func main() {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, module := range info.Deps {
