@@ -240,6 +240,51 @@ fn the_partitions_of_a_lost_log_directory_are_not_made_anew() {
     assert_eq!(identity(port)["directories"].as_array().unwrap().len(), 2);
 }
 
+/// But for `meta.properties`: it is the same one by its id.
+#[test]
+fn the_partitions_of_a_log_directory_that_was_emptied_are_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let [good, emptied] = ["good", "emptied"].map(|name| dir.path().join(name));
+    let extra = format!("num.partitions=2\nlog.dirs={},{}", good.display(), emptied.display());
+    let empty = |directory: &std::path::Path| {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).unwrap();
+            } else if !path.ends_with("meta.properties") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    };
+    let forget = |directory: &std::path::Path| {
+        let file = directory.join("meta.properties");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains("used=true\n"), "{text}");
+        std::fs::write(file, text.replace("used=true\n", "")).unwrap();
+    };
+    let mut broker = Broker::start(dir.path(), &extra);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
+    broker.stop();
+    // As an earlier version leaves them.
+    [&good, &emptied].into_iter().for_each(|directory| forget(directory));
+    let mut broker = Broker::start(dir.path(), &extra);
+    assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, 0]);
+    broker.stop();
+    empty(&emptied);
+    let mut broker = Broker::start(dir.path(), &extra);
+    assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, LEADER_NOT_AVAILABLE]);
+    broker.stop();
+    forget(&emptied);
+    let mut broker = Broker::start(dir.path(), &extra);
+    assert_eq!(partition_errors(&mut broker.connect(), "orders"), [0, 0]);
+    broker.stop();
+    empty(&good);
+    let refused = refusal(&mut command(&dir.path().join("server.properties")));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned()
+        + &String::from_utf8_lossy(&refused.stdout);
+    assert!(said.contains("take the line used=true out of meta.properties"), "{said}");
+}
+
 /// The log directory with the metadata is lost, and another one has partitions.
 #[test]
 fn a_metadata_log_is_begun_anew_only_once_it_is_given_up_and_deletes_no_partition() {

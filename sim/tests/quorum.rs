@@ -159,12 +159,13 @@ fn note(seen: &Shared, error: &ControllerError) {
 async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
     let registration = RegisterBroker {
         id: BrokerId(id),
-        incarnation: uuid::Uuid::from_u128(7),
+        directories: BTreeMap::new(),
+        absent: Default::default(),
         endpoints: Vec::new(),
         rack: None,
         clean_start: true,
         flushes_on_ack: true,
-        logs: None,
+        found: None,
         min_insync_replicas: 1,
         replaces: None,
     };

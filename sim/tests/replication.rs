@@ -7,7 +7,8 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use letterbox_env::{Disk as _, Env, OpenMode};
 use letterbox_protocol::Response;
 use letterbox_sim::check::{Checker, Demands};
-use letterbox_sim::cluster::Cluster;
-use letterbox_sim::disk::Fault;
+use letterbox_sim::cluster::{Cluster, Exit, Process};
+use letterbox_sim::disk::{Fault, SimDisk};
 use letterbox_sim::rng::Rng;
 use letterbox_sim::seeds;
 use tokio::time::{sleep, timeout};
@@ -441,4 +442,147 @@ fn a_log_directory_that_was_given_up_is_filled_from_the_others() {
         }
         disk.remove_file(Path::new("/metadata/log-directories")).unwrap();
     });
+}
+
+const DIRS: &str = "log.dirs=/first,/second\nmetadata.log.dir=/metadata";
+
+/// A node whose log directories are named in another order at each start.
+fn swapping(id: usize, more: &str) -> impl Fn(Process) -> Pin<Box<dyn Future<Output = Exit>>> {
+    let of =
+        |dirs: &str| node_with(id, &format!("log.dirs={dirs}\nmetadata.log.dir=/metadata\n{more}"));
+    let (one, other, starts) = (of("/first,/second"), of("/second,/first"), Cell::new(0));
+    move |process| {
+        starts.set(starts.get() + 1);
+        if starts.get() % 2 == 0 { other(process) } else { one(process) }
+    }
+}
+
+/// The files below `root`, on a disk that no process uses.
+fn files(disk: &SimDisk, root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let of_entry = |entry: letterbox_env::DirEntry| {
+        let path = root.join(&entry.name);
+        if entry.is_dir {
+            files(disk, &path)
+        } else {
+            [(path.clone(), disk.read(&path).unwrap())].into()
+        }
+    };
+    disk.list(root).unwrap().into_iter().flat_map(of_entry).collect()
+}
+
+/// Puts `files` in the place of what is below `root`.
+fn put_back(disk: &SimDisk, root: &str, files: &BTreeMap<PathBuf, Vec<u8>>) {
+    disk.remove_dir_all(Path::new(root)).unwrap();
+    for (path, bytes) in files.iter().filter(|(path, _)| path.starts_with(root)) {
+        disk.create_dir_all_durably(path.parent().unwrap()).unwrap();
+        disk.write_atomically(path, bytes).unwrap();
+    }
+}
+
+fn are_whole(all: &[MetadataResponsePartition]) -> bool {
+    all.iter().all(|one| one.error_code == 0 && one.isr_nodes.len() == NODES.len())
+}
+
+/// It was in sync when the others ended, and what it has now lacks what was acknowledged since.
+#[test]
+fn an_older_state_of_log_directories_does_not_lead() {
+    let mut cluster = cluster_with(10, DIRS);
+    let clients = Clients::begin(&mut cluster);
+    wait_for(&mut cluster, &NODES, "all are in sync", are_whole);
+    assert!(clients.go_on(&mut cluster));
+    assert!(cluster.stop(NODES[1], PATIENCE));
+    let disk = cluster.disk(NODES[1]);
+    let copy: BTreeMap<_, _> =
+        ["/first", "/second"].iter().flat_map(|root| files(&disk, Path::new(root))).collect();
+    cluster.restart(NODES[1]);
+    wait_for(&mut cluster, &NODES, "all are in sync again", are_whole);
+    assert!(cluster.stop(NODES[2], PATIENCE));
+    assert!(clients.go_on(&mut cluster), "two are enough");
+    [NODES[0], NODES[1]].iter().for_each(|name| cluster.kill(name));
+    clients.note_fault(&cluster, NODES[1], "older state");
+    ["/first", "/second"].iter().for_each(|root| put_back(&disk, root, &copy));
+    [NODES[1], NODES[2]].iter().for_each(|name| cluster.restart(name));
+    cluster.run_for(Duration::from_secs(15));
+    cluster.restart(NODES[0]);
+    wait_for(&mut cluster, &NODES, "all are in sync at last", are_whole);
+    assert!(clients.go_on(&mut cluster));
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
+    clients.scan_and_check(&mut cluster, demands);
+}
+
+/// With all nodes down at once, and one replica each: a log that counted as lost would stay so.
+fn end_starts(seed: u64) {
+    show_log();
+    let mut cluster = Cluster::new(seed);
+    let more = "offsets.topic.replication.factor=1";
+    (1..).zip(NODES).for_each(|(id, name)| cluster.host(name, swapping(id, more)));
+    let clients = Clients::begin(&mut cluster);
+    assert!(clients.go_on(&mut cluster));
+    let mut rng = cluster.schedule_rng();
+    for _ in 0..2 {
+        NODES.iter().for_each(|name| cluster.kill(name));
+        clients.note_fault(&cluster, "all", "kill");
+        for _ in 0..8 {
+            let ends = rng.below(3);
+            for name in NODES {
+                if cluster.is_running(name) {
+                    continue;
+                }
+                if ends == 0 {
+                    cluster.disk(name).cut_power_after(rng.between(1, 60));
+                }
+                cluster.restart(name);
+            }
+            cluster.run_for(Duration::from_millis(rng.between(1, 2_500)));
+            for name in NODES.into_iter().filter(|_| ends != 0 || rng.percent(50)) {
+                if ends == 1 { cluster.kill(name) } else { cluster.power_cut(name) }
+            }
+        }
+        NODES.iter().for_each(|name| cluster.power_cut(name));
+        NODES.iter().for_each(|name| cluster.restart(name));
+        assert!(clients.go_on(&mut cluster), "something is missing that was never lost");
+    }
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 2 };
+    clients.scan_and_check(&mut cluster, demands);
+}
+
+#[test]
+fn starts_that_are_ended_at_any_moment_lose_no_log() {
+    const NAME: &str = "starts_that_are_ended_at_any_moment_lose_no_log";
+    seeds::for_each(2, "replication", NAME, end_starts);
+}
+
+/// The first is not there for a while: what lies in the other one stays in sync.
+#[test]
+fn a_log_directory_that_is_away_for_a_while_takes_nothing_else_with_it() {
+    let mut cluster = cluster_with(11, DIRS);
+    let clients = Clients::begin(&mut cluster);
+    wait_for(&mut cluster, &NODES, "all are in sync", are_whole);
+    assert!(clients.go_on(&mut cluster));
+    cluster.kill(NODES[0]);
+    clients.note_fault(&cluster, NODES[0], "directory away");
+    let disk = cluster.disk(NODES[0]);
+    disk.rename(Path::new("/first"), Path::new("/away")).unwrap();
+    cluster.restart(NODES[0]);
+    wait_for(&mut cluster, &NODES, "the others are in sync", |all| {
+        let is_there = |one: &MetadataResponsePartition| one.isr_nodes.contains(&m::BrokerId(1));
+        let is_away =
+            |one: &MetadataResponsePartition| one.offline_replicas.contains(&m::BrokerId(1));
+        all.iter().any(is_there) && all.iter().any(is_away)
+    });
+    cluster.kill(NODES[0]);
+    disk.remove_dir_all(Path::new("/first")).unwrap_or_default();
+    disk.rename(Path::new("/away"), Path::new("/first")).unwrap();
+    cluster.restart(NODES[0]);
+    wait_for(&mut cluster, &NODES, "all are in sync again", are_whole);
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    let strays = disk.list(Path::new("/first")).unwrap();
+    assert!(!strays.iter().any(|entry| entry.name.ends_with("-stray")), "{strays:?}");
+    let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
+    clients.scan_and_check(&mut cluster, demands);
 }

@@ -156,14 +156,15 @@ async fn node(process: Process, id: i32, seen: Shared) -> Exit {
 async fn topics(controller: &Controller, id: i32, mut rng: Rng, seen: &Shared) {
     let registration = RegisterBroker {
         id: BrokerId(1),
-        incarnation: Uuid::from_u128(7),
+        directories: BTreeMap::new(),
+        absent: Default::default(),
         endpoints: Vec::new(),
         rack: None,
         clean_start: true,
         flushes_on_ack: true,
         min_insync_replicas: 1,
         replaces: None,
-        logs: None,
+        found: None,
     };
     while id == 1 && controller.run(registration.clone()).await.is_err() {
         sleep(Duration::from_millis(50)).await;

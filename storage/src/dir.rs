@@ -180,6 +180,13 @@ impl LogDir {
         &self.path
     }
 
+    /// Whether the list of its partitions is on the device, which it is from its first start on,
+    /// unless it cannot be written. Blocks.
+    #[must_use]
+    pub fn has_list(&self) -> bool {
+        self.partitions.has_list().unwrap_or(false)
+    }
+
     /// Why it is offline, if it is.
     #[must_use]
     pub fn offline(&self) -> Option<Arc<str>> {

@@ -26,7 +26,7 @@ use super::Log;
 use super::checkpoint::{
     self, CLEANER_OFFSETS, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS, TOPIC_IDS,
 };
-use super::error::LogError;
+use super::error::{IoContext, LogError};
 use letterbox_protocol::model::{Offset, TopicId};
 
 /// Topic and partition.
@@ -132,6 +132,22 @@ impl PartitionTable {
             writing: Mutex::default(),
             rows: Mutex::default(),
         }
+    }
+
+    /// Whether the list of its partitions is on the device, which is written where it is missing. Not
+    /// beside what only Kafka's files speak of, which count no more with it. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own.
+    pub(super) fn has_list(&self) -> Result<bool, LogError> {
+        let (_one, path) = (lock(&self.writing), self.dir.join(TOPIC_IDS));
+        if self.disk.exists(&path).during("look for", &path)? {
+            return Ok(true);
+        }
+        if self.is_unread || self.rows().of.values().any(|row| row.topic_id.is_none()) {
+            return Ok(false);
+        }
+        self.write_ids().map(|()| true)
     }
 
     /// Whether it is not known which partitions lie there.

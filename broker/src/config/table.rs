@@ -64,7 +64,7 @@ pub const KEYS: &[Key] = &[
         "",
         "The directory.id of each log directory that is lost and given up: its line is taken out of the list of used log directories \
          (log-directories) at start, so that an empty directory in its place is used, and what was only there is made anew, empty. A \
-         directory that is there, or is in expected.directory.ids, is not given up. Letterbox's own key.",
+         directory that is there, or is in expected.directory.ids, is not given up, but what an older state of it lacks is. Letterbox's own key.",
     ),
     key(
         "accepted.lost.metadata.log",

@@ -375,21 +375,25 @@ mod tests {
     use letterbox_protocol::model::{BrokerId, TopicId};
 
     use super::*;
-    use crate::metadata::decide::{DeleteTopics, FoundLogs, RegisterBroker, TopicSelector};
+    use crate::metadata::decide::{
+        DeleteTopics, FoundLogs, OpenLogs, RegisterBroker, TopicSelector,
+    };
 
     /// It was refused at every start.
     #[test]
     fn a_broker_with_very_many_logs_registers() {
         let id = |n: u32| TopicId::from_u128(u128::MAX - u128::from(n));
-        let open = (0..400_000).map(|n| (id(n), [0].into())).collect();
+        let whole = (0..400_000).map(|n| (id(n), [0].into())).collect();
+        let open = [(id(0), OpenLogs { whole, ..OpenLogs::default() })].into();
         let registration = RegisterBroker {
             id: BrokerId(1),
-            incarnation: TopicId::from_u128(1),
+            directories: Default::default(),
+            absent: Default::default(),
             endpoints: Vec::new(),
             rack: None,
             clean_start: true,
             flushes_on_ack: true,
-            logs: Some(FoundLogs { open, ..FoundLogs::default() }),
+            found: Some(FoundLogs { open, ..FoundLogs::default() }),
             min_insync_replicas: 1,
             replaces: None,
         };

@@ -6,7 +6,7 @@
 //! Its version is a word that Apache Kafka does not know: Kafka starts with no directory that has
 //! it, and so changes nothing in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use letterbox_env::{Env, Fault};
 use uuid::Uuid;
 
+use super::Stamp;
 use crate::config::{escape_value, parse_properties};
 
 pub use letterbox_protocol::model::{decode_uuid, encode_uuid};
@@ -35,6 +36,9 @@ pub const LOG_DIRECTORIES: &str = "log-directories";
 /// Names that may be in a directory that was never used: a file system's own and the lock's.
 const NOT_DATA: &[&str] = &["lost+found", ".lock", "meta.properties.tmp"];
 
+/// The list of its partitions, which a log directory has from its first start on.
+const PARTITIONS: &str = "partition-topic-ids";
+
 /// What `meta.properties` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryIdentity {
@@ -42,8 +46,12 @@ pub struct DirectoryIdentity {
     pub cluster_id: String,
     /// `node.id`.
     pub node_id: i32,
-    /// `directory.id`: the incarnation of this disk.
+    /// `directory.id`: tells it from every other directory, also an empty one in its place.
     pub directory_id: Uuid,
+    /// `run.id` and `run.id.before`: which state of it this is, where there are several nodes.
+    pub stamp: Stamp,
+    /// `used`: it has the list of its partitions.
+    pub is_used: bool,
     /// Whether this call has just created it.
     pub created: bool,
     /// Whether Apache Kafka refuses the directory: the file has our `version`, not Kafka's.
@@ -173,6 +181,8 @@ pub struct Usable {
     pub unusable: BTreeMap<PathBuf, io::Error>,
     /// The ids of those that are not there any more, and where they were.
     pub lost: BTreeMap<Uuid, PathBuf>,
+    /// The ids of all that are known beside the metadata's, whether they can be used or not.
+    pub used: BTreeSet<Uuid>,
 }
 
 /// As [`open_directories`], but goes on without directories that the file system refuses or that
@@ -226,7 +236,8 @@ pub fn open_usable(
                 if used != before {
                     write_used(env, metadata_dir, &used)?;
                 }
-                return Ok(Usable { identities, unusable, lost });
+                let used = used.into_keys().collect();
+                return Ok(Usable { identities, unusable, lost, used });
             }
             Err(IdentityError::Io { directory, source })
                 if directory != metadata_dir
@@ -379,6 +390,7 @@ fn open_beside(
     for (directory, identity) in directories.iter().zip(&found) {
         let Some(identity) = identity else { continue };
         check(directory, identity, node_id, &expected)?;
+        expect_partitions(env, directory, identity)?;
         if let Some(first) = seen.insert(identity.directory_id, directory) {
             let id = encode_uuid(identity.directory_id);
             return Err(IdentityError::Copied {
@@ -487,6 +499,23 @@ pub fn found_and_lost<'a>(
     (found, lost)
 }
 
+/// Refuses a directory that was emptied but for its identity: its partitions would be made anew.
+fn expect_partitions(
+    env: &Env,
+    directory: &Path,
+    identity: &DirectoryIdentity,
+) -> Result<(), IdentityError> {
+    let io = |source| IdentityError::Io { directory: directory.to_owned(), source };
+    if !identity.is_used || env.disk.exists(&directory.join(PARTITIONS)).map_err(io)? {
+        return Ok(());
+    }
+    let why = format!(
+        "{PARTITIONS} is missing in it, so its partitions may be, too: restore the directory or, if \
+         what is there is all that is wanted, take the line used=true out of {META_PROPERTIES}"
+    );
+    Err(io(io::Error::new(io::ErrorKind::NotFound, why)))
+}
+
 fn check(
     directory: &Path,
     identity: &DirectoryIdentity,
@@ -557,6 +586,8 @@ fn create(
         cluster_id: cluster_id.to_owned(),
         node_id,
         directory_id,
+        stamp: Stamp::default(),
+        is_used: false,
         created: true,
         is_marked: true,
     };
@@ -567,25 +598,50 @@ fn create(
 }
 
 fn write(env: &Env, directory: &Path, identity: &DirectoryIdentity) -> io::Result<()> {
-    let text = format!(
+    let mut text = format!(
         "#\nversion={}\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
         identity.version(),
         escape_value(&identity.cluster_id),
         identity.node_id,
         encode_uuid(identity.directory_id)
     );
+    if identity.is_used {
+        text.push_str("used=true\n");
+    }
+    let Stamp { run, before } = identity.stamp;
+    for (key, run) in [(RUN, Some(run).filter(|run| !run.is_nil())), (RUN_BEFORE, before)] {
+        if let Some(run) = run {
+            text.push_str(&format!("{key}={}\n", encode_uuid(run)));
+        }
+    }
     env.disk.write_atomically(&directory.join(META_PROPERTIES), text.as_bytes())
 }
 
-/// Has Apache Kafka refuse the directory, once it is known to be ours. Blocks.
-///
-/// # Errors
-/// The file system's own; the directory can be used all the same.
-pub fn mark(env: &Env, directory: &Path, identity: &DirectoryIdentity) -> io::Result<()> {
-    if identity.is_marked {
-        return Ok(());
+/// Writes what has changed of the identity of a directory whose lock is held, `known` before that;
+/// what the directory says then. What cannot be written stays: the directory can be used all the
+/// same. Blocks.
+pub fn change(
+    env: &Env,
+    directory: &Path,
+    known: &DirectoryIdentity,
+    change: impl FnOnce(&mut DirectoryIdentity),
+) -> DirectoryIdentity {
+    // Another process may have written it before this one had the lock.
+    let Ok(Some(now)) = read_directory(env, directory) else { return known.clone() };
+    let mut next = now.clone();
+    change(&mut next);
+    if next == now {
+        return now;
     }
-    write(env, directory, &DirectoryIdentity { is_marked: true, ..identity.clone() })
+    match write(env, directory, &next) {
+        Ok(()) => next,
+        Err(error) => {
+            tracing::warn!(directory = %directory.display(), %error, "could not write \
+                meta.properties anew; the next start tries it again, and until then neither Apache \
+                Kafka nor an older state of the directory may be refused");
+            now
+        }
+    }
 }
 
 fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
@@ -614,8 +670,27 @@ fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
     let directory_id = decode_uuid(directory_id).ok_or_else(|| {
         format!("has directory.id={directory_id}, which is not an id of 22 characters")
     })?;
-    Ok(DirectoryIdentity { cluster_id, node_id, directory_id, created: false, is_marked })
+    let run = |key: &str| match properties.get(key) {
+        None => Ok(None),
+        Some(run) => decode_uuid(run)
+            .map(Some)
+            .ok_or_else(|| format!("has {key}={run}, which is not an id of 22 characters")),
+    };
+    let stamp = Stamp { run: run(RUN)?.unwrap_or_default(), before: run(RUN_BEFORE)? };
+    let is_used = properties.get("used").is_some_and(|used| used == "true");
+    Ok(DirectoryIdentity {
+        cluster_id,
+        node_id,
+        directory_id,
+        stamp,
+        is_used,
+        created: false,
+        is_marked,
+    })
 }
+
+const RUN: &str = "run.id";
+const RUN_BEFORE: &str = "run.id.before";
 
 /// Characters of [`encode_uuid`].
 const ID_LEN: usize = 22;
@@ -732,7 +807,7 @@ mod tests {
         let found = open(&dirs, 1, None).unwrap().remove(0);
         assert_eq!((found.is_marked, found.version()), (false, "1"));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text, "it may be Kafka's own");
-        mark(&Env::real(), &dirs[0], &found).unwrap();
+        change(&Env::real(), &dirs[0], &found, |identity| identity.is_marked = true);
         let marked = open(&dirs, 1, None).unwrap().remove(0);
         assert_eq!(marked, DirectoryIdentity { is_marked: true, ..found });
         assert!(std::fs::read_to_string(&file).unwrap().contains("version=letterbox-1\n"));

@@ -167,12 +167,14 @@ pub enum ConfigResource {
 pub struct BrokerRegistration {
     /// The broker's id.
     pub id: BrokerId,
-    /// The id of the disk it stands on (`directory.id`): an empty disk under an old id is another
-    /// broker.
-    pub incarnation: Uuid,
-    /// The disk that it was registered with before that one, if there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk_before: Option<Uuid>,
+    /// Its log directories by `directory.id`, and the state of each that counts; also those that it
+    /// remembers and that are not in use now. Empty when a version without them wrote it: nothing is
+    /// known of them then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub directories: BTreeMap<Uuid, Stamp>,
+    /// The states of log directories that were lost, and have not come back, the last ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<(Uuid, Uuid)>,
     /// Which start of the broker this is: rises with every registration, and is at most the index
     /// of it in the metadata log (Kafka's broker epoch). 0 when a version without it wrote it.
     #[serde(default)]
@@ -195,6 +197,32 @@ pub struct BrokerRegistration {
     /// wrote it: nobody can then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,
+}
+
+/// Which state of a log directory it is: an older one, a copy that was put back say, has another run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Drawn by each start of a broker among several; nil in a directory that has seen none.
+    pub run: Uuid,
+    /// In a directory and a registration: the run before, until it is known that this one is
+    /// registered. In the metadata: the directory came with logs that do not count, and that one,
+    /// and has not been settled since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Uuid>,
+}
+
+impl Stamp {
+    /// Whether a directory with this stamp is in the state of the run `run`. Its registration may
+    /// not have been taken.
+    pub(super) fn is_of(&self, run: Uuid) -> bool {
+        self.run == run || self.before == Some(run)
+    }
+
+    /// Whether the logs of a directory with this stamp count where the metadata know `known`.
+    pub(super) fn follows(&self, known: &Self) -> bool {
+        let is_settled = known.before.is_none() || self.before != known.before;
+        self.is_of(known.run) && is_settled
+    }
 }
 
 /// Drawn for each registration. It stands in the metadata log and nowhere else, so that who knows

@@ -27,7 +27,7 @@ pub use entry::{EntryError, Part, Unfinished, cut};
 pub use error::ApiError;
 pub use image::{
     BrokerRegistration, ConfigResource, Configs, Election, Endpoint, MetadataImage, PartitionState,
-    Secret, SecurityProtocol, Topic,
+    Secret, SecurityProtocol, Stamp, Topic,
 };
 pub use record::MetadataRecord;
 pub use removed::{RemovedTopics, RemovedTopicsRecord};

@@ -199,7 +199,7 @@ impl MetadataRecord {
 kinds! {
     MetadataRecord, Subject::Record;
     ClusterId "clusterId" 0,
-    Broker "broker" 0,
+    Broker "broker" 1,
     BrokerFence "brokerFence" 0,
     RemoveBroker "removeBroker" 0,
     Topic "topic" 0,
@@ -328,6 +328,7 @@ mod tests {
         let broker = r#"[{"k":"broker","v":0,"d":{"id":1,"incarnation":"00000000-0000-0000-0000-000000000001","endpoints":[],"rack":null,"fenced":false}}]"#;
         let [MetadataRecord::Broker(broker)] = &decode(broker).unwrap()[..] else { panic!() };
         assert_eq!((broker.epoch, broker.min_insync_replicas), (0, 1));
+        assert!(broker.directories.is_empty());
     }
 
     #[test]

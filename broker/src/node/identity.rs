@@ -1,21 +1,22 @@
 //! Whose log directories these are, before anything in them is opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use letterbox_env::{Env, Fault};
 use letterbox_protocol::topics::METADATA_DIR;
+use letterbox_storage::LogManager;
 use uuid::Uuid;
 
 use super::patience::{MAKE_ROOM, patiently, patiently_until};
 use super::start::{StartError, partitions_in, quorum_config, take_seat};
 use crate::config::Config;
-use crate::metadata::MetadataImage;
+use crate::metadata::Stamp;
 use crate::metadata::identity::{
-    DirectoryIdentity, Expected, IdentityError, Usable, encode_uuid, expect_directories,
-    found_and_lost, known_cluster_id, mark, open_usable, read_directory,
+    DirectoryIdentity, Expected, IdentityError, Usable, change, encode_uuid, expect_directories,
+    found_and_lost, known_cluster_id, open_usable, read_directory,
 };
 use crate::quorum::{OpenError, Seat, settle};
 use crate::server::admin_http::Whose;
@@ -29,13 +30,18 @@ pub(super) struct Identity {
     /// The ids of those that are lost, and where they were.
     pub(super) lost: BTreeMap<Uuid, PathBuf>,
     pub(super) cluster_id: String,
-    /// The first directory's.
-    directory_id: Uuid,
     /// That of the directory with the metadata log.
     pub(super) metadata_directory_id: Option<Uuid>,
-    /// The directory that this node is registered under may be one that cannot be used now; the
-    /// metadata log is witness enough.
-    keeps_incarnation: bool,
+    /// The ids of all log directories that are known beside the metadata's.
+    used: BTreeSet<Uuid>,
+}
+
+/// The log directories that this start registers.
+pub(super) struct Directories {
+    /// Those in use: what each is, and its state.
+    pub(super) in_use: BTreeMap<PathBuf, DirectoryIdentity>,
+    /// Those that are known and are not in use.
+    pub(super) absent: BTreeSet<Uuid>,
 }
 
 impl Identity {
@@ -72,20 +78,18 @@ impl Identity {
             whose.into_iter().for_each(&tell);
             found
         };
-        let Usable { identities, unusable, lost } =
+        let Usable { identities, unusable, lost, used } =
             patiently_until("identify the log directories", advice, attempt).await?;
         let (_, first) = identities.first().cloned().ok_or(IdentityError::NoDirectories)?;
         let metadata = identities.iter().find(|(directory, _)| *directory == config.metadata_dir);
-        let has_metadata = metadata.is_some_and(|(_, identity)| !identity.created);
         let metadata_directory_id = metadata.map(|(_, identity)| identity.directory_id);
         Ok(Self {
-            keeps_incarnation: !unusable.is_empty() && has_metadata,
             directories: identities,
             unusable: unusable.into_iter().map(|(path, why)| (path, Arc::new(why))).collect(),
             lost,
             cluster_id: first.cluster_id,
-            directory_id: first.directory_id,
             metadata_directory_id,
+            used,
         })
     }
 
@@ -101,26 +105,54 @@ impl Identity {
             && config.accepted_lost_metadata_log.as_ref().is_some_and(is_given_up)
     }
 
-    /// Has Apache Kafka refuse the directories of an earlier version, now that the metadata log is
-    /// open, and they are known to be ours.
-    pub(super) async fn mark(&self, env: &Env) {
-        let (of_task, directories) = (env.clone(), self.directories.clone());
-        let mark_all = move || {
-            for (directory, identity) in &directories {
-                if let Err(error) = mark(&of_task, directory, identity) {
-                    tracing::warn!(directory = %directory.display(), %error, "could not write \
-                        meta.properties anew; the next start tries it again, and until then Apache \
-                        Kafka does not refuse the directory");
+    /// Begins this run in the directories, now that the metadata log is open, they are known to be
+    /// ours, and their locks are held: Apache Kafka refuses those of an earlier version from now on,
+    /// and those of a broker among several are told from any older state of them.
+    ///
+    /// A run that was begun and not settled is begun again: it may be registered, or the one before.
+    pub(super) async fn begin_run(
+        &self,
+        env: &Env,
+        config: &Config,
+        logs: &Arc<LogManager>,
+    ) -> Directories {
+        let (of_task, directories, logs) = (env.clone(), self.directories.clone(), logs.clone());
+        let has_several = config.may_have_several_nodes();
+        let begin = move |(path, known): (PathBuf, DirectoryIdentity)| {
+            let dir = logs.dirs().iter().find(|dir| dir.path() == path && dir.offline().is_none());
+            let has_list = dir.is_some_and(|dir| dir.has_list());
+            let run = of_task.random_uuid();
+            let begun = change(&of_task, &path, &known, |identity| {
+                identity.is_marked = true;
+                identity.is_used |= has_list;
+                let Stamp { run: last, before } = identity.stamp;
+                if has_several && dir.is_some() && before.is_none() {
+                    identity.stamp = Stamp { run, before: Some(last) };
                 }
+            });
+            dir.map(|_| (path, begun))
+        };
+        let begin_all = move || directories.into_iter().filter_map(begin).collect();
+        let in_use: BTreeMap<PathBuf, DirectoryIdentity> = env.blocking(begin_all).await;
+        let mut absent = self.used.clone();
+        let of_logs = self.directories.iter().filter(|(path, _)| config.log_dirs.contains(path));
+        absent.extend(of_logs.map(|(_, identity)| identity.directory_id));
+        absent.retain(|id| in_use.values().all(|identity| identity.directory_id != *id));
+        Directories { in_use, absent }
+    }
+}
+
+impl Directories {
+    /// Notes that the run is registered.
+    pub(super) async fn settle(self, env: &Env) {
+        let of_task = env.clone();
+        let settle_all = move || {
+            for (path, begun) in &self.in_use {
+                let stamp = Stamp { before: None, ..begun.stamp };
+                change(&of_task, path, begun, |identity| identity.stamp = stamp);
             }
         };
-        env.blocking(mark_all).await;
-    }
-
-    /// Under which incarnation this node registers, if `image` knows an earlier one.
-    pub(super) fn incarnation(&self, config: &Config, image: &MetadataImage) -> Uuid {
-        let known = image.brokers.get(&config.node_id).map(|present| present.incarnation);
-        known.filter(|_| self.keeps_incarnation).unwrap_or(self.directory_id)
+        env.blocking(settle_all).await;
     }
 }
 

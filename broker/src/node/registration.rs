@@ -1,5 +1,6 @@
 //! What the cluster is told of this node, that it takes it, and that this node lives.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
@@ -7,19 +8,21 @@ use std::time::Duration;
 
 use letterbox_env::BoxListener;
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::{BrokerId, encode_uuid};
+use letterbox_protocol::model::{BrokerId, decode_uuid};
 use letterbox_storage::{LogManager, Loss};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::identity::Identity;
+use super::identity::{Directories, Identity};
 use super::patience::{MAKE_ROOM, patiently_until};
 use super::start::StartError;
 use crate::config::Config;
 use crate::controller::{Controller, ControllerError, DECIDE_WITHIN_MAX};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
-use crate::metadata::decide::{Decide, FoundLogs, ItemResult, Kind, RegisterBroker, SetClusterId};
+use crate::metadata::decide::{
+    Decide, FoundLogs, ItemResult, Kind, OpenLogs, RegisterBroker, SetClusterId,
+};
 use crate::metadata::{BrokerRegistration, Endpoint, MetadataImage, SecurityProtocol};
 use crate::quorum::{MetadataQuorum, QuorumError};
 use crate::replication::ReplicaManager;
@@ -55,12 +58,12 @@ impl Membership {
         controller: &Controller,
         quorum: &dyn MetadataQuorum,
         config: &Config,
-        identity: &Identity,
+        (identity, directories): (&Identity, &Directories),
         listeners: &[BoxListener],
         logs: &LogManager,
     ) -> Result<Self, StartError> {
         let clean_start = logs.was_clean();
-        let found = found_logs(logs);
+        let found = found_logs(config, directories, logs);
         let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
         run(controller, quorum, set).await?;
         // An earlier run's. A directory that was only formatted has seen no run.
@@ -75,14 +78,16 @@ impl Membership {
         let operation = |present: Option<&BrokerRegistration>| RegisterBroker {
             id: config.node_id,
             replaces: Some(present.map_or(0, |present| present.epoch)),
-            incarnation: identity.incarnation(config, &image),
+            directories: directories
+                .in_use
+                .values()
+                .map(|identity| (identity.directory_id, identity.stamp))
+                .collect(),
+            absent: directories.absent.clone(),
             endpoints: endpoints.clone(),
             rack: config.rack.clone(),
             clean_start,
-            logs: Some(FoundLogs {
-                loss_is_accepted: present.is_some_and(|present| accepts_loss(config, present)),
-                ..found.clone()
-            }),
+            found: Some(found.clone()),
             flushes_on_ack: config.in_file("log.flush.on.ack").eq_ignore_ascii_case("true"),
             min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
         };
@@ -242,24 +247,28 @@ pub(super) async fn until_replaced(
     }
 }
 
-/// Whether a person has accepted the loss of the disk of that registration.
-fn accepts_loss(config: &Config, present: &BrokerRegistration) -> bool {
-    config.accepted_lost_directory_ids.contains(&encode_uuid(present.incarnation))
-}
-
-fn found_logs(logs: &LogManager) -> FoundLogs {
-    let mut found = FoundLogs { has_unread: logs.has_unread(), ..FoundLogs::default() };
+fn found_logs(config: &Config, directories: &Directories, logs: &LogManager) -> FoundLogs {
+    let given_up = config.accepted_lost_directory_ids.iter();
+    let given_up = given_up.filter_map(|id| decode_uuid(id)).collect();
+    let offline = logs.not_open().into_iter();
+    let offline = offline.map(|(topic, id, index)| (topic.to_string(), id, index)).collect();
+    let (open, has_unread) = (BTreeMap::<_, OpenLogs>::new(), logs.has_unread());
+    let mut found = FoundLogs { open, offline, has_unread, given_up };
     for log in logs.logs() {
         let (id, index, loss) = (log.topic_id(), log.partition(), log.loss());
+        let Some(directory) = directories.in_use.get(log.dir().path()) else {
+            // It has failed since.
+            found.offline.push((log.topic().to_string(), Some(id), index));
+            continue;
+        };
+        let open = found.open.entry(directory.directory_id).or_default();
         let whole = loss == Loss::None;
-        let list = if whole { &mut found.open } else { &mut found.may_have_lost };
+        let list = if whole { &mut open.whole } else { &mut open.may_have_lost };
         list.entry(id).or_default().insert(index);
         if loss == Loss::Records {
-            found.lacks_records.entry(id).or_default().insert(index);
+            open.lacks_records.entry(id).or_default().insert(index);
         }
     }
-    let offline = logs.not_open().into_iter();
-    found.offline = offline.map(|(topic, id, index)| (topic.to_string(), id, index)).collect();
     found
 }
 

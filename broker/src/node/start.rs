@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::controller::Controller;
 use crate::metadata::identity::IdentityError;
 use crate::quorum::{MetadataQuorum, OpenError, QuorumConfig, QuorumTiming, Seat};
-use crate::replication::ReplicaManager;
+use crate::replication::{ReplicaManager, set_lost_aside};
 use crate::server::admin_http::{self, Health, Whose};
 use crate::server::listener::{self, ListenError};
 use crate::server::{Rules, Services, Shown, descriptors_max};
@@ -230,11 +230,15 @@ async fn join(
     let logs = logs.await?;
     let _ = begun.logs.set(logs.clone()); // its only writer
     let lead = begun.lead.wait().await.clone();
-    found.identity.mark(env).await;
     let Found { identity, listeners, .. } = found;
     let Lead { quorum, controller } = &lead;
+    let directories = identity.begin_run(env, config, &logs).await;
+    let disks = (identity, &directories);
     let membership =
-        Membership::begin(controller, &**quorum, config, identity, listeners, &logs).await?;
+        Membership::begin(controller, &**quorum, config, disks, listeners, &logs).await?;
+    // Before the next start takes what is in them for what counts.
+    set_lost_aside(&logs, &quorum.image(), config.node_id).await;
+    directories.settle(env).await;
     Ok(Joined { lead, logs, membership })
 }
 

@@ -59,6 +59,21 @@ pub struct ReplicaManager {
     offline: Mutex<BTreeMap<Key, LogError>>,
 }
 
+/// Sets the logs aside, as `*-stray`, that `me` found in other log directories than those that count,
+/// where nobody else has every committed record and nobody has accepted what was lost.
+pub async fn set_lost_aside(logs: &LogManager, image: &MetadataImage, me: BrokerId) {
+    let is_lost = |id: &TopicId, index: i32| {
+        let state = image.topic_by_id(id).and_then(|topic| topic.partition(index));
+        state.is_some_and(|state| state.is_lost_on(me))
+    };
+    let open = logs.logs().into_iter().map(|log| (log.topic_id(), log.partition()));
+    let others: BTreeSet<Key> = open.filter(|(id, index)| is_lost(id, *index)).collect();
+    if !others.is_empty() {
+        let is_other = |id: TopicId, index: i32| others.contains(&(id, index));
+        logs.set_unknown_aside(|_, id, index| !id.is_some_and(|id| is_other(id, index))).await;
+    }
+}
+
 impl ReplicaManager {
     /// A manager over logs that were opened; nothing is hosted until metadata says so.
     #[must_use]
@@ -221,22 +236,11 @@ impl ReplicaManager {
             let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
             topic.is_some_and(|topic| &*topic.name == name && topic.partition(partition).is_some())
         };
-        // The registration came with another disk, and nobody has accepted what was lost.
-        let is_lost = |id: &TopicId, index: i32| {
-            let state = image.topic_by_id(id).and_then(|topic| topic.partition(index));
-            state.is_some_and(|state| state.is_lost_on(self.shared.me))
-        };
-        let open = self.logs.logs().into_iter().map(|log| (log.topic_id(), log.partition()));
-        let others: BTreeSet<Key> = open.filter(|(id, index)| is_lost(id, *index)).collect();
-        let is_kept = |name: &str, id: Option<TopicId>, partition: i32| {
-            let is_other = id.is_some_and(|id| others.contains(&(id, partition)));
-            is_known(name, id, partition) && !is_other
-        };
         self.delete_removed(image).await;
-        self.logs.set_unknown_aside(is_kept).await;
+        self.logs.set_unknown_aside(is_known).await;
         self.delete_logs_of_others(image).await;
         let mine = image.partitions_of(self.shared.me);
-        let lost = mine.filter(|(topic, index, _)| is_lost(&topic.id, *index));
+        let lost = mine.filter(|(_, _, state)| state.is_lost_on(self.shared.me));
         let lost = lost.map(|(topic, index, _)| (topic.name.clone(), topic.id, index));
         self.logs.miss(lost.collect()).await;
         let hosted = self.hosted.load_full();

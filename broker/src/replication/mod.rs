@@ -26,7 +26,7 @@ pub mod waiters;
 #[cfg(test)]
 mod world;
 
-pub use manager::ReplicaManager;
+pub use manager::{ReplicaManager, set_lost_aside};
 pub use partition::{Acks, AppendRefused, Appended, Partition, Within};
 pub use read::{Shown, Wanted};
 pub use role::Commit;

@@ -289,6 +289,8 @@ mod tests {
                 cluster_id: "c".into(),
                 node_id: 0,
                 directory_id: Uuid::from_u128(id),
+                stamp: crate::metadata::Stamp::default(),
+                is_used: true,
                 created: false,
                 is_marked: true,
             };

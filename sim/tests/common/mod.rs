@@ -60,7 +60,7 @@ pub(crate) fn node(
 pub(crate) fn node_with(
     id: usize,
     more: &str,
-) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + 'static {
+) -> impl Fn(Process) -> std::pin::Pin<Box<dyn Future<Output = Exit>>> + use<> {
     let voters: Vec<_> = (1..).zip(NODES).map(|(id, name)| format!("{id}@{name}:9093")).collect();
     let text = format!(
         "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={}\n\

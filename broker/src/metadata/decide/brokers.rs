@@ -12,26 +12,35 @@ use super::{Context, Decide, Decision, Draft, ItemResult};
 use crate::metadata::record::{BrokerFenceRecord, ClusterIdRecord, ProducerIdsRecord};
 use crate::metadata::{
     ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, PartitionState, Secret,
-    Topic,
+    Stamp, Topic,
 };
 
 /// Producer ids are handed out in blocks of this many (Kafka's number).
 pub const PRODUCER_ID_BLOCK_LEN: i32 = 1000;
 
+/// States of lost log directories that are remembered of a broker.
+const GONE_MAX: usize = 16;
+
 /// A broker has started: it registers, unfenced, and takes the lead of the partitions that wait for
 /// it.
 ///
-/// One that comes with another disk than it is registered with has none of what it counted, whatever
-/// logs it finds there: its replicas leave ISR and ELR, and are copied anew where another one has
-/// everything. Where none has, the log stays out of use until a person accepts the loss, or the disk
-/// is back. It is refused while the broker is not fenced: unlike the same disk, whose lock a process
-/// has alone, another one does not prove that the process of before has ended.
+/// A log counts only in a log directory that it was registered with, in the state that the metadata
+/// know. In any other one it is lost, whatever is found there: the replica leaves ISR and ELR, and is
+/// copied anew where another one has everything. Where none has, the log stays out of use until a
+/// person accepts the loss, or the directory is back. A broker that comes with none of its directories
+/// is refused while it is not fenced: unlike one of these, whose lock a process has alone, others do
+/// not prove that the process of before has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterBroker {
     /// Its id.
     pub id: BrokerId,
-    /// The id of its disk (`directory.id`).
-    pub incarnation: Uuid,
+    /// Its log directories that are in use, by `directory.id`. An earlier version does not say, and
+    /// then they are those that it is registered with.
+    #[serde(default)]
+    pub directories: BTreeMap<Uuid, Stamp>,
+    /// Those that it remembers, and that cannot be used now: nothing else stands for their logs.
+    #[serde(default)]
+    pub absent: BTreeSet<Uuid>,
     /// Its advertised listeners.
     pub endpoints: Vec<Endpoint>,
     /// Its rack.
@@ -48,7 +57,7 @@ pub struct RegisterBroker {
     /// Its logs, as this start found them. An earlier version does not say, and then they count as
     /// whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub logs: Option<FoundLogs>,
+    pub found: Option<FoundLogs>,
     /// `min.insync.replicas` as this broker's file has it. An earlier version does not say, and
     /// then it counts as 1.
     #[serde(default = "one")]
@@ -64,23 +73,28 @@ pub struct RegisterBroker {
 /// here, with all its records: its log directory was lost and given up, say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundLogs {
-    /// Those that are open and whole: the partitions of each topic.
-    pub open: BTreeMap<TopicId, BTreeSet<i32>>,
-    /// Those that are open and may lack what counted, whatever `flush.on.ack` says now: it was
-    /// false before, or a person has accepted a loss.
-    pub may_have_lost: BTreeMap<TopicId, BTreeSet<i32>>,
-    /// Those of `may_have_lost` that lack more than their end: they go on behind records that are
-    /// missing within them, or have none. An earlier version does not say.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub lacks_records: BTreeMap<TopicId, BTreeSet<i32>>,
+    /// Those that are open, by the `directory.id` of their log directory.
+    pub open: BTreeMap<Uuid, OpenLogs>,
     /// Those that are there and out of use: by the topic's name, and its id where that is known.
     pub offline: Vec<(String, Option<TopicId>, i32)>,
     /// A log directory could not be read: what is nowhere else may lie in it.
     pub has_unread: bool,
-    /// A person has accepted the loss of the disk that the broker is registered with, if that is
-    /// another one.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub loss_is_accepted: bool,
+    /// The log directories whose loss a person has accepted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub given_up: BTreeSet<Uuid>,
+}
+
+/// The logs of one log directory that are open.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenLogs {
+    /// Those that are whole: the partitions of each topic.
+    pub whole: BTreeMap<TopicId, BTreeSet<i32>>,
+    /// Those that are open and may lack what counted, whatever `flush.on.ack` says now: it was
+    /// false before, or a person has accepted a loss.
+    pub may_have_lost: BTreeMap<TopicId, BTreeSet<i32>>,
+    /// Those of `may_have_lost` that lack more than their end: they go on behind records that are
+    /// missing within them, or have none.
+    pub lacks_records: BTreeMap<TopicId, BTreeSet<i32>>,
 }
 
 /// What has become of one log.
@@ -96,38 +110,125 @@ enum Found {
     Nowhere,
 }
 
-/// Which disk a broker comes with.
+/// What a log directory is to the registration before.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Disk {
-    /// The one that it is registered with.
-    Same,
-    /// The one that it was registered with before that.
+enum Standing {
+    /// One of its directories, in the state of then.
+    Known,
+    /// One that was lost before, in the state of then.
     Back,
-    /// Another one.
+    /// Another one, or an older state.
     Other,
-    /// It is not known, since the registration was taken away.
-    Unknown,
+}
+
+/// The log directories of a registration, and what has become of those of the one before.
+struct Directories {
+    standing: BTreeMap<Uuid, Standing>,
+    /// None is known of those that the broker was registered with.
+    are_other: bool,
+    /// The states that were lost and that nobody has given up, the last ones last.
+    gone: Vec<(Uuid, Uuid)>,
+    /// Some were lost, and a person has given up all of them.
+    are_given_up: bool,
+    /// The broker was registered.
+    were_registered: bool,
+}
+
+impl Directories {
+    fn of(registration: &RegisterBroker, present: Option<&BrokerRegistration>) -> Self {
+        let RegisterBroker { directories, absent, found, .. } = registration;
+        let known = present.filter(|one| !one.directories.is_empty() && !directories.is_empty());
+        let standing = |(id, stamp): (&Uuid, &Stamp)| {
+            let is_known = known.is_none_or(|known| {
+                known.directories.get(id).is_some_and(|known| stamp.follows(known))
+            });
+            let is_it = |(of, run): &(Uuid, Uuid)| of == id && stamp.is_of(*run);
+            let is_back = || known.is_some_and(|known| known.gone.iter().any(is_it));
+            let standing = if is_known {
+                Standing::Known
+            } else if is_back() {
+                Standing::Back
+            } else {
+                Standing::Other
+            };
+            (*id, standing)
+        };
+        let standing: BTreeMap<_, _> = directories.iter().map(standing).collect();
+        let are_other = known.is_some() && !standing.values().any(|one| *one == Standing::Known);
+        let lost_now = known.into_iter().flat_map(|known| &known.directories);
+        let lost_now = lost_now.filter(|(id, stamp)| {
+            let is_there = standing.get(id) == Some(&Standing::Known) || absent.contains(id);
+            !is_there && stamp.before.is_none()
+        });
+        let mut gone = known.map_or(Vec::new(), |known| known.gone.clone());
+        gone.retain(|(id, run)| !directories.get(id).is_some_and(|stamp| stamp.is_of(*run)));
+        gone.extend(lost_now.map(|(id, stamp)| (*id, stamp.run)));
+        let had_gone = !gone.is_empty();
+        let is_given_up = |id: &Uuid| found.as_ref().is_some_and(|all| all.given_up.contains(id));
+        gone.retain(|(id, _)| !is_given_up(id));
+        gone.drain(..gone.len().saturating_sub(GONE_MAX));
+        Self {
+            standing,
+            are_other,
+            are_given_up: had_gone && gone.is_empty(),
+            gone,
+            were_registered: present.is_some(),
+        }
+    }
+
+    /// What is registered: a directory that has other logs than those that count is told apart until
+    /// the broker has dealt with them.
+    fn registered(
+        &self,
+        registration: &RegisterBroker,
+        present: Option<&BrokerRegistration>,
+    ) -> BTreeMap<Uuid, Stamp> {
+        let RegisterBroker { directories, absent, found, .. } = registration;
+        let has_logs = |id: &Uuid| {
+            let open = found.as_ref().and_then(|found| found.open.get(id));
+            open.is_some_and(|open| *open != OpenLogs::default())
+        };
+        let settled = |(id, stamp): (&Uuid, &Stamp)| {
+            let is_other = self.standing.get(id) == Some(&Standing::Other) && has_logs(id);
+            (*id, Stamp { before: stamp.before.filter(|_| is_other), ..*stamp })
+        };
+        let before = present.into_iter().flat_map(|present| &present.directories);
+        let kept = before.filter(|(id, _)| absent.contains(id) || directories.is_empty());
+        let mut all: BTreeMap<_, _> = kept.map(|(id, stamp)| (*id, *stamp)).collect();
+        if present.is_some_and(|present| present.directories.is_empty()) {
+            // They have seen no run that an earlier version knew.
+            all.extend(absent.iter().map(|id| (*id, Stamp::default())));
+        }
+        all.extend(directories.iter().map(settled));
+        all
+    }
 }
 
 impl FoundLogs {
-    fn of(&self, topic: &Topic, index: i32) -> Found {
+    /// What has become of a log, and the log directory that has it, if it is open.
+    fn of(&self, topic: &Topic, index: i32) -> (Found, Option<Uuid>) {
         let is_in = |logs: &BTreeMap<TopicId, BTreeSet<i32>>| {
             logs.get(&topic.id).is_some_and(|partitions| partitions.contains(&index))
+        };
+        let of_directory = |(id, logs): (&Uuid, &OpenLogs)| {
+            let found = if is_in(&logs.lacks_records) {
+                Found::Lacking
+            } else if is_in(&logs.may_have_lost) {
+                Found::Shortened
+            } else if is_in(&logs.whole) {
+                Found::Whole
+            } else {
+                return None;
+            };
+            Some((found, Some(*id)))
         };
         let is_it = |(name, id, partition): &(String, Option<TopicId>, i32)| {
             *partition == index && id.map_or(**name == *topic.name, |id| id == topic.id)
         };
-        if is_in(&self.lacks_records) {
-            Found::Lacking
-        } else if is_in(&self.may_have_lost) {
-            Found::Shortened
-        } else if is_in(&self.open) {
-            Found::Whole
-        } else if self.has_unread || self.offline.iter().any(is_it) {
-            Found::Offline
-        } else {
-            Found::Nowhere
-        }
+        self.open.iter().find_map(of_directory).unwrap_or_else(|| {
+            let is_offline = self.has_unread || self.offline.iter().any(is_it);
+            (if is_offline { Found::Offline } else { Found::Nowhere }, None)
+        })
     }
 }
 
@@ -149,17 +250,19 @@ impl Decide for RegisterBroker {
 impl RegisterBroker {
     fn register(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<i64> {
         let present = draft.image.brokers.get(&self.id).cloned();
-        let has_other_disk =
-            present.as_ref().is_some_and(|present| present.incarnation != self.incarnation);
-        if let Some(present) = present.as_ref().filter(|one| has_other_disk && !one.fenced) {
+        let directories = Directories::of(self, present.as_deref());
+        if let Some(present) = present.as_ref().filter(|one| directories.are_other && !one.fenced) {
+            let ids = |of: &BTreeMap<Uuid, Stamp>| {
+                of.keys().map(|id| encode_uuid(*id)).collect::<Vec<_>>().join(",")
+            };
             let message = format!(
                 "Broker {} is registered with directory.id {} and is not fenced; the broker that \
-                registers now has another disk (directory.id {}). It is taken when nothing has \
-                been heard of the first one for broker.session.timeout.ms. If both run, give one \
-                of them its own node.id.",
+                registers now has other log directories, or an older state of them (directory.id \
+                {}). It is taken when nothing has been heard of the first one for \
+                broker.session.timeout.ms. If both run, give one of them its own node.id.",
                 self.id,
-                encode_uuid(present.incarnation),
-                encode_uuid(self.incarnation)
+                ids(&present.directories),
+                ids(&self.directories)
             );
             return Err(ApiError::new(ErrorCode::DuplicateBrokerRegistration, message));
         }
@@ -174,14 +277,10 @@ impl RegisterBroker {
             return Err(ApiError::new(ErrorCode::StaleBrokerEpoch, message));
         }
         let epoch = next_index.max(present_epoch).saturating_add(1);
-        let disk_before = present.as_ref().and_then(|present| present.disk_before);
         let registration = BrokerRegistration {
             id: self.id,
-            incarnation: self.incarnation,
-            disk_before: match &present {
-                Some(present) if has_other_disk => Some(present.incarnation),
-                _ => disk_before,
-            },
+            directories: directories.registered(self, present.as_deref()),
+            gone: directories.gone.clone(),
             epoch,
             endpoints: self.endpoints.clone(),
             rack: self.rack.clone(),
@@ -191,16 +290,10 @@ impl RegisterBroker {
             secret: Some(Secret::draw(context.random)),
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
-        let disk = match has_other_disk {
-            false if present.is_none() => Disk::Unknown,
-            false => Disk::Same,
-            true if disk_before == Some(self.incarnation) => Disk::Back,
-            true => Disk::Other,
-        };
         let image = &draft.image;
         let changes = changed(image.partitions_of(self.id), |topic, index, state| {
             let change = Change::of(image, context.rules, topic, state);
-            self.take_log(change, disk, image, topic, index, state).build()
+            self.take_log(change, &directories, image, topic, index, state).build()
         });
         draft.add(changes)?;
         Ok(epoch)
@@ -210,14 +303,24 @@ impl RegisterBroker {
     fn take_log<'a>(
         &self,
         mut change: Change<'a>,
-        disk: Disk,
+        directories: &Directories,
         image: &MetadataImage,
         topic: &Topic,
         index: i32,
         state: &PartitionState,
     ) -> Change<'a> {
-        let found = self.logs.as_ref().map(|logs| logs.of(topic, index));
-        let may_lack = matches!(disk, Disk::Back | Disk::Other)
+        let found = self.found.as_ref().map(|logs| logs.of(topic, index));
+        let (found, directory) = found.map_or((None, None), |(found, id)| (Some(found), id));
+        let was_lost = state.is_lost_on(self.id);
+        let is_other = directory.map_or(directories.are_other, |id| {
+            match directories.standing.get(&id) {
+                Some(Standing::Known) => false,
+                // What was lost with it has been nowhere else since.
+                Some(Standing::Back) => !was_lost,
+                Some(Standing::Other) | None => true,
+            }
+        });
+        let may_lack = is_other
             || matches!(found, Some(Found::Shortened | Found::Lacking | Found::Nowhere))
             || !self.clean_start && !self.has_synced(image, topic);
         if may_lack {
@@ -227,18 +330,15 @@ impl RegisterBroker {
         }
         // A person did not say that what is not here may be lost, and perhaps it is nowhere else.
         // Then it is waited for: nobody who has less leads by itself.
-        let was_lost = state.is_lost_on(self.id);
-        let is_back = disk == Disk::Back
-            && was_lost
-            && matches!(found, Some(Found::Whole | Found::Shortened));
-        let is_missed = match disk {
-            Disk::Same => was_lost && found == Some(Found::Nowhere),
-            Disk::Back | Disk::Other => !is_back,
-            Disk::Unknown => found.is_none_or(|found| found == Found::Nowhere),
+        let is_missed = if !directories.were_registered {
+            found.is_none_or(|found| found == Found::Nowhere)
+        } else if is_other {
+            // Where nothing is missing, a person has moved the only log there is.
+            directory.is_none() || !directories.gone.is_empty() || state.replicas.len() > 1
+        } else {
+            was_lost && found == Some(Found::Nowhere)
         };
-        let is_accepted = self.logs.as_ref().is_some_and(|logs| logs.loss_is_accepted);
-        let is_missed = is_missed && !is_accepted && !change.is_elsewhere();
-        let is_other = matches!(disk, Disk::Back | Disk::Other) && !is_back;
+        let is_missed = is_missed && !directories.are_given_up && !change.is_elsewhere();
         let is_lost = is_other || matches!(found, Some(Found::Lacking | Found::Nowhere));
         if is_lost && !is_missed {
             change = change.lost(self.id);

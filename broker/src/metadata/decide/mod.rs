@@ -26,7 +26,7 @@ mod unregister;
 mod tests;
 
 pub use brokers::{
-    AllocateProducerIds, FenceBrokers, FoundLogs, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock,
+    AllocateProducerIds, FenceBrokers, FoundLogs, OpenLogs, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock,
     RegisterBroker, SetClusterId,
 };
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};

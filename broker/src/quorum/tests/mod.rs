@@ -63,12 +63,13 @@ fn registration(id: i32) -> RegisterBroker {
     };
     RegisterBroker {
         id: BrokerId(id),
-        incarnation: uuid::Uuid::from_u128(7),
+        directories: BTreeMap::new(),
+        absent: Default::default(),
         endpoints: vec![endpoint],
         rack: None,
         clean_start: true,
         flushes_on_ack: true,
-        logs: None,
+        found: None,
         min_insync_replicas: 1,
         replaces: None,
     }

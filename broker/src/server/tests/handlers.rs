@@ -415,7 +415,7 @@ async fn only_the_registered_broker_speaks_as_a_replica() {
     for (epoch, said, expected) in [
         (own.epoch, None, unknown),
         // DescribeQuorum tells it.
-        (own.epoch, Some(*own.incarnation.as_bytes()), unknown),
+        (own.epoch, Some(*own.directories.first_key_value().unwrap().0.as_bytes()), unknown),
         (own.epoch - 1, Some(secret), unknown),
         // It leads this partition: nobody follows it from there.
         (own.epoch, Some(secret), ErrorCode::NotLeaderOrFollower),

@@ -1,11 +1,11 @@
 //! Transcripts: each line is an event and its moment in milliseconds, the indented ones after it
 //! are all that comes of it. A broker in an epoch is `id@epoch`, with `!` when the image has it fenced.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use letterbox_protocol::model::BrokerId;
-use uuid::Uuid;
 
 use crate::metadata::decide::liveness::{Effect, Heartbeat, Liveness};
 use crate::metadata::{BrokerRegistration, MetadataImage};
@@ -22,8 +22,8 @@ fn image(words: &[&str]) -> MetadataImage {
     let registration = |(id, epoch, fenced)| {
         let registration = BrokerRegistration {
             id,
-            incarnation: Uuid::from_u128(1),
-            disk_before: None,
+            directories: BTreeMap::new(),
+            gone: Vec::new(),
             epoch,
             endpoints: Vec::new(),
             rack: None,

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::change::{MIN_INSYNC, UNCLEAN, min_insync};
 use super::*;
 use crate::metadata::record::{decode, encode};
-use crate::metadata::{ConfigResource, PartitionState, apply};
+use crate::metadata::{ConfigResource, PartitionState, Stamp, apply};
 
 /// Counts, so that ids differ and runs repeat.
 struct Counter(std::sync::atomic::AtomicU64);
@@ -100,15 +100,15 @@ impl World {
 }
 
 fn register(id: i32, rack: &str) -> RegisterBroker {
-    let incarnation = Uuid::from_u128(1);
     RegisterBroker {
         id: BrokerId(id),
-        incarnation,
+        directories: [(Uuid::from_u128(1), Stamp::default())].into(),
+        absent: BTreeSet::new(),
         endpoints: Vec::new(),
         rack: Some(rack.to_owned()),
         clean_start: true,
         flushes_on_ack: false,
-        logs: None,
+        found: None,
         min_insync_replicas: 1,
         replaces: None,
     }

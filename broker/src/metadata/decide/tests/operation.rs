@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::super::*;
-use crate::metadata::{ConfigResource, Endpoint, PartitionState, SecurityProtocol};
+use crate::metadata::{ConfigResource, Endpoint, PartitionState, SecurityProtocol, Stamp};
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z\"\\\\\u{1}\u{e4}\u{1f600}]{0,6}"
@@ -100,33 +100,35 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
         proptest::collection::btree_map(uuid(), indexes, 0..3)
     };
     let offline = vec((name(), proptest::option::of(uuid()), any::<i32>()), 0..3);
-    let found = (some(), some(), some(), offline, any::<(bool, bool)>()).prop_map(
-        |(open, may_have_lost, lacks_records, offline, (has_unread, loss_is_accepted))| FoundLogs {
-            open,
-            may_have_lost,
-            lacks_records,
-            offline,
-            has_unread,
-            loss_is_accepted,
-        },
-    );
-    let logs = proptest::option::of(found);
-    (broker(), uuid(), vec(endpoint, 0..3), proptest::option::of(name()), flags, logs).prop_map(
-        |(id, incarnation, endpoints, rack, flags, logs)| {
+    let open = (some(), some(), some()).prop_map(|(whole, may_have_lost, lacks_records)| {
+        OpenLogs { whole, may_have_lost, lacks_records }
+    });
+    let open = proptest::collection::btree_map(uuid(), open, 0..3);
+    let ids = || proptest::collection::btree_set(uuid(), 0..3);
+    let found =
+        (open, offline, any::<bool>(), ids()).prop_map(|(open, offline, has_unread, given_up)| {
+            FoundLogs { open, offline, has_unread, given_up }
+        });
+    let found = proptest::option::of(found);
+    let stamp =
+        (uuid(), proptest::option::of(uuid())).prop_map(|(run, before)| Stamp { run, before });
+    let directories = (proptest::collection::btree_map(uuid(), stamp, 0..3), ids());
+    (broker(), directories, vec(endpoint, 0..3), proptest::option::of(name()), flags, found)
+        .prop_map(|(id, (directories, absent), endpoints, rack, flags, found)| {
             let (clean_start, flushes_on_ack, replaces) = flags;
             RegisterBroker {
                 id,
-                incarnation,
+                directories,
+                absent,
                 endpoints,
                 rack,
                 clean_start,
                 flushes_on_ack,
-                logs,
+                found,
                 min_insync_replicas: 2,
                 replaces,
             }
-        },
-    )
+        })
 }
 
 fn isr_change() -> impl Strategy<Value = IsrChange> {

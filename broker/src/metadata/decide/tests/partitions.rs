@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::test_runner::TestRunner;
 
@@ -138,6 +139,36 @@ impl One {
         self.0.run(&operation).remove(0)
     }
 
+    /// With the logs and directories that the line tells.
+    fn start_with(&mut self, id: BrokerId, line: &Line<'_>) -> Option<ErrorCode> {
+        let (mut found, mut open) = (FoundLogs::default(), OpenLogs::default());
+        let all = [(self.0.image.topic("t").unwrap().id, BTreeSet::from([0]))];
+        match line.text("log") {
+            "whole" => open.whole.extend(all),
+            "shorter" => open.may_have_lost.extend(all),
+            "holed" => {
+                open.may_have_lost.extend(all.clone());
+                open.lacks_records.extend(all);
+            }
+            "offline" => found.offline.push(("t".to_owned(), None, 0)),
+            "unread" => found.has_unread = true,
+            _ => {}
+        }
+        let ids = |name: &str| line.find(name).map(|ids| ids.split(','));
+        let uuid = |text: &str| Uuid::from_u128(text.parse().unwrap());
+        found.given_up = ids("accepted").into_iter().flatten().map(uuid).collect();
+        let absent = ids("absent").into_iter().flatten().map(uuid).collect();
+        let disks: Vec<_> = ids("disk").map_or(vec!["1"], Iterator::collect);
+        let directories: BTreeMap<_, _> = disks.into_iter().map(directory).collect();
+        // The log lies in the last one that is named.
+        let last = ids("disk").and_then(Iterator::last).unwrap_or("1");
+        found.open.insert(directory(last).0, open);
+        let found = Some(found);
+        let registration = register(id.0, "a");
+        let registration = RegisterBroker { directories, absent, found, ..registration };
+        self.0.run(&registration).err().map(|error| error.code)
+    }
+
     /// What it is refused for, if it is.
     fn step(&mut self, line: &Line<'_>) -> Option<ErrorCode> {
         let one = || line.ids("broker")[0];
@@ -155,27 +186,12 @@ impl One {
             "isr" => return self.alter(&line.ids("is")).err(),
             "log" => self.log(one(), line.text("is")),
             "start" => self.start(one(), line.text("clean") == "yes", 1),
-            "start-with" => {
-                let mut logs = FoundLogs::default();
-                let all = [(self.0.image.topic("t").unwrap().id, BTreeSet::from([0]))];
-                match line.text("log") {
-                    "whole" => logs.open.extend(all),
-                    "shorter" => logs.may_have_lost.extend(all),
-                    "holed" => {
-                        logs.may_have_lost.extend(all.clone());
-                        logs.lacks_records.extend(all);
-                    }
-                    "offline" => logs.offline.push(("t".to_owned(), None, 0)),
-                    "unread" => logs.has_unread = true,
-                    _ => {}
-                }
-                logs.loss_is_accepted = line.find("accepted").is_some();
-                let logs = Some(logs);
-                let disk = line.find("disk").map_or(1, |disk| disk.parse().unwrap());
-                let incarnation = Uuid::from_u128(disk);
-                let registration = RegisterBroker { incarnation, logs, ..register(one().0, "a") };
-                return self.0.run(&registration).err().map(|error| error.code);
+            "of-an-earlier-version" => {
+                let brokers = Arc::make_mut(&mut self.0.image.brokers);
+                let own = Arc::make_mut(brokers.get_mut(&one()).unwrap());
+                own.directories.clear();
             }
+            "start-with" => return self.start_with(one(), line),
             "set" => {
                 let resource = match line.text("on") {
                     "topic" => ConfigResource::Topic("t".to_owned()),
@@ -199,6 +215,14 @@ impl One {
         }
         None
     }
+}
+
+/// `2:7<6` is the log directory 2 in the state of the run 7, which comes after 6.
+fn directory(text: &str) -> (Uuid, Stamp) {
+    let number = |text: &str| Uuid::from_u128(text.parse().unwrap());
+    let (id, runs) = text.split_once(':').unwrap_or((text, "0"));
+    let (run, before) = runs.split_once('<').map_or((runs, None), |(run, it)| (run, Some(it)));
+    (number(id), Stamp { run: number(run), before: before.map(number) })
 }
 
 /// `create` makes the topic with those configurations; every other event is followed by the state,
@@ -1102,8 +1126,8 @@ impl Model {
         self.synced.insert(id, 0);
         self.offline.remove(&id);
         self.lost.insert(id);
-        let logs = Some(FoundLogs::default());
-        self.one.0.run(&RegisterBroker { logs, ..register(id.0, "a") }).unwrap();
+        let found = Some(FoundLogs::default());
+        self.one.0.run(&RegisterBroker { found, ..register(id.0, "a") }).unwrap();
         // It was out of use before, and is not made anew by itself.
         if self.one.state().is_lost_on(id) {
             self.offline.insert(id);
@@ -1393,8 +1417,144 @@ fn the_loss_of_a_disk_may_be_accepted_before_another_one_comes() {
         epoch 0 1 leads isr 1
         > fence broker=1
         epoch 1 nobody leads elr 1 last-known 1
-        > start-with broker=1 disk=6 log=none accepted=yes
+        > start-with broker=1 disk=6 log=none accepted=1
         epoch 1 nobody leads last-known 2,3 lost 1
+        ",
+    );
+}
+
+/// They are what they are by their ids: their order says nothing.
+#[test]
+fn a_log_counts_in_the_directories_that_its_broker_was_registered_with() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        # One more.
+        > start-with broker=1 disk=2,1 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=1,2 log=whole
+        epoch 0 1 leads isr 1,2,3
+        # One is out of use, and back.
+        > start-with broker=1 disk=2 absent=1 log=unread
+        epoch 1 2 leads isr 2,3 offline 1
+        > start-with broker=1 disk=2 absent=1 log=unread
+        epoch 1 2 leads isr 2,3 offline 1
+        > start-with broker=1 disk=2,1 log=whole
+        epoch 1 2 leads isr 2,3
+        > isr is=1,2
+        epoch 1 2 leads isr 1,2
+        > fence broker=2
+        epoch 2 1 leads isr 1 elr 2
+        > start-with broker=1 disk=2 absent=1 log=unread
+        epoch 3 nobody leads elr 1,2 last-known 1 offline 1
+        > start-with broker=1 disk=2,1 log=whole
+        epoch 4 1 leads isr 1 elr 2
+        # The other one is lost, and that was accepted.
+        > start-with broker=1 disk=1 log=whole accepted=2
+        epoch 4 1 leads isr 1 elr 2
+        # Another one in the place of the first.
+        > fence broker=1
+        epoch 5 nobody leads elr 1,2 last-known 1
+        > start-with broker=1 disk=3 log=whole
+        epoch 5 nobody leads elr 2 last-known 2 lost 1
+        ",
+    );
+}
+
+/// Also when it is killed at any moment of any number of starts.
+#[test]
+fn an_older_state_of_a_directory_counts_for_nothing() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=1:5<0 log=whole
+        epoch 0 1 leads isr 1,2,3
+        # It was killed before it knew that it was registered, and before it registered.
+        > start-with broker=1 disk=1:5<0 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=1:6<5 log=whole
+        epoch 0 1 leads isr 1,2,3
+        # A directory that was written, and one that was not yet.
+        > start-with broker=1 disk=2,1:7<6 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=1:7<6,2:1<0 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=2:1<0,1:8<7 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1,2
+        epoch 0 1 leads isr 1,2
+        > fence broker=2
+        epoch 0 1 leads isr 1 elr 2
+        # A copy of the run 5.
+        > start-with broker=1 disk=1:9<5 log=whole
+        DuplicateBrokerRegistration
+        > fence broker=1
+        epoch 1 nobody leads elr 1,2 last-known 1
+        > start-with broker=1 disk=1:9<5 log=whole
+        epoch 1 nobody leads elr 2 last-known 2 lost 1
+        > unfence broker=2
+        epoch 2 2 leads isr 2 lost 1
+        > isr is=1,2
+        epoch 2 2 leads isr 1,2
+        # It has been copied since.
+        > start-with broker=1 disk=1:10<9 log=whole
+        epoch 2 2 leads isr 1,2
+        ",
+    );
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=1:5<0 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > fence broker=1
+        epoch 1 nobody leads elr 1 last-known 1
+        > start-with broker=1 disk=1:7<4 log=whole
+        epoch 1 nobody leads last-known 1 offline 1
+        # It was killed before it had set the log aside.
+        > start-with broker=1 disk=1:7<4 log=whole
+        DuplicateBrokerRegistration
+        > fence broker=1
+        epoch 1 nobody leads last-known 1 offline 1
+        > start-with broker=1 disk=1:7<4 log=whole
+        epoch 1 nobody leads last-known 1 offline 1
+        > start-with broker=1 disk=1:8<7 log=none
+        epoch 1 nobody leads last-known 1 offline 1
+        > fence broker=1
+        epoch 1 nobody leads last-known 1 offline 1
+        # The right one is back.
+        > start-with broker=1 disk=1:6<5 log=whole
+        epoch 2 1 leads (LastKnown) isr 1 may-have-more 2,3
+        > fence broker=1
+        epoch 3 nobody leads elr 1 last-known 1 may-have-more 2,3
+        # A person has accepted what it lacks.
+        > start-with broker=1 disk=1:7<4 log=whole accepted=1
+        epoch 3 nobody leads last-known 2,3 lost 1 may-have-more 2,3
+        ",
+    );
+}
+
+/// Nothing is known of its directories, whichever can be used then.
+#[test]
+fn the_first_start_after_an_earlier_version_loses_nothing() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > of-an-earlier-version broker=1
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=7:3<0 absent=8 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=7:4<3,8:1<0 log=whole
+        epoch 0 1 leads isr 1,2,3
+        > of-an-earlier-version broker=1
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=8:2<1,7:5<4 log=whole
+        epoch 0 1 leads isr 1,2,3
         ",
     );
 }
