@@ -4,7 +4,7 @@
 //! element its handler asks, with [`RequestContext::check`], and answers that element alone with the
 //! error, or leaves it out of a list. The table is Kafka's (its documentation, "Authorization and
 //! ACLs: operations and resources on protocols", and `KafkaApis`). A new API does not compile
-//! without a row, and `tests::gate` fails for one that does not ask what its row says.
+//! without a row, and `tests::gate` fails for one that asks less or more than its row says.
 
 use kafka_protocol::messages as m;
 use letterbox_protocol::{ErrorCode, Request, Response};
