@@ -35,6 +35,26 @@ async fn offset(broker: &Broker, timestamp: i64) -> (i16, i64) {
     (partition.error_code, partition.offset)
 }
 
+/// Returns when the broker coordinates the group "g".
+async fn coordinates(broker: &Broker) {
+    let any = Arc::new(AllowAll);
+    // The groups' topic is made by who first asks for a coordinator.
+    let find = || {
+        m::FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![text("g")])
+    };
+    let ready = async {
+        loop {
+            let found = answer!(broker, any, 4, find(), FindCoordinator);
+            let asked = answer!(broker, any, 9, fetch_offsets(None), OffsetFetch);
+            if (found.coordinators[0].error_code, asked.groups[0].error_code) == (NONE, NONE) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), ready).await.unwrap();
+}
+
 #[tokio::test]
 async fn api_versions_are_those_of_the_table() {
     let (broker, any) = (Broker::start().await, Arc::new(AllowAll));
@@ -287,21 +307,7 @@ async fn the_settings_of_a_broker_of_a_negative_id_are_refused() {
 #[tokio::test]
 async fn offsets_of_a_group_are_committed_for_topics_that_there_are() {
     let (broker, any) = with_records(0).await;
-    // The groups' topic is made by who first asks for a coordinator.
-    let find = || {
-        m::FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![text("g")])
-    };
-    let ready = async {
-        loop {
-            let found = answer!(broker, any, 4, find(), FindCoordinator);
-            let asked = answer!(broker, any, 9, fetch_offsets(None), OffsetFetch);
-            if (found.coordinators[0].error_code, asked.groups[0].error_code) == (NONE, NONE) {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(30), ready).await.unwrap();
+    coordinates(&broker).await;
     let both = [topic("t"), topic("nowhere")];
     let answer = answer!(broker, any, 9, commit(7, &both), OffsetCommit);
     let of: Vec<_> = answer.topics.iter().map(|one| one.partitions[0].error_code).collect();
@@ -505,4 +511,116 @@ async fn one_broker_has_no_other_leader_and_nowhere_to_move_a_partition() {
         let answer = answer!(broker, any, 0, request, ListPartitionReassignments);
         assert_eq!((answer.error_code, answer.topics), (NONE, vec![]));
     }
+}
+
+/// Topics and how many partitions of each an answer tells of, and where the next answer begins.
+type Page = (Vec<(String, i16, usize)>, Option<(String, i32)>);
+
+#[tokio::test]
+async fn partitions_of_topics_are_told_page_by_page() {
+    use m::describe_topic_partitions_request::{Cursor, TopicRequest};
+    let (broker, any) = with_records(0).await;
+    broker.node.ensure_topic("a", 3, 1, Default::default()).await.unwrap();
+    let page = async |names: &[&'static str], cursor: Option<(&'static str, i32)>| -> Page {
+        let topics = names.iter().map(|name| TopicRequest::default().with_name(topic(name)));
+        let cursor = cursor.map(|(name, index)| {
+            Cursor::default().with_topic_name(topic(name)).with_partition_index(index)
+        });
+        let request = m::DescribeTopicPartitionsRequest::default()
+            .with_topics(topics.collect())
+            .with_response_partition_limit(2)
+            .with_cursor(cursor);
+        let answer = answer!(broker, any, 0, request, DescribeTopicPartitions);
+        let told = answer.topics.iter().map(|one| {
+            let name = one.name.as_ref().map(|name| name.to_string());
+            assert!(one.partitions.iter().all(|it| (it.error_code, it.leader_id.0) == (NONE, 1)));
+            (name.unwrap_or_default(), one.error_code, one.partitions.len())
+        });
+        let next = answer.next_cursor;
+        (told.collect(), next.map(|it| (it.topic_name.to_string(), it.partition_index)))
+    };
+    let of = |name: &str, code: i16, count| (name.to_owned(), code, count);
+    let unknown = ErrorCode::UnknownTopicOrPartition.code();
+    for names in [&["t", "nowhere", "a"][..], &[]] {
+        let first = page(names, None).await;
+        assert_eq!(first, (vec![of("a", NONE, 2)], Some(("a".to_owned(), 2))), "{names:?}");
+        let (second, next) = page(names, Some(("a", 2))).await;
+        let all = [of("a", NONE, 1), of("nowhere", unknown, 0), of("t", NONE, 1)];
+        let expected = all.into_iter().filter(|(_, code, _)| *code == NONE || !names.is_empty());
+        assert_eq!((second, next), (expected.collect(), None), "{names:?}");
+    }
+    for cursor in [("a", -1), ("other", 0)] {
+        let (refused, next) = page(&["a"], Some(cursor)).await;
+        let expected = vec![of("a", ErrorCode::InvalidRequest.code(), 0)];
+        assert_eq!((refused, next), (expected, None), "{cursor:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_old_call_replaces_all_settings_of_a_resource_that_is_then_listed() {
+    use m::alter_configs_request::{AlterConfigsResource, AlterableConfig};
+    use m::describe_configs_request::DescribeConfigsResource;
+    let (broker, any) = with_records(0).await;
+    let replace = async |kind: i8, name: &'static str, key: &'static str, validate_only: bool| {
+        let set = AlterableConfig::default().with_name(text(key)).with_value(Some(text("50000")));
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(kind)
+            .with_resource_name(text(name))
+            .with_configs(vec![set]);
+        let request = m::AlterConfigsRequest::default().with_resources(vec![resource]);
+        let request = request.with_validate_only(validate_only);
+        answer!(broker, any, 2, request, AlterConfigs).responses[0].error_code
+    };
+    // Those that the topic itself has (DYNAMIC_TOPIC_CONFIG, KIP-226).
+    let own = async || -> Vec<String> {
+        let of = DescribeConfigsResource::default().with_resource_type(2);
+        let of = of.with_resource_name(text("t")).with_configuration_keys(None);
+        let request = m::DescribeConfigsRequest::default().with_resources(vec![of]);
+        let answer = answer!(broker, any, 4, request, DescribeConfigs);
+        let own = answer.results[0].configs.iter().filter(|one| one.config_source == 1);
+        own.map(|one| one.name.to_string()).collect()
+    };
+    assert_eq!(replace(2, "t", "retention.ms", true).await, NONE);
+    assert_eq!(own().await, [""; 0]);
+    for key in ["retention.ms", "retention.bytes"] {
+        assert_eq!(replace(2, "t", key, false).await, NONE);
+        assert_eq!(own().await, [key]);
+    }
+    let unknown = ErrorCode::UnknownTopicOrPartition.code();
+    assert_eq!(replace(2, "nowhere", "retention.ms", false).await, unknown);
+    assert_eq!(replace(2, "t", "no.such.key", false).await, ErrorCode::InvalidConfig.code());
+    assert_eq!(own().await, ["retention.bytes"]);
+    assert_eq!(replace(32, "g", "consumer.session.timeout.ms", false).await, NONE);
+
+    for (version, types, expected) in [
+        (1, vec![], Ok(vec![("t", 2), ("1", 4), ("g", 32)])),
+        (1, vec![32, 2], Ok(vec![("t", 2), ("g", 32)])),
+        (0, vec![], Ok(vec![])),
+        (1, vec![99], Err(ErrorCode::UnsupportedVersion.code())),
+    ] {
+        let request = m::ListConfigResourcesRequest::default().with_resource_types(types.clone());
+        let answer = answer!(broker, any, version, request, ListConfigResources);
+        let all = answer.config_resources.iter();
+        let all = all.map(|one| (&*one.resource_name, one.resource_type)).collect();
+        let told = if answer.error_code == NONE { Ok(all) } else { Err(answer.error_code) };
+        assert_eq!(told, expected, "{types:?} v{version}");
+    }
+}
+
+/// Each element of its own, in Apache Kafka's words where it has no authorizer.
+#[tokio::test]
+async fn acls_are_refused_one_by_one() {
+    use m::{create_acls_request::AclCreation, delete_acls_request::DeleteAclsFilter};
+    let (broker, any) = (Broker::start().await, Arc::new(AllowAll));
+    let request = m::CreateAclsRequest::default();
+    let request = request.with_creations(vec![AclCreation::default().with_operation(3); 2]);
+    let made = answer!(broker, any, 3, request, CreateAcls);
+    let made = made.results.iter().map(|one| (one.error_code, one.error_message.as_deref()));
+    let disabled = ErrorCode::SecurityDisabled.code();
+    assert!(made.eq([(disabled, Some("No Authorizer is configured on the broker")); 2]));
+    let request = m::DeleteAclsRequest::default();
+    let request = request.with_filters(vec![DeleteAclsFilter::default().with_operation(3); 2]);
+    let gone = answer!(broker, any, 3, request, DeleteAcls);
+    let gone = gone.filter_results.iter().map(|one| (one.error_code, one.error_message.as_deref()));
+    assert!(gone.eq([(disabled, Some("No Authorizer is configured.")); 2]));
 }

@@ -42,7 +42,8 @@ impl Broker {
             "process.roles=broker,controller\nnode.id=1\n\
              controller.quorum.voters=1@localhost:9093\ncontroller.listener.names=CONTROLLER\n\
              listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:9093\nlog.dirs={}\n\
-             admin.listener=none\noffsets.topic.num.partitions=1\n",
+             admin.listener=none\noffsets.topic.num.partitions=1\n\
+             group.initial.rebalance.delay.ms=0\n",
             dir.path().display()
         );
         let config = Config::parse(&text).unwrap();
