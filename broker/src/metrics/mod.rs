@@ -96,33 +96,30 @@ pub struct Metrics {
 #[derive(Default)]
 struct Table {
     registry: Registry,
-    /// As they appear in a scrape, each with its type and meaning.
+    /// As they appear in a scrape, each with its type, labels and meaning.
     #[cfg_attr(not(test), allow(dead_code, reason = "the reference page is made by a test"))]
-    rows: Vec<(String, &'static str, &'static str)>,
+    rows: Vec<(String, MetricType, &'static str, &'static str)>,
 }
 
 impl Table {
-    fn register(&mut self, name: &'static str, help: &'static str, metric: impl Metric) {
-        self.note(name.to_owned(), metric.metric_type(), help);
-        self.registry.register(name, help, metric);
-    }
-
-    fn register_with_unit(
+    fn add(
         &mut self,
         name: &'static str,
+        unit: Option<Unit>,
+        labels: &'static str,
         help: &'static str,
-        unit: Unit,
-        metric: impl Metric,
+        metric: &(impl Metric + Clone),
     ) {
-        self.note(format!("{name}_{}", unit.as_str()), metric.metric_type(), help);
-        self.registry.register_with_unit(name, help, unit, metric);
-    }
-
-    fn note(&mut self, name: String, kind: MetricType, help: &'static str) {
-        self.rows.push((name, kind_name(kind), help));
+        let unit_name = unit.iter().map(|unit| format!("_{}", unit.as_str())).collect::<String>();
+        self.rows.push((format!("{name}{unit_name}"), metric.metric_type(), labels, help));
+        match unit {
+            Some(unit) => self.registry.register_with_unit(name, help, unit, metric.clone()),
+            None => self.registry.register(name, help, metric.clone()),
+        }
     }
 }
 
+#[cfg(test)]
 fn kind_name(kind: MetricType) -> &'static str {
     match kind {
         MetricType::Counter => "counter",
@@ -179,131 +176,35 @@ impl Metrics {
             table: Table::default(),
         };
         table.registry.register_collector(Box::new(this.details.clone()));
-        this.register_as_kafka(&mut table);
-        this.register_own(&mut table);
+        this.register(&mut table);
         Self { table, ..this }
     }
 
-    /// What Kafka has a name for.
-    fn register_as_kafka(&self, r: &mut Table) {
-        r.register(
-            "kafka_network_requestmetrics_requests",
-            "Requests by API",
-            self.requests.clone(),
-        );
-        r.register(
-            "kafka_network_requestmetrics_errors",
-            "Answers that carry an error, by API and error",
-            self.errors.clone(),
-        );
-        r.register(
-            "kafka_server_socket_server_metrics_connection_count",
-            "Open client connections",
-            self.connections.clone(),
-        );
-        r.register(
-            "kafka_server_replicamanager_partitioncount",
-            "Partitions kept by this broker",
-            self.partitions.clone(),
-        );
-        r.register(
-            "kafka_server_replicamanager_leadercount",
-            "Partitions led by this broker",
-            self.leaders.clone(),
-        );
-        r.register(
-            "kafka_server_replicamanager_offlinereplicacount",
-            "Partitions whose log cannot be written",
-            self.offline.clone(),
-        );
-        r.register(
-            "kafka_log_logmanager_offlinelogdirectorycount",
-            "Log directories out of use",
-            self.offline_dirs.clone(),
-        );
-        r.register(
-            "kafka_controller_kafkacontroller_activecontrollercount",
-            "1 while this node leads the metadata quorum",
-            self.active_controller.clone(),
-        );
-        r.register(
-            "kafka_server_raftmetrics_high_watermark",
-            "Metadata entries applied by this node",
-            self.metadata_offset.clone(),
-        );
-    }
-
-    /// What Kafka has no name for.
-    fn register_own(&self, r: &mut Table) {
-        r.register_with_unit(
-            "letterbox_request_duration",
-            "From a whole request to its answer, by API",
-            Unit::Seconds,
-            self.request_seconds.clone(),
-        );
-        r.register_with_unit(
-            "letterbox_network_received",
-            "Bytes read from clients",
-            Unit::Bytes,
-            self.bytes_in.clone(),
-        );
-        r.register_with_unit(
-            "letterbox_network_sent",
-            "Bytes written to clients",
-            Unit::Bytes,
-            self.bytes_out.clone(),
-        );
-        r.register(
-            "letterbox_connections_closed",
-            "Connections closed by the broker, by reason",
-            self.closed.clone(),
-        );
-        r.register(
-            "letterbox_panics",
-            "Faults of the broker that ended the connection they were met on",
-            self.panics.clone(),
-        );
-        self.register_memory(r);
-    }
-
-    fn register_memory(&self, r: &mut Table) {
-        r.register_with_unit(
-            "letterbox_request_memory_free",
-            "Memory left for requests and answers (queued.max.request.bytes)",
-            Unit::Bytes,
-            self.request_memory_free.clone(),
-        );
-        r.register_with_unit(
-            "letterbox_group_members_memory",
-            "Memory of groups with their members' metadata and assignments; past 134217728 new \
-            members are told to retry",
-            Unit::Bytes,
-            self.group_members_memory.clone(),
-        );
-        r.register_with_unit(
-            "letterbox_group_offsets_memory",
-            "Memory of committed offsets; past 536870912 commits that add to it are told to retry",
-            Unit::Bytes,
-            self.group_offsets_memory.clone(),
-        );
-        r.register_with_unit(
-            "letterbox_client_memory_used",
-            "Memory that clients hold: requests, and answers that they have not read",
-            Unit::Bytes,
-            self.client_memory_used.clone(),
-        );
-        r.register_with_unit(
-            "letterbox_client_memory_limit",
-            "Bound of letterbox_client_memory_used (queued.max.request.bytes)",
-            Unit::Bytes,
-            self.client_memory_size.clone(),
-        );
-        r.register_with_unit(
-            "letterbox_tail_cache_used",
-            "Memory for the newest batches of all logs",
-            Unit::Bytes,
-            self.tail_cache_used.clone(),
-        );
+    /// Name, unit, labels and meaning of each, and what counts it; rows of single topics, partitions
+    /// and groups are in `details`.
+    #[rustfmt::skip]
+    fn register(&self, r: &mut Table) {
+        const BYTES: Option<Unit> = Some(Unit::Bytes);
+        r.add("kafka_network_requestmetrics_requests", None, "request", "Requests by API", &self.requests);
+        r.add("kafka_network_requestmetrics_errors", None, "request, error", "Answers that carry an error, by API and error", &self.errors);
+        r.add("kafka_server_socket_server_metrics_connection_count", None, "", "Open client connections", &self.connections);
+        r.add("kafka_server_replicamanager_partitioncount", None, "", "Partitions kept by this broker", &self.partitions);
+        r.add("kafka_server_replicamanager_leadercount", None, "", "Partitions led by this broker", &self.leaders);
+        r.add("kafka_server_replicamanager_offlinereplicacount", None, "", "Partitions whose log cannot be written", &self.offline);
+        r.add("kafka_log_logmanager_offlinelogdirectorycount", None, "", "Log directories out of use", &self.offline_dirs);
+        r.add("kafka_controller_kafkacontroller_activecontrollercount", None, "", "1 while this node leads the metadata quorum", &self.active_controller);
+        r.add("kafka_server_raftmetrics_high_watermark", None, "", "Metadata entries applied by this node", &self.metadata_offset);
+        r.add("letterbox_request_duration", Some(Unit::Seconds), "request", "From a whole request to its answer, by API", &self.request_seconds);
+        r.add("letterbox_network_received", BYTES, "", "Bytes read from clients", &self.bytes_in);
+        r.add("letterbox_network_sent", BYTES, "", "Bytes written to clients", &self.bytes_out);
+        r.add("letterbox_connections_closed", None, "reason", "Connections closed by the broker, by reason", &self.closed);
+        r.add("letterbox_panics", None, "", "Faults of the broker that ended the connection they were met on", &self.panics);
+        r.add("letterbox_request_memory_free", BYTES, "", "Memory left for requests and answers (queued.max.request.bytes)", &self.request_memory_free);
+        r.add("letterbox_group_members_memory", BYTES, "", "Memory of groups with their members' metadata and assignments; past 134217728 new members are told to retry", &self.group_members_memory);
+        r.add("letterbox_group_offsets_memory", BYTES, "", "Memory of committed offsets; past 536870912 commits that add to it are told to retry", &self.group_offsets_memory);
+        r.add("letterbox_client_memory_used", BYTES, "", "Memory that clients hold: requests, and answers that they have not read", &self.client_memory_used);
+        r.add("letterbox_client_memory_limit", BYTES, "", "Bound of letterbox_client_memory_used (queued.max.request.bytes)", &self.client_memory_size);
+        r.add("letterbox_tail_cache_used", BYTES, "", "Memory for the newest batches of all logs", &self.tail_cache_used);
     }
 
     /// What the next scrape tells of single topics and partitions.
@@ -347,36 +248,55 @@ mod tests {
     use super::*;
 
     /// The page as the table says it must be.
-    /// `LETTERBOX_UPDATE=1 cargo test --workspace --lib metrics::` writes it.
+    /// `LETTERBOX_UPDATE=1 cargo test --workspace --lib the_reference_page` writes it.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a page of the repository")]
     fn the_reference_page_is_the_table() {
-        let mut rows: Vec<(String, &str, &str, &str)> = Metrics::new()
-            .table
-            .rows
-            .into_iter()
-            .map(|(name, kind, help)| (name, kind, "", help))
-            .collect();
-        rows.extend(
-            details::rows()
-                .map(|(name, kind, labels, help)| (name.to_owned(), kind_name(kind), labels, help)),
-        );
-        rows.sort();
+        let of_details = details::rows();
+        let of_details = of_details.map(|(name, kind, of, help)| (name.to_owned(), kind, of, help));
+        let mut rows: Vec<_> = Metrics::new().table.rows.into_iter().chain(of_details).collect();
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
         let mut page = String::from(INTRODUCTION);
         for (name, kind, labels, help) in rows {
+            let kind = kind_name(kind);
             let name = if kind == "counter" { format!("{name}_total") } else { name };
             page += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
         }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        // The operator writes its own section.
+        page += found.find("\n## ").and_then(|at| found.get(at..)).unwrap_or_default();
         if std::env::var_os("LETTERBOX_UPDATE").is_some() {
             std::fs::write(path, &page).unwrap();
+        } else {
+            assert!(
+                found == page,
+                "docs/metrics.md is not what the table says; see CONTRIBUTING.md"
+            );
         }
-        let found = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            found == page,
-            "docs/metrics.md is not what the table says; run LETTERBOX_UPDATE=1 cargo test --workspace \
-             --lib metrics::"
-        );
+    }
+
+    #[test]
+    fn each_metric_has_the_labels_that_its_row_says() {
+        let metrics = Metrics::new();
+        metrics.requests.get_or_create(&ApiLabel { request: "Fetch" }).inc();
+        metrics.request_seconds.get_or_create(&ApiLabel { request: "Fetch" }).observe(1.0);
+        metrics.answered_with("Fetch", "NONE");
+        metrics.closed.get_or_create(&ReasonLabel { reason: "idle" }).inc();
+        let text = metrics.render();
+        for (name, kind, labels, _) in &metrics.table.rows {
+            let behind = match kind_name(*kind) {
+                "counter" => "_total",
+                "histogram" => "_sum",
+                _ => "",
+            };
+            let sample =
+                text.lines().find_map(|line| line.strip_prefix(&format!("{name}{behind}")));
+            let sample = sample.unwrap_or_else(|| panic!("{name} is not told: {text}"));
+            let names = sample.split('{').nth(1).into_iter().flat_map(|of| of.split(','));
+            let names: Vec<&str> = names.filter_map(|one| Some(one.split_once('=')?.0)).collect();
+            assert_eq!(names.join(", "), *labels, "{name}");
+        }
     }
 
     const INTRODUCTION: &str = "\
@@ -386,7 +306,7 @@ Every broker serves these as OpenMetrics text at `http://HOST:9644/metrics` (`ad
 as in the JMX exporter's rules that Strimzi's dashboards use; `kafka_brokers`, `kafka_topic_*` and `kafka_consumergroup_*` are those of
 kafka_exporter, which need not run beside the broker. What neither has a name for begins with `letterbox_`. Of single topics and
 partitions a broker tells those that it leads, at most 4,000 partitions; of groups, those that it coordinates, at most 4,000 of them and 4,000
-offsets. Labels of the other rows: `request` is the API's name, `error` Kafka's name of an error.
+offsets. Of the labels, `request` is the API's name and `error` Kafka's name of an error.
 
 | name | type | labels | meaning |
 |---|---|---|---|
