@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use letterbox_env::BoxFuture;
+use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -179,6 +180,17 @@ pub enum VoterChange {
         /// Its id.
         node: BrokerId,
     },
+}
+
+impl VoterChange {
+    /// Whether it is refused with `code` because it was made before.
+    pub(crate) fn is_made(&self, code: ErrorCode) -> bool {
+        matches!(
+            (self, code),
+            (Self::Add { .. }, ErrorCode::DuplicateVoter)
+                | (Self::Remove { .. }, ErrorCode::VoterNotFound)
+        )
+    }
 }
 
 /// Why a change of the voters has no outcome.
