@@ -19,6 +19,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
         None
     }
 
+    /// Whether the other side sends nothing more, even if what it has sent is not read yet: for who
+    /// does not read. False where that cannot be told.
+    fn is_left(&self) -> bool {
+        false
+    }
+
     /// A way to write to this stream from any thread, while its owner does not write: `None` where
     /// there is none.
     fn writer(&self) -> Option<Arc<dyn TryWrite>> {

@@ -13,9 +13,10 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
+use futures::FutureExt;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -144,6 +145,11 @@ impl Stream for RealStream {
 
     fn as_tcp(&self) -> Option<&TcpStream> {
         Some(self.tcp())
+    }
+
+    fn is_left(&self) -> bool {
+        let ready = self.tcp().ready(Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.map_or(true, |ready| ready.is_read_closed()))
     }
 
     fn writer(&self) -> Option<Arc<dyn TryWrite>> {

@@ -342,15 +342,20 @@ fn a_client_that_leaves_while_its_fetch_waits_is_let_go() {
     let wait_for = |name: &str, value: f64| {
         wait_until(admin, name, &value.to_string(), |found| found == value)
     };
-    let mut client = broker.connect();
-    assert_eq!(ask_for_topic(&mut client, "orders"), 0);
-    let fetch = encode_request(7, None, 11, &fetch_request("orders", 1, 600_000).into()).unwrap();
-    client.write_all(&fetch).unwrap();
-    wait_for("kafka_network_requestmetrics_requests_total{request=\"Fetch\"}", 1.0);
-    assert_eq!(metric(admin, "kafka_server_socket_server_metrics_connection_count"), Some(1.0));
-    drop(client);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
     wait_for("kafka_server_socket_server_metrics_connection_count", 0.0);
-    wait_for("letterbox_client_memory_used_bytes", 0.0);
+    let fetch = encode_request(7, None, 11, &fetch_request("orders", 1, 600_000).into()).unwrap();
+    for (round, more) in [0, 42_000].into_iter().enumerate() {
+        let mut client = broker.connect();
+        // The second time with more behind it than the broker reads meanwhile.
+        client.write_all(&[&fetch[..], &fetch.repeat(more / fetch.len())].concat()).unwrap();
+        let begun = (round + 1) as f64;
+        wait_for("kafka_network_requestmetrics_requests_total{request=\"Fetch\"}", begun);
+        assert_eq!(metric(admin, "kafka_server_socket_server_metrics_connection_count"), Some(1.0));
+        drop(client);
+        wait_for("kafka_server_socket_server_metrics_connection_count", 0.0);
+        wait_for("letterbox_client_memory_used_bytes", 0.0);
+    }
 }
 
 /// A batch that unpacks to much is validated apart from the connection, and what follows it still

@@ -7,8 +7,8 @@
 //!
 //! A large frame takes memory from the account before it is read ([`super::budget`]), and a client
 //! that is slower than [`super::pace`] allows is given up. While a request waits, the broker reads
-//! on into its small buffer, so that it learns when the client has gone: a Fetch that waits for
-//! records is dropped then, any other request is finished.
+//! on into its small buffer, and when that is full asks the socket, so that it learns when the
+//! client has gone: a Fetch that waits for records is dropped then, any other request is finished.
 
 use std::io;
 use std::net::IpAddr;
@@ -36,7 +36,7 @@ use super::response::Response;
 
 /// Requests of one connection that may wait for their answer at once.
 const IN_FLIGHT_MAX: usize = 32;
-/// How often it is looked whether an answer is being read.
+/// How often it is looked whether an answer is being read, or a client is still there.
 const WRITE_CHECK: Duration = Duration::from_secs(1);
 
 /// Why a connection ended; one log line each.
@@ -167,6 +167,7 @@ impl Loop<'_> {
             let may_read = needs.is_none()
                 && (may_start || (self.held.is_none() && self.incoming.may_watch()))
                 && !stop.is_cancelled();
+            let watches = matches!(self.barrier, Barrier::Alone { .. }) && !stop.is_cancelled();
             let may_leave = self.may_start() && !stop.is_cancelled();
             if let Some(progress) = &self.progress {
                 self.share.must_move_by(progress.until_while_others_wait());
@@ -189,7 +190,7 @@ impl Loop<'_> {
                     patience.ends_at(self.made_wait());
                 }
                 () = stop.cancelled(), if may_read => {}
-                read = self.incoming.read_from(self.stream), if may_read => {
+                read = read(&mut self.incoming, self.stream, may_read), if may_read || watches => {
                     let read = read?;
                     if read == 0 {
                         return Err(self.closed());
@@ -381,6 +382,21 @@ impl Loop<'_> {
         }
         Ok(())
     }
+}
+
+/// Reads on; who may not read learns only that the client has gone.
+async fn read(
+    incoming: &mut Incoming,
+    stream: &mut BoxStream,
+    may_read: bool,
+) -> io::Result<usize> {
+    if may_read {
+        return incoming.read_from(stream).await;
+    }
+    while !stream.is_left() {
+        tokio::time::sleep(WRITE_CHECK).await;
+    }
+    Ok(0)
 }
 
 enum Memory {
