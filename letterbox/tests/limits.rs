@@ -358,6 +358,56 @@ fn a_client_that_leaves_while_its_fetch_waits_is_let_go() {
     }
 }
 
+/// Of 20 records, which take long to validate.
+fn unpacks_to_much() -> bytes::Bytes {
+    let mut large = BatchBuilder::new(1_700_000_000_000);
+    for _ in 0..20 {
+        large.push(1_700_000_000_000, None, Some(&vec![0; 1 << 20]), &[]);
+    }
+    let packed = zstd::encode_all(large.records(), 3).unwrap();
+    let large = large.build_with(Compression::Zstd, &packed);
+    assert!(large.len() < 64 * 1024, "{} bytes would not be tried at once", large.len());
+    large.freeze()
+}
+
+/// A Produce to "orders", as it is sent: `records`, or a small one.
+fn produce(acks: i16, records: Option<bytes::Bytes>) -> bytes::Bytes {
+    let mut request = produce_request("orders", b"small").with_acks(acks);
+    let partition = &mut request.topic_data[0].partition_data[0];
+    partition.records = records.or(partition.records.take());
+    encode_request(7, None, PRODUCE_VERSION, &request.into()).unwrap()
+}
+
+/// As in Kafka: with `acks=0` nobody would ever learn that it was not.
+#[test]
+fn what_a_client_sent_before_it_left_is_carried_out_also_behind_a_request_that_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let admin = free_port();
+    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{admin}"));
+    let mut client = broker.connect();
+    assert_eq!(ask_for_topic(&mut client, "orders"), 0);
+    let fetch = fetch_request("orders", 1, 600_000);
+    let fetch = encode_request(7, None, 11, &fetch.into()).unwrap();
+    let (zero, all) = (produce(0, None), produce(-1, None));
+    let large = produce(0, Some(unpacks_to_much()));
+    let mut end = 0;
+    // The Fetch finds nothing in the first round only.
+    for (waits, records) in [(&fetch[..], 0), (&large, 20), (&[&*large, &all].concat(), 21)] {
+        let mut client = broker.connect();
+        client.write_all(waits).unwrap();
+        // Some of it is more than the broker reads meanwhile.
+        client.write_all(&[zero.repeat(400), all.repeat(400)].concat()).unwrap();
+        drop(client);
+        let open = "kafka_server_socket_server_metrics_connection_count";
+        wait_until(admin, open, "1", |count| count == 1.0);
+        end += records + 800;
+        let answer = ask(&mut broker.connect(), PRODUCE_VERSION, produce_request("orders", b"x"));
+        assert_eq!(produced(answer), (0, end));
+        end += 1;
+        wait_until(admin, open, "1", |count| count == 1.0);
+    }
+}
+
 /// A batch that unpacks to much is validated apart from the connection, and what follows it still
 /// comes after it.
 #[test]
@@ -366,22 +416,7 @@ fn the_order_of_a_connection_holds_when_a_batch_takes_long_to_validate() {
     let broker = Broker::start(dir.path(), "");
     let mut client = broker.connect();
     assert_eq!(ask_for_topic(&mut client, "orders"), 0);
-    let mut large = BatchBuilder::new(1_700_000_000_000);
-    for _ in 0..20 {
-        large.push(1_700_000_000_000, None, Some(&vec![0; 1 << 20]), &[]);
-    }
-    let packed = zstd::encode_all(large.records(), 3).unwrap();
-    let large = large.build_with(Compression::Zstd, &packed);
-    assert!(large.len() < 64 * 1024, "{} bytes would not be tried at once", large.len());
-    let request = |records: bytes::Bytes| {
-        let mut request = produce_request("orders", b"small");
-        request.topic_data[0].partition_data[0].records = Some(records);
-        encode_request(7, None, PRODUCE_VERSION, &request.into()).unwrap()
-    };
-    let small =
-        encode_request(7, None, PRODUCE_VERSION, &produce_request("orders", b"small").into())
-            .unwrap();
-    let large = request(large.freeze());
+    let (small, large) = (produce(-1, None), produce(-1, Some(unpacks_to_much())));
     client.write_all(&[&small[..], &large, &small, &large, &small].concat()).unwrap();
     let offsets: Vec<(i16, i64)> = (0..5)
         .map(|_| produced(read_answer(&mut client, PRODUCE_VERSION, apis::PRODUCE)))

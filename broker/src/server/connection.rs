@@ -8,7 +8,8 @@
 //! A large frame takes memory from the account before it is read ([`super::budget`]), and a client
 //! that is slower than [`super::pace`] allows is given up. While a request waits, the broker reads
 //! on into its small buffer, and when that is full asks the socket, so that it learns when the
-//! client has gone: a Fetch that waits for records is dropped then, any other request is finished.
+//! client has gone: a Fetch that waits for records is dropped then, any other request is finished,
+//! and what came behind it is carried out, as in Apache Kafka.
 
 use std::io;
 use std::net::IpAddr;
@@ -93,6 +94,10 @@ struct Loop<'a> {
     /// Set while a part of a frame has come.
     progress: Option<Progress>,
     idle: Duration,
+    /// The client has left while a request waited: what has come of it is carried out.
+    is_left: bool,
+    /// Nobody reads answers.
+    is_deaf: bool,
 }
 
 /// Serves a connection until either side ends it. Says why, and what software the client is (empty
@@ -132,6 +137,8 @@ async fn serve_confined(
         barrier: Barrier::None,
         held: None,
         progress: None,
+        is_left: false,
+        is_deaf: false,
     };
     let ended = match this.run(stop).await {
         Ok(never) => match never {},
@@ -165,9 +172,12 @@ impl Loop<'_> {
                 None => None,
             };
             let may_read = needs.is_none()
-                && (may_start || (self.held.is_none() && self.incoming.may_watch()))
+                && (may_start
+                    || (!self.is_left && self.held.is_none() && self.incoming.may_watch()))
                 && !stop.is_cancelled();
-            let watches = matches!(self.barrier, Barrier::Alone { .. }) && !stop.is_cancelled();
+            let watches = !self.is_left
+                && matches!(self.barrier, Barrier::Alone { .. })
+                && !stop.is_cancelled();
             let may_leave = self.may_start() && !stop.is_cancelled();
             if let Some(progress) = &self.progress {
                 self.share.must_move_by(progress.until_while_others_wait());
@@ -192,8 +202,10 @@ impl Loop<'_> {
                 () = stop.cancelled(), if may_read => {}
                 read = read(&mut self.incoming, self.stream, may_read), if may_read || watches => {
                     let read = read?;
-                    if read == 0 {
-                        return Err(self.closed());
+                    match read {
+                        0 if may_start => return Err(self.closed()),
+                        0 => self.leave(),
+                        _ => {}
                     }
                     patience.ends_at(self.moved(read));
                 }
@@ -288,6 +300,9 @@ impl Loop<'_> {
 
     async fn write(&mut self, response: Response) -> Result<(), Ended> {
         self.in_flight.come_back();
+        if self.is_deaf {
+            return Ok(());
+        }
         let len = response.len();
         self.services.metrics.bytes_sent(len);
         let is_holding =
@@ -295,10 +310,27 @@ impl Loop<'_> {
         let taken = AtomicU64::new(0);
         tokio::select! {
             biased;
-            written = response.write(self.stream, &self.services.env, &taken) => Ok(written?),
+            written = response.write(self.stream, &self.services.env, &taken) => match written {
+                Err(error) if is_gone(&error) => {
+                    (self.is_left, self.is_deaf) = (true, true);
+                    Ok(())
+                }
+                written => Ok(written?),
+            },
             // Looked at only when the client does not take all of it at once.
             never = self.in_flight.go_on() => match never {},
             () = is_not_read(&self.services.memory, &taken, len, is_holding, self.idle) => Err(Ended::Unread),
+        }
+    }
+
+    /// The client has left, and requests that came before are still to be carried out. But nobody
+    /// waits for records that nobody reads.
+    fn leave(&mut self) {
+        self.is_left = true;
+        if matches!(self.barrier, Barrier::Alone { may_cancel: true }) {
+            let sent = self.services.metrics.bytes_sent_counter();
+            self.in_flight = InFlight::new(sent, self.stream.writer());
+            (self.barrier, self.is_deaf) = (Barrier::None, true);
         }
     }
 
@@ -374,6 +406,7 @@ impl Loop<'_> {
                 self.barrier = Barrier::Appending(appended);
                 self.in_flight.push(future);
             }
+            Answer::Alone { may_cancel: true, .. } if self.is_left => self.is_deaf = true,
             Answer::Alone { answer, may_cancel } => {
                 self.barrier = Barrier::Alone { may_cancel };
                 self.in_flight.push(answer);
@@ -382,6 +415,12 @@ impl Loop<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the client is not there any more.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
 /// Reads on; who may not read learns only that the client has gone.
