@@ -92,6 +92,15 @@ pub enum AppendError {
         /// The current one.
         current: i16,
     },
+    /// A producer that is not known, and no room for it.
+    #[error(
+        "producer {producer_id} is new here, and the broker remembers too many of them; try again \
+         (letterbox_producers_memory_bytes)"
+    )]
+    TooManyProducers {
+        /// The producer.
+        producer_id: ProducerId,
+    },
     /// A replicated batch that does not continue the log.
     #[error("batch at offset {base_offset} does not continue the log, which ends at {end_offset}")]
     OutOfOrderOffset {
@@ -155,6 +164,8 @@ impl AppendError {
             Self::MessageTooLarge { .. } => 10,
             Self::RecordListTooLarge { .. } => 18,
             Self::InvalidTimestamp { .. } => 32,
+            // What every client takes for "not stored, try again" without giving up its sequence.
+            Self::TooManyProducers { .. } => 19,
             Self::UnsupportedForMessageFormat { .. } => 43,
             Self::OutOfOrderSequenceNumber { .. } => 45,
             Self::InvalidProducerEpoch { .. } => 47,

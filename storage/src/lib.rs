@@ -23,6 +23,7 @@ mod error;
 mod fence;
 mod lifecycle;
 mod manager;
+mod memory;
 mod open;
 mod open_segments;
 mod partition;

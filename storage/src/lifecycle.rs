@@ -162,7 +162,7 @@ impl LogManager {
         dir: Arc<LogDir>,
         new: Vec<(usize, WantedLog)>,
     ) -> Vec<(usize, Result<Arc<Log>, LogError>)> {
-        let (budget, now) = (self.budget.clone(), self.env.clock.wall_ms());
+        let (memory, now) = (self.memory.clone(), self.env.clock.wall_ms());
         let made = self
             .env
             .urgent(move || {
@@ -184,7 +184,7 @@ impl LogManager {
                         loss: Loss::Records,
                         lacks_records: false,
                     };
-                    Ok(Arc::new(Log::new(identity, recovered, config, budget.clone(), now)))
+                    Ok(Arc::new(Log::new(identity, recovered, config, memory.clone(), now)))
                 };
                 places.into_iter().zip(new.into_iter().zip(found).map(log)).collect::<Vec<_>>()
             })

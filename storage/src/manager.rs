@@ -18,8 +18,10 @@ use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::fence::Fence;
 use super::lifecycle::{deleted_name, partition_name};
+use super::memory::Memory;
 use super::open::{Found, Opened, Owned, holds_no_log};
 use super::partition_table::{Name, PartitionTable};
+use super::producers::ProducerMemory;
 use super::progress::OpenProgress;
 use super::tail_cache::CacheBudget;
 use super::upkeep::Doomed;
@@ -50,6 +52,8 @@ pub struct LogManagerOptions {
     /// Keys that compaction remembers at once, at some 40 bytes each
     /// (`log.cleaner.dedupe.buffer.size`).
     pub cleaner_keys_max: usize,
+    /// What idempotent producers that are remembered may take of memory.
+    pub producers_memory_bytes: usize,
     /// `producer.id.expiration.ms`.
     pub producer_id_expiration_ms: i64,
     /// `log.retention.check.interval.ms`.
@@ -79,6 +83,7 @@ impl LogManagerOptions {
             tail_cache_bytes_per_log: 2 << 20,
             reserve_bytes: None,
             cleaner_keys_max: 1 << 20,
+            producers_memory_bytes: 128 << 20,
             producer_id_expiration_ms: 24 * 3_600_000,
             retention_check_interval: Duration::from_secs(300),
             cleaner_backoff: Duration::from_secs(15),
@@ -116,7 +121,7 @@ pub struct LogManager {
     pub(super) options: LogManagerOptions,
     pub(super) dirs: Vec<Arc<LogDir>>,
     _locks: Vec<FileRef>,
-    pub(super) budget: Arc<CacheBudget>,
+    pub(super) memory: Memory,
     pub(super) logs: Mutex<BTreeMap<Key, Arc<Log>>>,
     pub(super) offline: Mutex<BTreeMap<Name, OfflineLog>>,
     /// Logs come or go one call at a time.
@@ -185,8 +190,11 @@ impl LogManager {
         if let Some(error) = first_error.filter(|_| locks.is_empty()) {
             return Err(error);
         }
-        let budget =
-            Arc::new(CacheBudget::new(options.tail_cache_bytes, options.tail_cache_bytes_per_log));
+        let (all, each) = (options.tail_cache_bytes, options.tail_cache_bytes_per_log);
+        let memory = Memory {
+            cache: Arc::new(CacheBudget::new(all, each)),
+            producers: Arc::new(ProducerMemory::new(options.producers_memory_bytes)),
+        };
         let manager = Self {
             was_clean,
             env,
@@ -194,7 +202,7 @@ impl LogManager {
             options,
             dirs,
             _locks: locks,
-            budget,
+            memory,
             logs: Mutex::default(),
             offline: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -288,9 +296,9 @@ impl LogManager {
 
     /// As [`Owned::open`].
     pub(super) async fn open_log(&self, owned: Owned) -> Result<Opened, Box<OfflineLog>> {
-        let (budget, config) = (self.budget.clone(), self.options.default_config.clone());
+        let (memory, config) = (self.memory.clone(), self.options.default_config.clone());
         let now = self.env.clock.wall_ms();
-        self.env.blocking(move || owned.open(budget, config, now)).await
+        self.env.blocking(move || owned.open(memory, config, now)).await
     }
 
     /// Whether the last run closed the log directory `dir`, as far as can be told.
@@ -361,7 +369,15 @@ impl LogManager {
     /// Bytes in the tail caches of all logs.
     #[must_use]
     pub fn tail_cache_bytes(&self) -> usize {
-        self.budget.used()
+        self.memory.cache.used()
+    }
+
+    /// Idempotent producers that are remembered, in each of their partitions; the bytes that they
+    /// take; and how many batches of new ones were refused for lack of room.
+    #[must_use]
+    pub fn producers_memory(&self) -> (usize, usize, u64) {
+        let producers = &self.memory.producers;
+        (producers.known(), producers.used(), producers.refused())
     }
 
     /// The log directories.

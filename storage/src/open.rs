@@ -13,10 +13,10 @@ use super::checkpoint::{self, ACCEPT_DATA_LOSS, LACKS_RECORDS, NOT_SYNCED, PARTI
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::OfflineLog;
+use super::memory::Memory;
 use super::partition::{Identity, Loss};
 use super::partition_table::{Kept, Name};
 use super::recover::{Recovered, recover};
-use super::tail_cache::CacheBudget;
 use super::{Log, LogConfig};
 
 /// After how long a log that was not opened is tried again, the first time.
@@ -77,13 +77,13 @@ impl Owned {
     /// Opens the log. Blocks.
     pub(super) fn open(
         self,
-        budget: Arc<CacheBudget>,
+        memory: Memory,
         config: LogConfig,
         now: TimestampMs,
     ) -> Result<Opened, Box<OfflineLog>> {
         let Self { found, topic_id, lacks_metadata } = self;
         found
-            .open_as(topic_id, lacks_metadata, budget, config, now)
+            .open_as(topic_id, lacks_metadata, memory, config, now)
             .map_err(|error| Box::new(found.offline(Some(topic_id), error)))
     }
 }
@@ -166,7 +166,7 @@ impl Found {
         &self,
         topic_id: TopicId,
         lacks_metadata: bool,
-        budget: Arc<CacheBudget>,
+        memory: Memory,
         config: LogConfig,
         now: TimestampMs,
     ) -> Result<Opened, LogError> {
@@ -209,7 +209,7 @@ impl Found {
             loss,
             lacks_records,
         };
-        let log = Log::new(identity, recovered, config, budget, now);
+        let log = Log::new(identity, recovered, config, memory, now);
         if accepts_loss {
             self.note_loss(&log, records_end, &marker)?;
         }

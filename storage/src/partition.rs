@@ -35,12 +35,13 @@ use super::config::LogConfig;
 use super::dir::LogDir;
 use super::error::{AppendError, IoContext, LogError, ReadError};
 use super::lifecycle::make_aside;
+use super::memory::Memory;
 use super::partition_table::Kept;
 use super::producers::{ProducerView, Producers};
 use super::recover::{self, Recovered};
 use super::retention::Renaming;
 use super::segment::{RESERVE_BYTE, Segment};
-use super::tail_cache::{CacheBudget, TailCache};
+use super::tail_cache::TailCache;
 use super::types::{AppendInfo, AppendOptions, Origin};
 use super::validate::{Effort, ValidBatch, Validated, validate};
 use letterbox_protocol::batch::{self, Batch, BatchHeader};
@@ -213,9 +214,9 @@ impl Log {
     /// Longer than most because it is one line for each field, with nothing to cut out.
     pub(super) fn new(
         identity: Identity,
-        found: Recovered,
+        mut found: Recovered,
         config: LogConfig,
-        budget: Arc<CacheBudget>,
+        memory: Memory,
         now: TimestampMs,
     ) -> Self {
         let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata, .. } = identity;
@@ -229,6 +230,7 @@ impl Log {
                 segment.became_durable();
             }
         }
+        found.producers.count_in(memory.producers);
         let inner = Inner {
             producers: found.producers,
             epochs: found.epochs,
@@ -282,7 +284,7 @@ impl Log {
             compaction: Failing::default(),
             retention: Failing::default(),
             inner: Mutex::new(inner),
-            cache: Mutex::new(TailCache::new(budget)),
+            cache: Mutex::new(TailCache::new(memory.cache)),
         }
     }
 
@@ -606,7 +608,7 @@ impl Log {
         inner.check_epoch(options.leader_epoch)?;
         if options.origin == Origin::Client
             && header.has_producer_id()
-            && let Some(known) = inner.producers.check(&header)?
+            && let Some(known) = inner.producers.check(&header, options.now_ms)?
         {
             let log_append_time = if log_append_time < 0 { -1 } else { known.timestamp };
             return Ok(AppendInfo {
@@ -1338,7 +1340,8 @@ impl Log {
         let first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
         let producers = recover::read_producers(disk, &self.path, &segments, end)?;
         let mut inner = lock(&self.inner);
-        (inner.producers, inner.first_timestamp) = (producers, first_timestamp);
+        inner.producers.replace(producers);
+        inner.first_timestamp = first_timestamp;
         (inner.dir_changed, inner.file_end, inner.reserve) = (true, active.size(), 0);
         self.segments.store(segments);
         inner.is_cutting = false;

@@ -8,8 +8,11 @@
 //! open.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut};
+use letterbox_env::Failing;
 
 use super::error::AppendError;
 use letterbox_protocol::batch::{BatchHeader, crc32c, increment_sequence};
@@ -21,6 +24,86 @@ const BATCHES_MAX: usize = 5;
 const SNAPSHOT_VERSION: i16 = 1;
 const SNAPSHOT_HEADER: usize = 10;
 const SNAPSHOT_ENTRY: usize = 8 + 2 + 4 + 8 + 4 + 8 + 4 + 8;
+
+/// What a producer takes of memory in one partition, with its five batches.
+const BYTES_EACH: usize = 352;
+/// How long a producer that is not known may not begin with anything but its first batch after
+/// another was refused: the one in front of it may have been.
+const AFTER_REFUSAL_MS: i64 = 60_000;
+
+/// What is remembered of producers in all logs, and its bound, in producers of a partition.
+///
+/// A producer that is forgotten while it repeats a batch would have that stored twice, and one of
+/// which only the second batch is taken has them out of order. So none is forgotten that has sent
+/// something within the time of its retries; when there is no room, what is refused are the batches
+/// of those that are not known. What is read from disk or from a leader is always taken: a leader
+/// has a bound of its own.
+pub(super) struct ProducerMemory {
+    known: AtomicUsize,
+    max: usize,
+    refused: AtomicU64,
+    /// A batch was refused since the last look.
+    lacks_room: AtomicBool,
+    failing: Failing<()>,
+}
+
+impl ProducerMemory {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self {
+            known: AtomicUsize::new(0),
+            max: bytes / BYTES_EACH,
+            refused: AtomicU64::new(0),
+            lacks_room: AtomicBool::new(false),
+            failing: Failing::default(),
+        }
+    }
+
+    /// Producers that are known, in each of their partitions.
+    pub(super) fn known(&self) -> usize {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of what is known of them.
+    pub(super) fn used(&self) -> usize {
+        self.known().saturating_mul(BYTES_EACH)
+    }
+
+    /// Batches that were refused.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether those that are idle are to be forgotten before their time.
+    pub(super) fn is_tight(&self) -> bool {
+        self.known() > self.max / 4 * 3 || self.lacks_room.load(Ordering::Relaxed)
+    }
+
+    /// Those that are idle were forgotten; says, once, that none was refused meanwhile.
+    pub(super) fn looked_at(&self) {
+        if !self.lacks_room.swap(false, Ordering::Relaxed) && self.failing.succeeded() {
+            tracing::info!("there is room for new idempotent producers again");
+        }
+    }
+
+    /// Whether a partition that has `len` of them may have another one. Each may have as many as
+    /// are free for all, so that those of many do not keep out those of few.
+    fn has_room(&self, len: usize) -> bool {
+        len < self.max.saturating_sub(self.known())
+    }
+
+    fn refuse(&self, producer_id: ProducerId) -> AppendError {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.lacks_room.store(true, Ordering::Relaxed);
+        if self.failing.failed(()) {
+            tracing::warn!(
+                limit_bytes = self.max.saturating_mul(BYTES_EACH),
+                "batches of new idempotent producers are refused, because too many are remembered; \
+                 who makes a producer for each batch should keep one"
+            );
+        }
+        AppendError::TooManyProducers { producer_id }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
@@ -72,16 +155,51 @@ pub(super) struct Duplicate {
 }
 
 /// The producers of one partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(super) struct Producers {
     by_id: BTreeMap<ProducerId, Producer>,
+    /// Where they are counted; not until the log is open.
+    memory: Option<Arc<ProducerMemory>>,
+    /// When one that was not known was last refused.
+    refused_ms: Option<TimestampMs>,
+}
+
+impl Drop for Producers {
+    fn drop(&mut self) {
+        self.counted(self.by_id.len(), 0);
+    }
 }
 
 impl Producers {
+    /// From now on they are counted in `memory`.
+    pub(super) fn count_in(&mut self, memory: Arc<ProducerMemory>) {
+        self.memory = Some(memory);
+        self.counted(0, self.by_id.len());
+    }
+
+    /// Takes the place of others, as what is known of the log now.
+    pub(super) fn replace(&mut self, mut others: Self) {
+        let before = self.by_id.len();
+        std::mem::swap(&mut self.by_id, &mut others.by_id);
+        self.counted(before, self.by_id.len());
+    }
+
+    fn counted(&self, before: usize, now: usize) {
+        if let Some(memory) = &self.memory {
+            memory.known.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
     /// Whether a client's batch follows what its producer sent before; `Some` when it is one of the
     /// last five.
-    pub(super) fn check(&self, header: &BatchHeader) -> Result<Option<Duplicate>, AppendError> {
-        let Some(producer) = self.by_id.get(&header.producer_id) else { return Ok(None) };
+    pub(super) fn check(
+        &mut self,
+        header: &BatchHeader,
+        now: TimestampMs,
+    ) -> Result<Option<Duplicate>, AppendError> {
+        let Some(producer) = self.by_id.get(&header.producer_id) else {
+            return self.check_new(header, now).map(|()| None);
+        };
         let (id, epoch) = (header.producer_id, header.producer_epoch);
         if epoch < producer.epoch {
             return Err(AppendError::InvalidProducerEpoch {
@@ -117,16 +235,35 @@ impl Producers {
         if first == expected { Ok(None) } else { Err(out_of_order(last_sequence)) }
     }
 
+    /// Whether there is room for a producer that is not known.
+    fn check_new(&mut self, header: &BatchHeader, now: TimestampMs) -> Result<(), AppendError> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let is_behind_refused = header.base_sequence != 0
+            && self.refused_ms.is_some_and(|at| now.saturating_sub(at) < AFTER_REFUSAL_MS);
+        if !memory.has_room(self.by_id.len()) {
+            self.refused_ms = Some(now);
+        } else if !is_behind_refused {
+            return Ok(());
+        }
+        Err(memory.refuse(header.producer_id))
+    }
+
     /// Notes a stored batch.
     pub(super) fn note(&mut self, header: &BatchHeader) {
         if !header.has_producer_id() {
             return;
         }
-        let producer = self.by_id.entry(header.producer_id).or_insert_with(|| Producer {
-            epoch: header.producer_epoch,
-            batches: VecDeque::new(),
-            last_timestamp: header.max_timestamp,
-            idle_since: None,
+        let memory = &self.memory;
+        let producer = self.by_id.entry(header.producer_id).or_insert_with(|| {
+            if let Some(memory) = memory {
+                memory.known.fetch_add(1, Ordering::Relaxed);
+            }
+            Producer {
+                epoch: header.producer_epoch,
+                batches: VecDeque::new(),
+                last_timestamp: header.max_timestamp,
+                idle_since: None,
+            }
         });
         producer.idle_since = None;
         if producer.epoch != header.producer_epoch {
@@ -158,9 +295,11 @@ impl Producers {
     /// What counts is when their batches came, not the timestamps of their records: who sends
     /// records of last year is still known when it sends one of them again.
     pub(super) fn expire(&mut self, now: TimestampMs, expiration_ms: i64) {
+        let before = self.by_id.len();
         self.by_id.retain(|_, producer| {
             now.saturating_sub(*producer.idle_since.get_or_insert(now)) < expiration_ms
         });
+        self.counted(before, self.by_id.len());
     }
 
     /// Whether the batch is the last its producer sent: compaction keeps it, empty, so that the
@@ -274,8 +413,8 @@ mod tests {
         BatchHeader::parse(&builder.build()).unwrap()
     }
 
-    fn code(producers: &Producers, header: &BatchHeader) -> i16 {
-        match producers.check(header) {
+    fn code(producers: &mut Producers, header: &BatchHeader) -> i16 {
+        match producers.check(header, 0) {
             Ok(None) => 0,
             Ok(Some(_)) => 1,
             Err(error) => error.code(),
@@ -286,21 +425,21 @@ mod tests {
     fn five_batches_are_known_and_the_next_must_follow() {
         let mut producers = Producers::default();
         assert_eq!(
-            code(&producers, &batch(0, 17, 1, 0)),
+            code(&mut producers, &batch(0, 17, 1, 0)),
             0,
             "an unknown producer may begin anywhere"
         );
         for i in 0..6 {
             let header = batch(3, i * 2, 2, 100 + i64::from(i) * 2);
-            assert_eq!(code(&producers, &header), 0);
+            assert_eq!(code(&mut producers, &header), 0);
             producers.note(&header);
         }
-        for restored in
-            [producers.clone(), Producers::from_snapshot(&producers.to_snapshot()).unwrap()]
-        {
-            assert_eq!(restored.to_snapshot(), producers.to_snapshot());
+        let snapshot = producers.to_snapshot();
+        let restored = Producers::from_snapshot(&snapshot).unwrap();
+        for mut restored in [producers, restored] {
+            assert_eq!(restored.to_snapshot(), snapshot);
             assert_eq!(
-                restored.check(&batch(3, 2, 2, 0)).unwrap(),
+                restored.check(&batch(3, 2, 2, 0), 0).unwrap(),
                 Some(Duplicate { base_offset: 102, last_offset: 103, timestamp: 1_000 })
             );
             for (name, header, expected) in [
@@ -312,7 +451,7 @@ mod tests {
                 ("new epoch from 0", batch(4, 0, 1, 0), 0),
                 ("new epoch not from 0", batch(4, 12, 1, 0), 45),
             ] {
-                assert_eq!(code(&restored, &header), expected, "{name}");
+                assert_eq!(code(&mut restored, &header), expected, "{name}");
             }
         }
     }
@@ -321,9 +460,9 @@ mod tests {
     fn sequences_wrap() {
         let mut producers = Producers::default();
         producers.note(&batch(0, i32::MAX - 1, 3, 0));
-        assert_eq!(code(&producers, &batch(0, i32::MAX - 1, 3, 0)), 1);
-        assert_eq!(code(&producers, &batch(0, 1, 1, 0)), 0);
-        assert_eq!(code(&producers, &batch(0, 0, 1, 0)), 45);
+        assert_eq!(code(&mut producers, &batch(0, i32::MAX - 1, 3, 0)), 1);
+        assert_eq!(code(&mut producers, &batch(0, 1, 1, 0)), 0);
+        assert_eq!(code(&mut producers, &batch(0, 0, 1, 0)), 45);
     }
 
     #[test]
@@ -332,12 +471,65 @@ mod tests {
         producers.note(&batch(0, 0, 1, 0));
         let bytes = producers.to_snapshot();
         for cut in 0..bytes.len() {
-            assert_eq!(Producers::from_snapshot(&bytes[..cut]), None);
+            assert!(Producers::from_snapshot(&bytes[..cut]).is_none());
         }
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Producers::from_snapshot(&bad), None, "bit {bit}");
+            assert!(Producers::from_snapshot(&bad).is_none(), "bit {bit}");
+        }
+    }
+
+    fn of(id: ProducerId, first: i32) -> BatchHeader {
+        let mut header = batch(0, first, 1, 0);
+        header.producer_id = id;
+        header
+    }
+
+    #[test]
+    fn new_producers_are_refused_where_there_is_no_room_and_known_ones_never() {
+        let memory = Arc::new(ProducerMemory::new(8 * BYTES_EACH));
+        let new = || {
+            let mut producers = Producers::default();
+            producers.count_in(memory.clone());
+            producers
+        };
+        let (mut many, mut few) = (new(), new());
+        let mut known = 0;
+        while code(&mut many, &of(known, 0)) == 0 {
+            many.note(&of(known, 0));
+            known += 1;
+        }
+        assert_eq!((known, memory.refused(), memory.is_tight()), (4, 1, true), "half, for one");
+        memory.looked_at();
+        assert!(!memory.is_tight(), "none was refused since");
+        assert_eq!(code(&mut many, &of(0, 1)), 0, "it is known");
+        assert_eq!(code(&mut few, &of(100, 0)), 0, "there is room for other partitions");
+        few.note(&of(100, 0));
+        few.note(&of(101, 0));
+        assert_eq!((code(&mut few, &of(102, 0)), memory.used()), (19, 6 * BYTES_EACH));
+        // From a leader it is taken, and not with the broker's own word.
+        (102..110).for_each(|id| few.note(&of(id, 0)));
+        assert_eq!((memory.used(), memory.is_tight()), (14 * BYTES_EACH, true));
+        assert_eq!(code(&mut new(), &of(200, 0)), 19);
+        drop(few);
+        assert_eq!(memory.used(), 4 * BYTES_EACH);
+        many.replace(Producers::default());
+        assert_eq!(memory.used(), 0);
+    }
+
+    /// The second batch of a producer is not taken after the first one was refused.
+    #[test]
+    fn what_follows_a_refused_batch_is_refused_though_there_is_room_again() {
+        let mut producers = Producers::default();
+        producers.count_in(Arc::new(ProducerMemory::new(2 * BYTES_EACH)));
+        producers.note(&of(1, 0));
+        assert_eq!(producers.check(&of(2, 0), 50).unwrap_err().code(), 19);
+        producers.expire(50, 0);
+        for (first, now, is_taken) in
+            [(1, 51, false), (0, 51, true), (1, 60_049, false), (1, 60_050, true)]
+        {
+            assert_eq!(producers.check(&of(2, first), now).is_ok(), is_taken, "{first} at {now}");
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use letterbox_env::{Failing, with_causes};
+use letterbox_protocol::model::TimestampMs;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,11 @@ const PARALLEL_MAX: usize = 8;
 const SECOND: Duration = Duration::from_secs(1);
 /// How long a file is not used before it is closed; a second where descriptors lack.
 const IDLE_EVERY: Duration = Duration::from_secs(60);
+/// How often producers are forgotten.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+/// A producer that has sent something within this time is not forgotten: it may send it again.
+/// Librdkafka does so for 5 minutes (`message.timeout.ms`), Java for 2 (`delivery.timeout.ms`).
+const RETRIES_END_MS: i64 = 15 * 60_000;
 /// After the start, as Kafka's.
 const FIRST_RETENTION: Duration = Duration::from_secs(30);
 
@@ -82,6 +88,7 @@ impl LogManager {
             every(SECOND, SECOND, &stop, || self.remove_doomed(&stop)),
             every(early, early, &stop, || self.checkpoint_logs(false, &stop)),
             every(options.recovery_point_interval, options.recovery_point_interval, &stop, || self.checkpoint_logs(true, &stop)),
+            every(EXPIRE_EVERY, EXPIRE_EVERY, &stop, || self.expire_producers(self.env.clock.wall_ms(), &stop)),
             every(options.high_watermark_interval, options.high_watermark_interval, &stop, || self.checkpoint()),
             every(FIRST_RETENTION.min(options.retention_check_interval), options.retention_check_interval, &stop, || self.retain(&stop)),
             self.close_idle_often(&stop),
@@ -157,16 +164,11 @@ impl LogManager {
     /// wait for its time. Each log is synced by itself; what their directory keeps of them is
     /// written once.
     async fn checkpoint_logs(&self, all: bool, stop: &CancellationToken) {
-        let (now, expiration_ms) =
-            (self.env.clock.wall_ms(), self.options.producer_id_expiration_ms);
         for (dir, logs) in self.logs_by_dir() {
             let mut moved = Vec::new();
             for log in logs {
                 if stop.is_cancelled() {
                     return;
-                }
-                if all {
-                    log.expire_producers(now, expiration_ms);
                 }
                 if log.is_closed()
                     || !(log.is_checkpoint_due() || all && log.bytes_since_checkpoint() > 0)
@@ -193,6 +195,26 @@ impl LogManager {
                     .await;
             }
         }
+    }
+
+    /// Forgets the producers that have sent nothing for `producer.id.expiration.ms`, and where too
+    /// many are known those that are idle longest.
+    pub(super) async fn expire_producers(&self, now: TimestampMs, stop: &CancellationToken) {
+        let (memory, logs, stop) = (self.memory.producers.clone(), self.logs(), stop.clone());
+        let mut idle_ms = self.options.producer_id_expiration_ms;
+        let forget = move || loop {
+            for log in &logs {
+                if stop.is_cancelled() {
+                    return;
+                }
+                log.expire_producers(now, idle_ms);
+            }
+            if !memory.is_tight() || idle_ms <= RETRIES_END_MS {
+                return memory.looked_at();
+            }
+            idle_ms = (idle_ms / 2).max(RETRIES_END_MS);
+        };
+        self.env.blocking(forget).await;
     }
 
     /// Writes the high watermarks and log start offsets of every directory.

@@ -106,6 +106,12 @@ pub struct Details {
     pub under_replicated: usize,
     /// Partitions led from here with fewer replicas in sync than `min.insync.replicas`.
     pub under_min_isr: usize,
+    /// Idempotent producers that are remembered, in each of their partitions.
+    pub producers: usize,
+    /// Bytes of what is remembered of them.
+    pub producers_memory: usize,
+    /// Batches of new ones that were refused for lack of room.
+    pub producers_refused: u64,
     /// Committed records that were cut here because the leader that was elected lacks them.
     pub records_lost: u64,
 }
@@ -250,6 +256,12 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "Partitions led by this broker with fewer replicas in sync than min.insync.replicas",
     ),
     (
+        "kafka_server_replicamanager_produceridcount",
+        Of::Broker(|all| count(all.producers)),
+        "",
+        "Idempotent producers that are remembered, in each of their partitions",
+    ),
+    (
         "letterbox_replica_records_lost",
         Of::Broker(|all| i64::try_from(all.records_lost).unwrap_or(i64::MAX)),
         "",
@@ -347,6 +359,18 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         Of::Broker(|all| count(all.groups.members)),
         "",
         "Members of the groups coordinated by this broker",
+    ),
+    (
+        "letterbox_producers_memory_bytes",
+        Of::Broker(|all| count(all.producers_memory)),
+        "",
+        "Memory of what is remembered of idempotent producers; past 134217728 new ones are told to retry",
+    ),
+    (
+        "letterbox_producers_batches_refused",
+        Of::Broker(|all| gauge(all.producers_refused)),
+        "",
+        "Batches of new idempotent producers that were told to retry for lack of memory, since the start",
     ),
     (
         "letterbox_metrics_group_offsets_left_out",

@@ -248,7 +248,10 @@ fn refresh(services: &Services, logs: &LogManager) {
     metrics
         .offline_dirs
         .set(count(logs.dirs().iter().filter(|dir| dir.offline().is_some()).count()));
-    metrics.show(super::details::read(services));
+    let mut details = super::details::read(services);
+    (details.producers, details.producers_memory, details.producers_refused) =
+        logs.producers_memory();
+    metrics.show(details);
     let status = services.quorum.status();
     metrics.active_controller.set(i64::from(status.leader == Some(status.node_id)));
     metrics.metadata_offset.set(i64::try_from(status.applied_index).unwrap_or(i64::MAX));

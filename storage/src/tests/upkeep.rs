@@ -852,3 +852,30 @@ async fn compaction_takes_no_room_that_records_do_not_get_unless_these_are_refus
     assert!(compact(80 << 10, 100 << 10).unwrap().is_some());
     assert!(log.segments.load()[0].size() < 30 << 10);
 }
+
+/// Issue 7 §1.14: what is remembered of producers has a bound.
+#[tokio::test]
+async fn producers_that_are_idle_make_room_when_their_retries_have_ended() {
+    const MINUTE: i64 = 60_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogManagerOptions { producers_memory_bytes: 10 * 352, ..options(dir.path()) };
+    let manager = LogManager::open(Env::real(), options).await.unwrap();
+    let log = manager.create(TOPIC, ID, 0, small()).await.unwrap();
+    let send = |id: i64| {
+        let mut builder = BatchBuilder::new(1_000).producer(id, 0, 0);
+        builder.push(1_000, None, Some(b"v"), &[]);
+        log.append(builder.build(), &client(1_000)).map_err(|error| error.code())
+    };
+    let stop = CancellationToken::new();
+    for (minutes, known, taken) in [(0, 5, 5), (14, 5, 0), (15, 0, 0)] {
+        let accepted = (0..100).filter(|id| send(100 * (minutes + 1) + id).is_ok()).count();
+        assert_eq!(accepted, taken, "after {minutes} minutes");
+        assert_eq!(send(99).map(|_| ()), Err(19));
+        manager.expire_producers(minutes * MINUTE, &stop).await;
+        assert_eq!(log.producers_count(), known, "after {minutes} minutes");
+    }
+    assert_eq!(send(99).map(|info| info.duplicate), Ok(false));
+    assert_eq!((manager.producers_memory().0, manager.producers_memory().1), (1, 352));
+    assert!(manager.producers_memory().2 > 200);
+    manager.close().await.unwrap();
+}
