@@ -79,11 +79,10 @@ enum Sub {
     /// Run one of Kafka's tools by name, as in: letterbox tool kafka-topics --list
     /// --bootstrap-server localhost:9092
     Tool {
-        /// The tool's name.
-        name: String,
-        /// Its arguments.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
+        /// The tool's name, and its arguments.
+        // One list: what follows the name is the tool's, `--help` too.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        name: Vec<OsString>,
     },
 }
 
@@ -117,16 +116,40 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
         }
         Sub::Container { log } => Command::Container { log: log.into() },
         Sub::Up { file, data, port } => Command::Up(UpOptions { file, data, port }),
-        Sub::Tool { name, arguments } => match tools::tool_of(&name) {
-            Some(name) => Command::Tool { name: name.to_owned(), arguments },
-            None => {
+        Sub::Tool { name: mut arguments } => {
+            // One is required.
+            let name = arguments.remove(0).to_string_lossy().into_owned();
+            let Some(tool) = tools::tool_of(&name) else {
                 let known = tools::names().join(", ");
                 let error = clap::Error::raw(
                     clap::error::ErrorKind::InvalidValue,
                     format!("{name} is not one of the tools of this version: {known}\n"),
                 );
                 return Err(End(error));
-            }
-        },
+            };
+            Command::Tool { name: tool.to_owned(), arguments }
+        }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_the_name_of_a_tool_is_the_tools() {
+        let parsed = |line: &str| parse(line.split(' ').map(OsString::from).collect());
+        for arguments in ["--help", "-h --version", "--list --help", "describe"] {
+            let Ok(Command::Tool { name, arguments: found }) =
+                parsed(&format!("tool kafka-features.sh {arguments}"))
+            else {
+                panic!("{arguments}")
+            };
+            assert_eq!(name, "kafka-features");
+            assert_eq!(found.join(" ".as_ref()), arguments);
+        }
+        for line in ["tool", "tool --help", "tool kafka-nothing --help"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
 }
