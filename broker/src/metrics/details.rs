@@ -41,6 +41,16 @@ pub struct PartitionDetails {
     pub bytes_in: u64,
     /// Bytes of records sent to consumers.
     pub bytes_out: u64,
+    /// Batches that clients sent.
+    pub produced: u64,
+    /// Those of them that were answered with an error.
+    pub produce_failed: u64,
+    /// How often consumers were answered.
+    pub fetched: u64,
+    /// How often with an error.
+    pub fetch_failed: u64,
+    /// Replicas in sync beyond those that `acks=all` asks for; below 0 where they lack.
+    pub spare_in_sync: Option<i64>,
     /// Bytes of its batches.
     pub size: u64,
     /// Segments of its log.
@@ -93,8 +103,8 @@ pub struct Details {
     pub groups_left_out: usize,
     /// Groups, members and offsets.
     pub groups: GroupFigures,
-    /// Brokers that are alive.
-    pub brokers: usize,
+    /// Brokers that are alive, and where each is reached.
+    pub brokers: Vec<(i32, String)>,
     /// Topics of the cluster.
     pub topic_count: usize,
     /// Partitions of the cluster.
@@ -125,6 +135,8 @@ enum Of {
     GroupOffset(fn(&GroupOffset) -> i64),
     /// Of a group and a topic, over its partitions.
     GroupTopic(fn(&GroupOffset) -> i64),
+    /// Of each broker that is alive: 1.
+    EachBroker,
     /// Of a group: its members.
     Group(fn(usize) -> i64),
     Broker(fn(&Details) -> i64),
@@ -140,6 +152,14 @@ pub(super) struct Totals {
     pub(super) bytes_in: Counter,
     /// Bytes of records sent to consumers.
     pub(super) bytes_out: Counter,
+    /// Batches that clients sent.
+    pub(super) produced: Counter,
+    /// Those of them that were answered with an error.
+    pub(super) produce_failed: Counter,
+    /// Partitions in answers to Fetch.
+    pub(super) fetched: Counter,
+    /// Those of them with an error.
+    pub(super) fetch_failed: Counter,
 }
 
 fn gauge(value: u64) -> i64 {
@@ -171,6 +191,42 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "Bytes of records sent to consumers",
     ),
     (
+        "kafka_server_brokertopicmetrics_totalproducerequests",
+        Of::TopicTotal(|all| &all.produced, |one| one.produced),
+        "topic, or none for all topics together",
+        "Batches that clients sent, each of one partition",
+    ),
+    (
+        "kafka_server_brokertopicmetrics_failedproducerequests",
+        Of::TopicTotal(|all| &all.produce_failed, |one| one.produce_failed),
+        "topic, or none for all topics together",
+        "Batches that were answered with an error; without a label also those of topics that are not here",
+    ),
+    (
+        "kafka_server_brokertopicmetrics_totalfetchrequests",
+        Of::TopicTotal(|all| &all.fetched, |one| one.fetched),
+        "topic, or none for all topics together",
+        "Answers to consumers, each of one partition",
+    ),
+    (
+        "kafka_server_brokertopicmetrics_failedfetchrequests",
+        Of::TopicTotal(|all| &all.fetch_failed, |one| one.fetch_failed),
+        "topic, or none for all topics together",
+        "Answers to consumers with an error; without a label also of topics that are not here",
+    ),
+    (
+        "kafka_cluster_partition_underminisr",
+        Of::Partition(|one| i64::from(one.spare_in_sync.is_some_and(|spare| spare < 0))),
+        "topic, partition",
+        "1 while fewer replicas are in sync than min.insync.replicas",
+    ),
+    (
+        "kafka_cluster_partition_atminisr",
+        Of::Partition(|one| i64::from(one.spare_in_sync == Some(0))),
+        "topic, partition",
+        "1 while just as many replicas are in sync as min.insync.replicas asks for",
+    ),
+    (
         "kafka_log_log_size",
         Of::Partition(|one| gauge(one.size)),
         "topic, partition",
@@ -194,7 +250,8 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "topic, partition",
         "Log end offset",
     ),
-    ("kafka_brokers", Of::Broker(|all| count(all.brokers)), "", "Brokers that are alive"),
+    ("kafka_brokers", Of::Broker(|all| count(all.brokers.len())), "", "Brokers that are alive"),
+    ("kafka_broker_info", Of::EachBroker, "id, address", "1 for each broker that is alive"),
     (
         "kafka_topic_partitions",
         Of::Topic(|topic| count(topic.partitions_count)),
@@ -442,6 +499,10 @@ fn row(out: &mut MetricEncoder<'_>, totals: &Totals, details: &Details, of: &Of)
                     .encode_counter::<NoLabelSet, u64, u64>(&sum, None)
             })
         }
+        Of::EachBroker => details.brokers.iter().try_for_each(|(id, address)| {
+            out.encode_family(&[("id", &*id.to_string()), ("address", address)])?
+                .encode_gauge(&1i64)
+        }),
         Of::Topic(value) => details.topics.iter().try_for_each(|topic| {
             out.encode_family(&[("topic", &*topic.name)])?.encode_gauge(&value(topic))
         }),

@@ -54,6 +54,14 @@ pub struct Metrics {
     pub produce_bytes: Counter,
     /// Bytes of records sent to consumers.
     pub fetch_bytes: Counter,
+    /// Batches that clients sent.
+    pub produced: Counter,
+    /// Those of them that were answered with an error.
+    pub produce_failed: Counter,
+    /// Partitions in answers to Fetch.
+    pub fetched: Counter,
+    /// Those of them with an error.
+    pub fetch_failed: Counter,
     /// Requests by API.
     pub requests: Family<ApiLabel, Counter>,
     /// Seconds from a whole request to its whole answer.
@@ -154,6 +162,10 @@ impl Metrics {
             messages_in: totals.messages_in.clone(),
             produce_bytes: totals.bytes_in.clone(),
             fetch_bytes: totals.bytes_out.clone(),
+            produced: totals.produced.clone(),
+            produce_failed: totals.produce_failed.clone(),
+            fetched: totals.fetched.clone(),
+            fetch_failed: totals.fetch_failed.clone(),
             requests: Family::default(),
             request_seconds,
             errors: Family::default(),
@@ -319,6 +331,8 @@ offsets. Of the labels, `request` is the API's name and `error` Kafka's name of 
         let one = PartitionDetails {
             index: 1,
             records_in: 3,
+            produce_failed: 2,
+            spare_in_sync: Some(0),
             size: 512,
             replicas: 3,
             in_sync: 2,
@@ -340,6 +354,7 @@ offsets. Of the labels, `request` is the API's name and `error` Kafka's name of 
         metrics.show(Details {
             topics: vec![topic],
             under_replicated: 2,
+            brokers: vec![(3, "[::1]:9092".into())],
             group_offsets,
             group_members: [("a".into(), 2)].into(),
             ..Details::default()
@@ -348,6 +363,11 @@ offsets. Of the labels, `request` is the API's name and `error` Kafka's name of 
         for line in [
             "kafka_server_brokertopicmetrics_messagesin_total 7",
             "kafka_server_brokertopicmetrics_messagesin_total{topic=\"orders\"} 6",
+            "kafka_server_brokertopicmetrics_failedproducerequests_total{topic=\"orders\"} 4",
+            "kafka_cluster_partition_atminisr{topic=\"orders\",partition=\"1\"} 1",
+            "kafka_cluster_partition_underminisr{topic=\"orders\",partition=\"1\"} 0",
+            "kafka_brokers 1",
+            "kafka_broker_info{id=\"3\",address=\"[::1]:9092\"} 1",
             "kafka_log_log_size{topic=\"orders\",partition=\"1\"} 512",
             "kafka_topic_partitions{topic=\"orders\"} 2",
             "kafka_topic_partition_under_replicated_partition{topic=\"orders\",partition=\"0\"} 1",

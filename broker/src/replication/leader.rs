@@ -245,12 +245,17 @@ impl LeaderState {
         self.min_insync.min(self.replicas.len()).max(1)
     }
 
+    /// How many replicas are in sync, and how many an append with `acks=all` asks for.
+    pub(crate) fn in_sync_and_required(&self) -> (usize, usize) {
+        (self.isr.len(), self.required())
+    }
+
     /// Whether an append with `acks=all` may begin.
     ///
     /// # Errors
     /// [`NotEnoughReplicas`]; answer NOT_ENOUGH_REPLICAS.
     pub fn may_append_to_all(&self) -> Result<(), NotEnoughReplicas> {
-        let (in_sync, required) = (self.isr.len(), self.required());
+        let (in_sync, required) = self.in_sync_and_required();
         if in_sync >= required { Ok(()) } else { Err(NotEnoughReplicas { in_sync, required }) }
     }
 

@@ -129,6 +129,10 @@ pub struct Traffic {
     records_in: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    produced: AtomicU64,
+    produce_failed: AtomicU64,
+    fetched: AtomicU64,
+    fetch_failed: AtomicU64,
 }
 
 /// A [`Traffic`] at one moment.
@@ -140,18 +144,40 @@ pub struct TrafficSoFar {
     pub bytes_in: u64,
     /// Bytes of records sent.
     pub bytes_out: u64,
+    /// Batches that came.
+    pub produced: u64,
+    /// Those of them that were answered with an error.
+    pub produce_failed: u64,
+    /// How often consumers were answered.
+    pub fetched: u64,
+    /// How often with an error.
+    pub fetch_failed: u64,
 }
 
 impl Traffic {
     /// Counts what was sent to a client.
-    pub fn sent(&self, bytes: u64) {
+    pub fn sent(&self, bytes: u64, failed: bool) {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        self.fetched.fetch_add(1, Ordering::Relaxed);
+        self.fetch_failed.fetch_add(u64::from(failed), Ordering::Relaxed);
+    }
+
+    /// Counts a batch that was refused.
+    pub fn refused(&self) {
+        self.produced.fetch_add(1, Ordering::Relaxed);
+        self.answered_with_error();
+    }
+
+    /// Counts that the answer to a batch is an error.
+    pub fn answered_with_error(&self) {
+        self.produce_failed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts what a client has written.
     pub fn received(&self, appended: &Appended) {
         self.records_in.fetch_add(appended.records, Ordering::Relaxed);
         self.bytes_in.fetch_add(appended.bytes, Ordering::Relaxed);
+        self.produced.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The counts.
@@ -162,6 +188,10 @@ impl Traffic {
             records_in: read(&self.records_in),
             bytes_in: read(&self.bytes_in),
             bytes_out: read(&self.bytes_out),
+            produced: read(&self.produced),
+            produce_failed: read(&self.produce_failed),
+            fetched: read(&self.fetched),
+            fetch_failed: read(&self.fetch_failed),
         }
     }
 }
@@ -875,10 +905,11 @@ impl Partition {
         }
     }
 
-    /// Whether fewer replicas are in sync than an append with `acks=all` asks for.
+    /// How many replicas are in sync, and how many an append with `acks=all` asks for, while this
+    /// broker leads.
     #[must_use]
-    pub fn is_under_min_isr(&self) -> bool {
-        matches!(self.role().may_append(true), Err(MayNotAppend::NotEnoughReplicas(_)))
+    pub fn in_sync_and_required(&self) -> Option<(usize, usize)> {
+        self.role().in_sync_and_required()
     }
 
     /// Where `epoch` ends: the largest known epoch up to it and the offset that follows its last

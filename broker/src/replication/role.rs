@@ -271,6 +271,14 @@ impl Replica {
         }
     }
 
+    /// How many replicas are in sync, and how many `acks=all` asks for, while this broker leads.
+    pub(crate) fn in_sync_and_required(&self) -> Option<(usize, usize)> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.in_sync_and_required()),
+            Role::Follower(_) | Role::Offline => None,
+        }
+    }
+
     /// What became of the records before `end` that were appended, or were there, when this broker
     /// led in `epoch`. In another epoch another leader may have put others in their place.
     pub(crate) fn commit(&self, epoch: LeaderEpoch, end: Offset) -> Commit {

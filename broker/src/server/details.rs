@@ -6,7 +6,7 @@ use std::sync::Arc;
 use letterbox_protocol::ErrorCode;
 
 use super::Services;
-use crate::metadata::PartitionState;
+use crate::metadata::{BrokerRegistration, Endpoint, PartitionState};
 use crate::metrics::{Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails};
 use crate::replication::Partition;
 
@@ -15,7 +15,7 @@ use crate::replication::Partition;
 pub(super) fn read(services: &Services) -> Details {
     let image = services.image();
     let mut details = Details {
-        brokers: image.live_brokers().count(),
+        brokers: image.live_brokers().map(|(id, broker)| (id.0, address_of(broker))).collect(),
         records_lost: services.replicas.outbox().lost(),
         ..Details::default()
     };
@@ -34,7 +34,9 @@ pub(super) fn read(services: &Services) -> Details {
             details.offline_partition_count +=
                 usize::from(!is_led || matches!(found, Err(ErrorCode::KafkaStorageError)));
             let Ok(partition) = found else { continue };
-            details.under_min_isr += usize::from(partition.is_under_min_isr());
+            details.under_min_isr += usize::from(
+                partition.in_sync_and_required().is_some_and(|(have, need)| have < need),
+            );
             details.under_replicated += usize::from(state.isr.len() < state.replicas.len());
             match left.checked_sub(1) {
                 Some(fewer) => {
@@ -96,6 +98,12 @@ fn group_offsets(services: &Services) -> (Vec<GroupOffset>, usize) {
     (offsets, left_out)
 }
 
+/// Where clients reach a broker.
+fn address_of(broker: &BrokerRegistration) -> String {
+    let Some(Endpoint { host, port, .. }) = broker.endpoints.first() else { return String::new() };
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 fn of_partition(
     index: i32,
     state: &PartitionState,
@@ -108,6 +116,13 @@ fn of_partition(
         records_in: traffic.records_in,
         bytes_in: traffic.bytes_in,
         bytes_out: traffic.bytes_out,
+        produced: traffic.produced,
+        produce_failed: traffic.produce_failed,
+        fetched: traffic.fetched,
+        fetch_failed: traffic.fetch_failed,
+        spare_in_sync: partition.in_sync_and_required().map(|(have, need)| {
+            i64::try_from(have).unwrap_or(0) - i64::try_from(need).unwrap_or(0)
+        }),
         size: log.size(),
         segments: log.segments_count(),
         start: log.start_offset(),

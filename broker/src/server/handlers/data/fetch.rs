@@ -217,11 +217,16 @@ pub(crate) async fn fetch(
 /// For the metrics.
 fn count_sent(services: &Services, topics: &[AskedTopic], fetched: &Fetched) {
     let answered = fetched.topics.iter().flat_map(|topic| &topic.partitions);
+    let (mut all, mut all_failed) = (0, 0);
     for (asked, answer) in topics.iter().flat_map(|topic| &topic.partitions).zip(answered) {
+        let failed = answer.error != ErrorCode::None;
+        (all, all_failed) = (all + 1, all_failed + u64::from(failed));
         if let Ok(partition) = &asked.found {
-            partition.traffic.sent(answer.records.bytes as u64);
+            partition.traffic.sent(answer.records.bytes as u64, failed);
         }
     }
+    services.metrics.fetched.inc_by(all);
+    services.metrics.fetch_failed.inc_by(all_failed);
     services.metrics.fetch_bytes.inc_by(fetched.bytes() as u64);
 }
 

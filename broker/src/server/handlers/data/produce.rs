@@ -136,6 +136,7 @@ impl Outcome {
         (topic, partition, index): (usize, usize, i32),
         appended: Result<(Appended, Arc<Partition>), Failure>,
     ) -> ProducePartitionAnswer {
+        services.metrics.produced.inc();
         match appended {
             Ok((appended, of)) => {
                 services.metrics.messages_in.inc_by(appended.records);
@@ -145,7 +146,10 @@ impl Outcome {
                 match appended.commit.produce_answer() {
                     _ if acks != Some(Acks::All) => success(index, &appended),
                     Some(ErrorCode::None) => success(index, &appended),
-                    Some(error) => self.failed(services, Failure::code(error), index),
+                    Some(error) => {
+                        of.traffic.answered_with_error();
+                        self.failed(services, Failure::code(error), index)
+                    }
                     None => {
                         self.waiting.push(Waiting {
                             topic,
@@ -169,6 +173,7 @@ impl Outcome {
         index: i32,
     ) -> ProducePartitionAnswer {
         services.metrics.answered_with("Produce", failure.error.name());
+        services.metrics.produce_failed.inc();
         self.failed.get_or_insert(failure.error);
         failure.answer(index)
     }
@@ -490,6 +495,8 @@ async fn wait(
         };
         if let Some(answer) = partitions.get_mut(item.partition) {
             services.metrics.answered_with("Produce", error.name());
+            services.metrics.produce_failed.inc();
+            item.of.traffic.answered_with_error();
             // As in Kafka, the rest says where the records are if they are committed after all.
             answer.error_code = error.code();
         }
@@ -587,6 +594,7 @@ impl From<crate::replication::AppendRefused> for Failure {
 /// Kafka tells where the log begins with what it refuses because of the batch or its producer, and
 /// not where that says nothing about this replica's log.
 fn refused_by(of: &Partition, why: crate::replication::AppendRefused) -> Failure {
+    of.traffic.refused();
     let failure = Failure::from(why);
     let tells_start = matches!(
         failure.error,
