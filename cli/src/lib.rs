@@ -36,6 +36,7 @@ mod reassign;
 mod sending;
 mod text;
 mod topics;
+mod transactions;
 mod verifiable_consumer;
 mod verifiable_producer;
 
@@ -93,6 +94,7 @@ pub fn tool_names() -> &'static [&'static str] {
         "kafka-log-dirs",
         "kafka-metadata-quorum",
         "kafka-reassign-partitions",
+        "kafka-transactions",
         "kafka-verifiable-consumer",
         "kafka-verifiable-producer",
     ]
@@ -139,6 +141,7 @@ pub async fn run(env: Env, tool: &str, args: Vec<String>, streams: Streams<'_>) 
         Some("kafka-log-dirs") => log_dirs::run(&env, args, stdout, stderr).await,
         Some("kafka-metadata-quorum") => metadata_quorum::run(&env, args, stdout, stderr).await,
         Some("kafka-reassign-partitions") => reassign::run(&env, args, stdout, stderr).await,
+        Some("kafka-transactions") => transactions::run(&env, args, stdout, stderr).await,
         Some("kafka-verifiable-consumer") => {
             verifiable_consumer::run(&env, args, stdout, stderr).await
         }

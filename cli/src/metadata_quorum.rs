@@ -12,6 +12,7 @@ use crate::connect;
 use crate::failure::{Failure, java_cause};
 use crate::files::read_properties;
 use crate::json;
+use crate::text::columns;
 
 const SPECS: [Spec; 1] = [("bootstrap-controller", Takes::Refused, "")];
 const COMMANDS: &[Command] = &[
@@ -359,16 +360,7 @@ fn replication(quorum: &QuorumStatus, leader: &QuorumReplica, now_ms: Option<i64
             .map(|voter| row(voter, "Follower")),
     );
     rows.extend(quorum.observers.iter().map(|observer| row(observer, "Observer")));
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
-    let line = |row: &[String; 7]| -> String {
-        row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}\t")).collect()
-    };
-    rows.iter().map(|row| format!("{}\n", line(row))).collect()
+    columns(&rows)
 }
 
 #[cfg(test)]

@@ -50,7 +50,11 @@ const SPECS: [Spec; 24] = [
     ),
     ("if-not-exists", Takes::Nothing, "When creating, do not fail if the topic already exists."),
     ("list", Takes::Nothing, "List all available topics."),
-    ("partition-size-limit-per-response", Takes::Refused, ""),
+    (
+        "partition-size-limit-per-response",
+        Takes::Value("Integer: maximum number of partitions per response"),
+        "How many partitions one response may tell of, when describing. Default: 2000.",
+    ),
     (
         "partitions",
         Takes::Value("Integer: # of partitions"),
@@ -335,6 +339,7 @@ async fn describe(
     parsed: &Parsed,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
+    let limit = parsed.number("partition-size-limit-per-response")?.unwrap_or(2000);
     let metadata = described(client, parsed).await?;
     let resources: Vec<ConfigResource> =
         metadata.topics.keys().map(ConfigResource::topic).collect();
@@ -350,7 +355,9 @@ async fn describe(
     // As Kafka's tool, which asks for a topic by its id with a call that does not tell them.
     let eligible = match parsed.value("topic-id") {
         Some(_) => None,
-        None => client.eligible_leaders(&names).await.map_err(|error| failed_call(&error))?,
+        None => {
+            client.eligible_leaders(&names, limit).await.map_err(|error| failed_call(&error))?
+        }
     };
     let moving = moving(client, &metadata).await?;
     let filtered = FILTERS.iter().any(|name| parsed.has(name));

@@ -269,6 +269,12 @@ async fn tools_with_commands_refuse_what_is_none() {
             "kafka-cluster cluster-id --include-fenced-brokers",
             "include-fenced-brokers is not a recognized option",
         ),
+        ("kafka-transactions list", "The command list is not supported by this tool yet."),
+        ("kafka-transactions describe-producers --topic a", "argument --partition is required"),
+        (
+            "kafka-transactions describe-producers --topic a --partition x",
+            "argument --partition: could not convert 'x' to integer (32 bit)",
+        ),
         ("kafka-features upgrade", "The command upgrade is not supported by this tool yet."),
         (
             "kafka-metadata-quorum describe",
@@ -484,6 +490,7 @@ async fn each_tool_says_at_once_that_nobody_answers_and_what_to_look_at_and_ends
         "kafka-metadata-quorum describe --status",
         "kafka-reassign-partitions --list",
         "kafka-verifiable-consumer --topic a --group-id g",
+        "kafka-transactions describe-producers --topic a --partition 0",
         "kafka-verifiable-producer --topic a --max-messages 1",
     ];
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -8,6 +8,7 @@ mod cluster;
 mod configs;
 mod groups;
 mod offsets;
+mod producers;
 mod reassignments;
 mod records;
 mod topics;
@@ -21,6 +22,7 @@ pub use configs::{
 };
 pub use groups::{CommittedOffset, DescribedGroup, GroupMember, ListedGroup};
 pub use offsets::{FoundOffset, IsolationLevel, OffsetSpec};
+pub use producers::ProducerState;
 pub use reassignments::{ElectionType, PartitionReassignment};
 pub use topics::{DescribedCluster, EligibleLeaders, MorePartitions, NewTopic, TopicCreated};
 

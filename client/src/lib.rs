@@ -41,8 +41,9 @@ pub use admin::{
     AlterOp, ApiVersions, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource,
     ConfigSynonym, DescribedCluster, DescribedGroup, ElectionType, EligibleLeaders, Endpoint,
     FinalizedFeatures, FoundOffset, GroupMember, IsolationLevel, ListedGroup, LogDirectory,
-    LogReplica, MorePartitions, NewTopic, OffsetSpec, PartitionReassignment, QuorumNode,
-    QuorumReplica, QuorumStatus, ResourceType, TopicConfigs, TopicCreated, VersionRange,
+    LogReplica, MorePartitions, NewTopic, OffsetSpec, PartitionReassignment, ProducerState,
+    QuorumNode, QuorumReplica, QuorumStatus, ResourceType, TopicConfigs, TopicCreated,
+    VersionRange,
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};

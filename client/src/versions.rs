@@ -54,7 +54,7 @@ mod tests {
         }
         check_all!(AddRaftVoterRequest AlterPartitionReassignmentsRequest ApiVersionsRequest CreatePartitionsRequest CreateTopicsRequest DeleteGroupsRequest DeleteRecordsRequest
             DeleteTopicsRequest DescribeClusterRequest DescribeConfigsRequest DescribeGroupsRequest DescribeLogDirsRequest
-            DescribeQuorumRequest DescribeTopicPartitionsRequest ElectLeadersRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
+            DescribeProducersRequest DescribeQuorumRequest DescribeTopicPartitionsRequest ElectLeadersRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
             IncrementalAlterConfigsRequest InitProducerIdRequest JoinGroupRequest LeaveGroupRequest ListConfigResourcesRequest
             ListGroupsRequest ListOffsetsRequest ListPartitionReassignmentsRequest MetadataRequest OffsetCommitRequest OffsetDeleteRequest OffsetFetchRequest
             ProduceRequest RemoveRaftVoterRequest SyncGroupRequest UnregisterBrokerRequest);

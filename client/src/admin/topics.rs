@@ -227,13 +227,15 @@ impl Client {
     }
 
     /// The eligible leaders of partitions without enough replicas in sync (KIP-966), for all
-    /// partitions of `topics`; `None` when the broker does not keep them.
+    /// partitions of `topics`, asked for `limit` partitions at a time; `None` when the broker does
+    /// not keep them.
     ///
     /// # Errors
     /// When no broker answers in time.
     pub async fn eligible_leaders(
         &self,
         topics: &[String],
+        limit: i32,
     ) -> Result<Option<BTreeMap<TopicPartition, EligibleLeaders>>, Error> {
         if topics.is_empty() {
             return Ok(None); // an empty list asks for every topic
@@ -241,7 +243,7 @@ impl Client {
         let wanted = topics.iter().map(|name| TopicRequest::default().with_name(topic_name(name)));
         let mut request = DescribeTopicPartitionsRequest::default()
             .with_topics(wanted.collect())
-            .with_response_partition_limit(2000);
+            .with_response_partition_limit(limit);
         let mut found = BTreeMap::new();
         loop {
             let response = match self.call_any(&request, i16::MAX, self.api_deadline()).await {
