@@ -5,6 +5,7 @@
 //! is not supported is refused by its name, never ignored. `e2e/cli/compare` runs these tools and
 //! the Java ones against one cluster and compares.
 
+mod acls;
 mod args;
 mod broker_api_versions;
 mod cluster;
@@ -84,6 +85,7 @@ pub fn tool_names() -> &'static [&'static str] {
         "kafka-console-consumer",
         "kafka-producer-perf-test",
         "kafka-consumer-perf-test",
+        "kafka-acls",
         "kafka-broker-api-versions",
         "kafka-cluster",
         "kafka-delete-records",
@@ -129,6 +131,7 @@ pub async fn run(env: Env, tool: &str, args: Vec<String>, streams: Streams<'_>) 
         Some("kafka-console-consumer") => console_consumer::run(&env, args, stdout, stderr).await,
         Some("kafka-producer-perf-test") => perf_producer::run(&env, args, stdout, stderr).await,
         Some("kafka-consumer-perf-test") => perf_consumer::run(&env, args, stdout, stderr).await,
+        Some("kafka-acls") => acls::run(&env, args, stdout, stderr).await,
         Some("kafka-broker-api-versions") => {
             broker_api_versions::run(&env, args, stdout, stderr).await
         }

@@ -269,6 +269,11 @@ async fn tools_with_commands_refuse_what_is_none() {
             "kafka-cluster cluster-id --include-fenced-brokers",
             "include-fenced-brokers is not a recognized option",
         ),
+        ("kafka-acls --add --topic a", "The option --add is not supported by this tool yet."),
+        (
+            "kafka-acls --topic a",
+            "Command must include exactly one action: --list, --add, --remove. ",
+        ),
         ("kafka-transactions list", "The command list is not supported by this tool yet."),
         ("kafka-transactions describe-producers --topic a", "argument --partition is required"),
         (
@@ -480,6 +485,7 @@ async fn each_tool_says_at_once_that_nobody_answers_and_what_to_look_at_and_ends
         "kafka-console-consumer --topic a",
         "kafka-producer-perf-test --topic a --num-records 1 --record-size 1 --throughput 1",
         "kafka-consumer-perf-test --topic a --num-records 1",
+        "kafka-acls --list",
         "kafka-broker-api-versions --command-config /dev/null",
         "kafka-cluster cluster-id",
         "kafka-delete-records --offset-json-file FILE",
@@ -489,8 +495,8 @@ async fn each_tool_says_at_once_that_nobody_answers_and_what_to_look_at_and_ends
         "kafka-log-dirs --describe",
         "kafka-metadata-quorum describe --status",
         "kafka-reassign-partitions --list",
-        "kafka-verifiable-consumer --topic a --group-id g",
         "kafka-transactions describe-producers --topic a --partition 0",
+        "kafka-verifiable-consumer --topic a --group-id g",
         "kafka-verifiable-producer --topic a --max-messages 1",
     ];
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -4,6 +4,7 @@
 //! Kafka's own admin client does; so a change whose answer got lost may be refused the second time
 //! (`TOPIC_ALREADY_EXISTS`).
 
+mod acls;
 mod cluster;
 mod configs;
 mod groups;
@@ -13,6 +14,7 @@ mod reassignments;
 mod records;
 mod topics;
 
+pub use acls::{AccessControlEntry, AclResource, ResourceFilter};
 pub use cluster::{
     ApiVersions, Endpoint, FinalizedFeatures, LogDirectory, LogReplica, QuorumNode, QuorumReplica,
     QuorumStatus, VersionRange,

@@ -38,12 +38,12 @@ pub mod record;
 mod versions;
 
 pub use admin::{
-    AlterOp, ApiVersions, CommittedOffset, ConfigEntry, ConfigResource, ConfigSource,
-    ConfigSynonym, DescribedCluster, DescribedGroup, ElectionType, EligibleLeaders, Endpoint,
-    FinalizedFeatures, FoundOffset, GroupMember, IsolationLevel, ListedGroup, LogDirectory,
-    LogReplica, MorePartitions, NewTopic, OffsetSpec, PartitionReassignment, ProducerState,
-    QuorumNode, QuorumReplica, QuorumStatus, ResourceType, TopicConfigs, TopicCreated,
-    VersionRange,
+    AccessControlEntry, AclResource, AlterOp, ApiVersions, CommittedOffset, ConfigEntry,
+    ConfigResource, ConfigSource, ConfigSynonym, DescribedCluster, DescribedGroup, ElectionType,
+    EligibleLeaders, Endpoint, FinalizedFeatures, FoundOffset, GroupMember, IsolationLevel,
+    ListedGroup, LogDirectory, LogReplica, MorePartitions, NewTopic, OffsetSpec,
+    PartitionReassignment, ProducerState, QuorumNode, QuorumReplica, QuorumStatus, ResourceFilter,
+    ResourceType, TopicConfigs, TopicCreated, VersionRange,
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};

@@ -53,7 +53,7 @@ mod tests {
             ($($request:ident)*) => { $(check::<m::$request>();)* };
         }
         check_all!(AddRaftVoterRequest AlterPartitionReassignmentsRequest ApiVersionsRequest CreatePartitionsRequest CreateTopicsRequest DeleteGroupsRequest DeleteRecordsRequest
-            DeleteTopicsRequest DescribeClusterRequest DescribeConfigsRequest DescribeGroupsRequest DescribeLogDirsRequest
+            DeleteTopicsRequest DescribeAclsRequest DescribeClusterRequest DescribeConfigsRequest DescribeGroupsRequest DescribeLogDirsRequest
             DescribeProducersRequest DescribeQuorumRequest DescribeTopicPartitionsRequest ElectLeadersRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
             IncrementalAlterConfigsRequest InitProducerIdRequest JoinGroupRequest LeaveGroupRequest ListConfigResourcesRequest
             ListGroupsRequest ListOffsetsRequest ListPartitionReassignmentsRequest MetadataRequest OffsetCommitRequest OffsetDeleteRequest OffsetFetchRequest
