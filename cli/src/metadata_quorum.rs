@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use letterbox_client::{Error, QuorumReplica, QuorumStatus, decode_uuid, encode_uuid};
-use letterbox_env::Env;
+use letterbox_env::{Env, split_address};
 use uuid::Uuid;
 
 use crate::args::{Command, Grammar, Parsed, Spec, Takes};
@@ -208,9 +208,8 @@ fn controller_endpoints(properties: &Settings) -> Result<Vec<(String, String, u1
         let given = properties.get(key).map(String::as_str).unwrap_or_default();
         for one in given.split(',').map(str::trim).filter(|one| !one.is_empty()) {
             let parsed = one.split_once("://").and_then(|(name, address)| {
-                let (host, port) = address.rsplit_once(':')?;
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                Some((name.to_ascii_uppercase(), (host.to_owned(), port.parse::<u16>().ok()?)))
+                let (host, port) = split_address(address)?;
+                Some((name.to_ascii_uppercase(), (host.to_owned(), port)))
             });
             let Some((name, address)) = parsed else {
                 return refuse(format!("Unable to parse {one} to a broker endpoint"));

@@ -51,7 +51,9 @@ pub use error::{BrokerError, Error};
 pub use letterbox_protocol::ErrorCode;
 pub use letterbox_protocol::model::{decode_uuid, encode_uuid};
 pub use letterbox_protocol::properties;
-pub use letterbox_protocol::topics::{METADATA_TOPIC, is_internal_topic};
+pub use letterbox_protocol::topics::{
+    METADATA_TOPIC, WrongTopicName, check_topic_name, is_internal_topic,
+};
 pub use metadata::{Broker, Metadata, Partition, Topic, TopicPartition};
 pub use partitioner::{murmur2, partition_for_key};
 pub use producer::{Acks, Delivery, Producer, ProducerOptions, ProducerRecord, RecordPlace};

@@ -1,7 +1,9 @@
 //! Records as callers have them: owned, over the batches of [`letterbox_protocol::batch`].
 //!
-//! Reading verifies the checksum and stops decompression at [`DECOMPRESSED_BYTES_MAX`]. Headers
+//! Reading verifies the checksum and stops decompression at [`batch::UNPACKED_BYTES_MAX`]. Headers
 //! keep their order and duplicates.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use letterbox_protocol::batch::{self, BatchError, RecordIter};
@@ -9,8 +11,6 @@ use letterbox_protocol::compression;
 
 pub use letterbox_protocol::batch::{BatchHeader, Compression, HEADER_BYTES, crc32c};
 
-/// The largest amount of records one batch may decompress to, in bytes.
-pub const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
 /// The largest batch that is written, in bytes: the lengths in it have 32 bits.
 const BATCH_BYTES_MAX: usize = 1 << 30;
 
@@ -21,8 +21,8 @@ pub enum RecordsError {
     /// the next.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// The records cannot be compressed or decompressed, or become too many.
-    #[error("{codec} data cannot be read or written: {reason}")]
+    /// The records cannot be compressed.
+    #[error("{codec} data cannot be written: {reason}")]
     Compression {
         /// Which codec.
         codec: &'static str,
@@ -90,18 +90,12 @@ impl Batch {
     /// Reads all records, decompressing them when needed.
     ///
     /// # Errors
-    /// `Batch` and `Compression`.
+    /// `Batch`.
     pub fn records(&self) -> Result<Vec<Record>, RecordsError> {
-        let (header, codec) = (&self.header, self.header.compression()?);
-        let body = match codec {
-            Compression::None => self.bytes.slice(HEADER_BYTES.min(self.bytes.len())..),
-            codec => {
-                let packed = self.bytes.get(HEADER_BYTES..).unwrap_or_default();
-                Bytes::from(
-                    compression::decompress_all(codec, packed, DECOMPRESSED_BYTES_MAX)
-                        .map_err(|error| failed(codec, &error))?,
-                )
-            }
+        let header = &self.header;
+        let body = match batch::Batch::split(&self.bytes)?.0.unpacked()? {
+            Cow::Borrowed(records) => self.bytes.slice_ref(records),
+            Cow::Owned(records) => Bytes::from(records),
         };
         if header.records_count < 0 {
             return Err(BatchError::TrailingBytes { count: header.records_count }.into());

@@ -56,6 +56,19 @@ pub trait Listener: Send + Sync {
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
+/// Splits `host:port` as Kafka's settings and tools do: the port is behind the last colon, and
+/// brackets around the host, which an IPv6 address may have, are left out. The host may be empty,
+/// the port 0.
+#[must_use]
+pub fn split_address(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.trim().rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    // Parsing a number takes a sign, too.
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| is_number && !bare.contains(['[', ']']))?;
+    Some((bare, port))
+}
+
 /// A boxed [`Listener`].
 pub type BoxListener = Box<dyn Listener>;
 
@@ -77,4 +90,27 @@ pub trait Net: Send + Sync {
 
     /// Connects to `host:port`, looking the name up anew each time (pod addresses change).
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_split_at_its_last_colon_and_loses_brackets() {
+        for (address, host, port) in [
+            ("localhost:9092", "localhost", 9092),
+            (" localhost:9092 ", "localhost", 9092),
+            ("[::1]:9092", "::1", 9092),
+            ("::1:9092", "::1", 9092),
+            (":0", "", 0),
+            ("$(HOST_IP):30000", "$(HOST_IP)", 30000),
+        ] {
+            assert_eq!(split_address(address), Some((host, port)), "{address}");
+        }
+        for wrong in ["", "localhost", "localhost:", "a:-1", "a:+1", "a:70000", "[::1:1", "::1]:1"]
+        {
+            assert_eq!(split_address(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use letterbox_broker::metadata::identity::{
     read_directory,
 };
 use letterbox_cli::command_line::{Command, Failure, Grammar, Parsed, Spec, Takes};
-use letterbox_env::{Env, with_causes};
+use letterbox_env::{Env, split_address, with_causes};
 use uuid::Uuid;
 
 const CONFIG: Spec =
@@ -258,8 +258,7 @@ fn directory_of(list: &str, node_id: i32) -> Result<Uuid, String> {
     }
     let parts = list.trim().split_once('@').and_then(|(id, rest)| {
         let (address, directory) = rest.rsplit_once(':')?;
-        let (_, port) = address.rsplit_once(':')?;
-        port.parse::<u16>().ok()?;
+        split_address(address)?;
         Some((id.parse::<i32>().ok()?, directory))
     });
     let (id, directory) =

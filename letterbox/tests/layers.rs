@@ -103,7 +103,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
             "protocol",
         ],
     ),
-    ("letterbox_client", &["cli", "operator/admin", "operator/desired", "sim"]),
+    ("letterbox_client", &["cli", "operator/admin", "operator/api", "operator/desired", "sim"]),
     ("flate2", &["protocol/compression"]),
     ("lz4_flex", &["protocol/compression"]),
     ("snap", &["protocol/compression"]),

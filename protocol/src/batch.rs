@@ -9,9 +9,12 @@
 //!
 //! Source: KIP-98 (format), KIP-534 (delete horizon).
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 
+use crate::compression::decompress_all;
 use crate::model::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 
 /// Bytes of the base offset and the length, which every batch of every magic begins with.
@@ -109,6 +112,14 @@ pub enum BatchError {
     /// A compression type that does not exist.
     #[error("compression type {0} does not exist")]
     Compression(i16),
+    /// The records cannot be decompressed, or become too many.
+    #[error("{codec} data cannot be read: {reason}")]
+    Unpack {
+        /// Which codec.
+        codec: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// A record is malformed.
     #[error("record {index}: {reason}")]
     Record {
@@ -287,6 +298,9 @@ pub fn increment_sequence(sequence: i32, by: i32) -> i32 {
     ((i64::from(sequence) + i64::from(by)) & i64::from(i32::MAX)) as i32
 }
 
+/// The most bytes that the records of one batch may decompress to.
+pub const UNPACKED_BYTES_MAX: u64 = 256 << 20;
+
 /// A whole batch: its bytes, and its header parsed.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
@@ -321,6 +335,20 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub fn records_bytes(&self) -> &'a [u8] {
         self.bytes.get(HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// The records, decompressed: at most [`UNPACKED_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// `Compression` for a type that does not exist, `Unpack`.
+    pub fn unpacked(&self) -> Result<Cow<'a, [u8]>, BatchError> {
+        match self.header.compression()? {
+            Compression::None => Ok(Cow::Borrowed(self.records_bytes())),
+            codec => match decompress_all(codec, self.records_bytes(), UNPACKED_BYTES_MAX) {
+                Ok(records) => Ok(Cow::Owned(records)),
+                Err(e) => Err(BatchError::Unpack { codec: codec.name(), reason: e.to_string() }),
+            },
+        }
     }
 
     /// Compares the checksum.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use letterbox_env::split_address;
 use letterbox_protocol::model::BrokerId;
 
 use super::keys::{self, Problem, Verdict};
@@ -679,11 +680,8 @@ fn parse_voters(
     Ok(voters)
 }
 
-/// `host:port`; an IPv6 address in brackets.
 fn parse_address(text: &str) -> Option<(String, u16)> {
-    let (host, port) = text.trim().rsplit_once(':')?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    Some((host.to_owned(), port.parse().ok()?))
+    split_address(text).map(|(host, port)| (host.to_owned(), port))
 }
 
 /// Two keys of which the first must not be more than the second, and is.
@@ -706,9 +704,7 @@ fn parse_admin(value: &str, is_set: bool) -> Result<Option<(String, u16, bool)>,
     if value.eq_ignore_ascii_case("none") {
         return Ok(None);
     }
-    let parsed = value
-        .rsplit_once(':')
-        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?, is_set)));
+    let parsed = parse_address(value).map(|(host, port)| (host, port, is_set));
     parsed.map(Some).ok_or_else(|| {
         Problem::value("admin.listener", value, "must be host:port (the host may be empty) or none")
     })
@@ -737,6 +733,8 @@ mod tests {
             ["PLAINTEXT://localhost:9092"]
         );
         assert_eq!((config.controller.port, config.log_dirs.len()), (9093, 1));
+        let moved = Config::parse(&format!("{QUICK_START}admin.listener=[::1]:9645\n")).unwrap();
+        assert_eq!(moved.admin, Some(("::1".to_owned(), 9645, true)));
         let warned: Vec<&str> =
             config.warnings().iter().map(|warning| warning.key.as_str()).collect();
         let others = "num.recovery.threads.per.data.dir share.coordinator.state.topic.min.isr \

@@ -1,5 +1,7 @@
 //! `listeners`, `advertised.listeners` and the protocol map.
 
+use letterbox_env::split_address;
+
 use super::Problem;
 
 /// How bytes travel on a listener. TLS and SASL are not offered yet, so they cannot be said.
@@ -41,9 +43,8 @@ pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endp
             )
         };
         let (name, address) = item.split_once("://").ok_or_else(|| bad("has no ://"))?;
-        let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
-        let port =
-            port.parse().map_err(|_| bad("has a port that is not a number from 0 to 65535"))?;
+        let (host, port) =
+            split_address(address).ok_or_else(|| bad("has no port from 0 to 65535"))?;
         if name.is_empty()
             || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
         {
@@ -53,7 +54,7 @@ pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endp
         if endpoints.iter().any(|other| other.name == name) {
             return Err(bad("uses a listener name that is already taken"));
         }
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host.to_owned();
         let shared =
             |other: &&Endpoint| other.port == port && port != 0 && same_address(&other.host, &host);
         if let Some(other) = endpoints.iter().find(shared).filter(|_| key == "listeners") {

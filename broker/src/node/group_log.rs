@@ -1,15 +1,13 @@
 //! `__consumer_offsets` as the group coordinator sees it: appends, commits and reads over the
 //! partition's log.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use letterbox_env::{BoxFuture, Env, with_causes};
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::batch::{Batch, BatchBuilder, Compression, RecordIter};
-use letterbox_protocol::compression::decompress_all;
+use letterbox_protocol::batch::{Batch, BatchBuilder, RecordIter};
 use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs, TopicId};
 use tracing::error;
 
@@ -18,10 +16,6 @@ use crate::replication::{AppendRefused, Partition, ReplicaManager};
 
 /// Bytes read at once while a partition is loaded.
 const READ_CHUNK: usize = 4 * 1024 * 1024;
-
-/// Most bytes that one batch may unpack to; the coordinator's own are not compressed, copied ones
-/// may be.
-const DECOMPRESSED_MAX: u64 = 256 * 1024 * 1024;
 
 /// The offsets topic's partitions on this broker.
 pub(super) struct GroupLog {
@@ -152,14 +146,7 @@ fn for_each_record(
         if batch.header.is_control() {
             continue;
         }
-        let codec = batch.header.compression().map_err(|error| error.to_string())?;
-        let records = match codec {
-            Compression::None => Cow::Borrowed(batch.records_bytes()),
-            codec => Cow::Owned(
-                decompress_all(codec, batch.records_bytes(), DECOMPRESSED_MAX)
-                    .map_err(|error| error.to_string())?,
-            ),
-        };
+        let records = batch.unpacked().map_err(|error| error.to_string())?;
         for record in RecordIter::new(&records, batch.header.records_count) {
             let record = record.map_err(|error| error.to_string())?;
             if let Some(key) = record.key {

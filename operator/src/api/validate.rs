@@ -5,6 +5,7 @@
 //! the schemas: `letterbox up` also runs three brokers.
 
 use kube::ResourceExt as _;
+use letterbox_client::{WrongTopicName, check_topic_name};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -200,13 +201,14 @@ fn topic_with(topic: &KafkaTopic, replicas: Option<String>) -> Vec<Problem> {
         "spec.clusterRef.name",
         "must name a KafkaCluster",
     );
-    problems.unless(name.len() <= 249, field, LONG_NAME_MESSAGE);
-    problems.unless(
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)),
-        field,
-        "has letters, digits, '.', '_' and '-' only",
-    );
-    problems.unless(name != "." && name != "..", field, DOTS_MESSAGE);
+    let wrong_name = check_topic_name(&name).err().map(|wrong| match wrong {
+        WrongTopicName::TooLong => LONG_NAME_MESSAGE,
+        WrongTopicName::Dots => DOTS_MESSAGE,
+        WrongTopicName::Empty | WrongTopicName::Characters => {
+            "has letters, digits, '.', '_' and '-' only"
+        }
+    });
+    problems.if_any(field, wrong_name.map(str::to_owned));
     problems.unless(!name.starts_with("__"), field, INTERNAL_TOPIC_MESSAGE);
     problems.unless(
         spec.partitions.is_none_or(|count| (1..=100_000).contains(&count)),

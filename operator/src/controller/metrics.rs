@@ -176,6 +176,52 @@ impl Metrics {
 mod tests {
     use super::*;
 
+    /// Name, type, labels and meaning, as a scrape has them.
+    fn rows() -> Vec<[String; 4]> {
+        let metrics = Metrics::new();
+        metrics.set_leader(true);
+        metrics.count_pass("KafkaTopic", Duration::from_secs(1), true);
+        metrics.set_not_ready("KafkaTopic", "ns", "a", Some("InvalidConfig"));
+        let text = metrics.text();
+        let words = |line: &str| line.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let about =
+            |what| text.lines().filter_map(move |line: &str| words(line.strip_prefix(what)?));
+        let kinds: BTreeMap<_, _> = about("# TYPE ").collect();
+        let row = |(name, help): (String, String)| {
+            let kind = kinds[&name].clone();
+            let behind = BTreeMap::from([("counter", "_total"), ("histogram", "_sum")]);
+            let told = format!("{name}{}", behind.get(&*kind).unwrap_or(&""));
+            let sample = text.lines().find_map(|line| line.strip_prefix(&told)).unwrap();
+            let labels = sample.split('{').nth(1).into_iter().flat_map(|of| of.split(','));
+            let labels: Vec<_> = labels.filter_map(|one| Some(one.split_once('=')?.0)).collect();
+            let name = if kind == "counter" { told } else { name };
+            [name, kind, labels.join(", "), help.trim_end_matches('.').to_owned()]
+        };
+        let mut rows: Vec<_> = about("# HELP ").map(row).collect();
+        rows.sort();
+        rows
+    }
+
+    /// `LETTERBOX_UPDATE=1 cargo test --workspace --lib the_reference_page` writes it.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a page of the repository")]
+    fn the_reference_page_has_a_section_of_the_operator() {
+        const HEAD: &str = "\n## The operator\n\nIt serves these at port 8080, path `/metrics`.\n\n\
+            | name | type | labels | meaning |\n|---|---|---|---|\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let found = std::fs::read_to_string(path).unwrap();
+        let brokers = found.split_once("\n## ").map_or(&*found, |(brokers, _)| brokers);
+        let row = |[name, kind, labels, help]: [String; 4]| {
+            format!("| `{name}` | {kind} | {labels} | {help} |\n")
+        };
+        let page = format!("{brokers}{HEAD}{}", rows().into_iter().map(row).collect::<String>());
+        if std::env::var_os("LETTERBOX_UPDATE").is_some() {
+            std::fs::write(path, &page).unwrap();
+        } else {
+            assert!(found == page, "docs/metrics.md is not what is told; see CONTRIBUTING.md");
+        }
+    }
+
     #[test]
     fn an_object_is_told_under_one_reason_until_it_is_ready_or_gone() {
         let metrics = Metrics::new();

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use letterbox_env::split_address;
+
 use super::{BrokerConfig, BrokerFacts, knows};
 use crate::api::{KafkaClusterSpec, Listener, ListenerType, nanos_of};
 
@@ -186,12 +188,12 @@ pub fn advertised_in(text: &str, listener: &Listener) -> Option<Address> {
     let mut entries = list.lines().next()?.split(',');
     let address =
         entries.find_map(|entry| entry.strip_prefix(&format!("{}://", kafka_name(listener))))?;
-    let (host, port) = address.rsplit_once(':')?;
+    let (host, port) = split_address(address)?;
     let host = match host {
         "$(HOST_IP)" => Host::Node,
-        host => Host::Named(host.trim_matches(['[', ']']).to_owned()),
+        host => Host::Named(host.to_owned()),
     };
-    Some(Address { host, port: port.parse().ok()? })
+    Some(Address { host, port })
 }
 
 fn kafka_name(listener: &Listener) -> String {

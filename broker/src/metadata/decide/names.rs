@@ -1,44 +1,32 @@
 //! Names of topics.
 
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::topics::METADATA_TOPIC;
+use letterbox_protocol::topics::{
+    METADATA_TOPIC, TOPIC_NAME_LEN_MAX, WrongTopicName, check_topic_name,
+};
 
 use crate::metadata::image::metric_name;
 use crate::metadata::{ApiError, MetadataImage};
-
-/// Longest topic name: with a partition's number behind it, it still fits into a file name.
-const TOPIC_NAME_LEN_MAX: usize = 249;
 
 /// Checks a topic's name by Kafka's rules, with messages of the same form.
 ///
 /// # Errors
 /// INVALID_TOPIC_EXCEPTION.
 pub fn validate_topic_name(name: &str) -> Result<(), ApiError> {
-    let invalid = |reason: String| {
-        Err(ApiError::new(
-            ErrorCode::InvalidTopicException,
-            format!("Topic name is invalid: {reason}"),
-        ))
-    };
-    if name.is_empty() {
-        return invalid("the empty string is not allowed".to_owned());
-    }
-    if name == "." || name == ".." {
-        return invalid(format!("'{name}' is not allowed"));
-    }
-    if name.len() > TOPIC_NAME_LEN_MAX {
-        return invalid(format!(
+    let reason = match check_topic_name(name) {
+        Ok(()) => return Ok(()),
+        Err(WrongTopicName::Empty) => "the empty string is not allowed".to_owned(),
+        Err(WrongTopicName::Dots) => format!("'{name}' is not allowed"),
+        Err(WrongTopicName::TooLong) => format!(
             "the length of '{name}' is longer than the max allowed length {TOPIC_NAME_LEN_MAX}"
-        ));
-    }
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-    {
-        return invalid(format!(
+        ),
+        Err(WrongTopicName::Characters) => format!(
             "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and \
              '-'"
-        ));
-    }
-    Ok(())
+        ),
+    };
+    let message = format!("Topic name is invalid: {reason}");
+    Err(ApiError::new(ErrorCode::InvalidTopicException, message))
 }
 
 /// Checks that `name` is not the quorum's own, and free, also as the name of a metric.

@@ -624,3 +624,141 @@ async fn acls_are_refused_one_by_one() {
     let gone = gone.filter_results.iter().map(|one| (one.error_code, one.error_message.as_deref()));
     assert!(gone.eq([(disabled, Some("No Authorizer is configured.")); 2]));
 }
+
+#[tokio::test]
+async fn a_member_joins_commits_and_leaves_and_its_group_is_deleted() {
+    use m::{join_group_request as jg, leave_group_request as lg, sync_group_request as sg};
+    let (broker, any) = with_records(0).await;
+    coordinates(&broker).await;
+    // Version 0 of a consumer's subscription: the topic t, without data of its own.
+    let subscription = bytes::Bytes::from_static(b"\0\0\0\0\0\x01\0\x01t\xff\xff\xff\xff");
+    let protocol = jg::JoinGroupRequestProtocol::default();
+    let protocol = protocol.with_name(text("range")).with_metadata(subscription.clone());
+    let join = |member: &StrBytes| {
+        m::JoinGroupRequest::default()
+            .with_group_id(group("g"))
+            .with_member_id(member.clone())
+            .with_session_timeout_ms(30_000)
+            .with_rebalance_timeout_ms(30_000)
+            .with_protocol_type(text("consumer"))
+            .with_protocols(vec![protocol.clone()])
+    };
+    let first = answer!(broker, any, 9, join(&StrBytes::default()), JoinGroup);
+    assert_eq!(first.error_code, ErrorCode::MemberIdRequired.code());
+    let id = first.member_id;
+    let joined = answer!(broker, any, 9, join(&id), JoinGroup);
+    let told = (joined.error_code, joined.generation_id, &joined.leader, joined.members.len());
+    assert_eq!(told, (NONE, 1, &id, 1));
+    assert_eq!(joined.members[0].metadata, subscription);
+    let mine = sg::SyncGroupRequestAssignment::default().with_member_id(id.clone());
+    let sync = m::SyncGroupRequest::default()
+        .with_group_id(group("g"))
+        .with_member_id(id.clone())
+        .with_generation_id(1)
+        .with_protocol_type(Some(text("consumer")))
+        .with_protocol_name(Some(text("range")))
+        .with_assignments(vec![mine.with_assignment(bytes::Bytes::from_static(b"all"))]);
+    let synced = answer!(broker, any, 5, sync, SyncGroup);
+    assert_eq!((synced.error_code, &*synced.assignment), (NONE, &b"all"[..]));
+    let beat = |generation: i32| {
+        let request = m::HeartbeatRequest::default().with_group_id(group("g"));
+        request.with_member_id(id.clone()).with_generation_id(generation)
+    };
+    for (generation, error) in [(1, NONE), (2, ErrorCode::IllegalGeneration.code())] {
+        assert_eq!(answer!(broker, any, 4, beat(generation), Heartbeat).error_code, error);
+    }
+    let committed = commit(7, &[topic("t")]).with_member_id(id.clone());
+    let committed = committed.with_generation_id_or_member_epoch(1);
+    let committed = answer!(broker, any, 9, committed, OffsetCommit);
+    assert_eq!(committed.topics[0].partitions[0].error_code, NONE);
+    let listed = async |state: &'static str| {
+        let request = m::ListGroupsRequest::default().with_states_filter(vec![text(state)]);
+        let answer = answer!(broker, any, 5, request, ListGroups);
+        let names = answer.groups.iter().map(|one| one.group_id.to_string());
+        (answer.error_code, names.collect::<Vec<_>>())
+    };
+    assert_eq!(listed("Stable").await, (NONE, vec!["g".to_owned()]));
+    assert_eq!(listed("Empty").await, (NONE, vec![]));
+
+    let forgotten = async || {
+        use m::offset_delete_request as od;
+        let of = od::OffsetDeleteRequestTopic::default()
+            .with_name(topic("t"))
+            .with_partitions(vec![od::OffsetDeleteRequestPartition::default()]);
+        let request = m::OffsetDeleteRequest::default().with_group_id(group("g"));
+        let answer = answer!(broker, any, 0, request.with_topics(vec![of]), OffsetDelete);
+        (answer.error_code, answer.topics[0].partitions[0].error_code)
+    };
+    let deleted = async || {
+        let request = m::DeleteGroupsRequest::default().with_groups_names(vec![group("g")]);
+        answer!(broker, any, 2, request, DeleteGroups).results[0].error_code
+    };
+    assert_eq!(forgotten().await, (NONE, ErrorCode::GroupSubscribedToTopic.code()));
+    assert_eq!(deleted().await, ErrorCode::NonEmptyGroup.code());
+    let leave = || {
+        let member = lg::MemberIdentity::default().with_member_id(id.clone());
+        m::LeaveGroupRequest::default().with_group_id(group("g")).with_members(vec![member])
+    };
+    for error in [NONE, ErrorCode::UnknownMemberId.code()] {
+        let left = answer!(broker, any, 5, leave(), LeaveGroup);
+        assert_eq!((left.error_code, left.members[0].error_code), (NONE, error));
+    }
+    assert_eq!(listed("Empty").await, (NONE, vec!["g".to_owned()]));
+    let offset = async || {
+        let answer = answer!(broker, any, 9, fetch_offsets(Some(&["t"])), OffsetFetch);
+        answer.groups[0].topics[0].partitions[0].committed_offset
+    };
+    assert_eq!(offset().await, 7);
+    assert_eq!(forgotten().await, (NONE, NONE));
+    assert_eq!(offset().await, -1);
+    for error in [NONE, ErrorCode::GroupIdNotFound.code()] {
+        assert_eq!(deleted().await, error);
+    }
+    assert_eq!(listed("").await, (NONE, vec![]));
+}
+
+#[tokio::test]
+async fn the_one_voter_stays_and_an_unknown_broker_is_not_unregistered() {
+    let (broker, any) = with_records(0).await;
+    let add = |listener: &'static str, cluster: Option<&'static str>, id: i32| {
+        let listener =
+            m::add_raft_voter_request::Listener::default().with_name(text(listener)).with_port(1);
+        m::AddRaftVoterRequest::default()
+            .with_listeners(vec![listener])
+            .with_cluster_id(cluster.map(text))
+            .with_voter_id(id)
+            .with_timeout_ms(30_000)
+    };
+    for (request, error) in [
+        (add("OTHER", None, 2), ErrorCode::InvalidRequest),
+        (add("CONTROLLER", Some("other"), 2), ErrorCode::InconsistentClusterId),
+        (add("CONTROLLER", None, -1), ErrorCode::InvalidRequest),
+        (add("CONTROLLER", None, 1), ErrorCode::DuplicateVoter),
+        (add("CONTROLLER", None, 2), ErrorCode::InvalidRequest),
+    ] {
+        let answer = answer!(broker, any, 0, request.clone(), AddRaftVoter);
+        assert_eq!(answer.error_code, error.code(), "{request:?}: {answer:?}");
+    }
+    let remove = |cluster: Option<&'static str>, id: i32| {
+        m::RemoveRaftVoterRequest::default().with_cluster_id(cluster.map(text)).with_voter_id(id)
+    };
+    for (request, error) in [
+        (remove(Some("other"), 1), ErrorCode::InconsistentClusterId),
+        (remove(None, -1), ErrorCode::InvalidRequest),
+        (remove(None, 7), ErrorCode::VoterNotFound),
+        (remove(None, 1), ErrorCode::InvalidRequest),
+    ] {
+        let answer = answer!(broker, any, 0, request.clone(), RemoveRaftVoter);
+        assert_eq!(answer.error_code, error.code(), "{request:?}: {answer:?}");
+    }
+    for (id, error) in
+        [(7, ErrorCode::BrokerIdNotRegistered), (-1, ErrorCode::BrokerIdNotRegistered)]
+    {
+        let request = m::UnregisterBrokerRequest::default().with_broker_id(m::BrokerId(id));
+        let answer = answer!(broker, any, 0, request, UnregisterBroker);
+        assert_eq!(answer.error_code, error.code(), "{id}: {answer:?}");
+    }
+    let cluster = m::DescribeClusterRequest::default().with_endpoint_type(1);
+    let cluster = answer!(broker, any, 2, cluster, DescribeCluster);
+    assert_eq!(cluster.brokers.iter().map(|one| one.broker_id.0).collect::<Vec<_>>(), [1]);
+}
