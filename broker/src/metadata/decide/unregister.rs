@@ -11,7 +11,7 @@ use crate::metadata::{ApiError, MetadataImage, MetadataRecord};
 
 /// Takes the registration of a broker away. As with Kafka its replicas stay assigned, out of ISR and
 /// ELR, until they are moved to others, and a broker that lives is not spared: it registers again
-/// when it starts again.
+/// when it starts again. Only the last one stays: its process would end, and nobody would serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnregisterBroker {
     /// Which broker.
@@ -38,6 +38,14 @@ impl UnregisterBroker {
     fn unregister(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
         if !draft.image.brokers.contains_key(&self.id) {
             return Err(self.not_registered());
+        }
+        if draft.image.brokers.len() == 1 {
+            let message = format!(
+                "Broker {} is the only one of the cluster. Unregister it when another one has taken \
+                 its place.",
+                self.id
+            );
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
         }
         draft.add(vec![MetadataRecord::RemoveBroker(RemoveBrokerRecord { id: self.id })])?;
         let image = &draft.image;
