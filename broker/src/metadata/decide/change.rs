@@ -153,10 +153,15 @@ impl<'a> Change<'a> {
         self.keep_isr()
     }
 
-    /// A move is given up: the replicas of before stay, and who was only to come goes at once.
+    /// A move is given up: the replicas of before stay, and who was only to come goes at once, but
+    /// who may have committed records that its leader lacks: that one is both added and removed.
     pub(super) fn given_up(mut self) -> Self {
-        self.replicas = self.before.original_replicas();
-        (self.adding, self.removing) = (Vec::new(), Vec::new());
+        let before = self.before;
+        let may_have_more = |id: &&BrokerId| before.may_have_more.contains(id);
+        self.adding = before.adding.iter().filter(may_have_more).copied().collect();
+        self.removing = self.adding.clone();
+        self.replicas = before.original_replicas();
+        self.replicas.extend(&self.adding);
         self.keep_isr()
     }
 

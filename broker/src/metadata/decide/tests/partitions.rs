@@ -658,6 +658,37 @@ fn a_move_does_not_end_while_one_that_is_to_go_may_have_more() {
     }
 }
 
+#[test]
+fn a_move_that_is_given_up_keeps_who_may_have_more() {
+    tell(
+        "
+        > create with=min.insync.replicas:1,unclean.leader.election.enable:true
+        epoch 0 1 leads isr 1,2,3
+        > move to=1
+        epoch 1 1 leads isr 1
+        > move to=4,5
+        epoch 1 1 leads isr 1 of 4,5,1 adding 4,5 removing 1
+        > isr is=1,4
+        epoch 1 1 leads isr 4,1 of 4,5,1 adding 4,5 removing 1
+        > fence broker=1
+        epoch 2 4 leads isr 4 of 4,5,1 adding 4,5 removing 1
+        > fence broker=4,5
+        epoch 3 nobody leads elr 4 last-known 4 of 4,5,1 adding 4,5 removing 1
+        > unfence broker=1
+        epoch 4 1 leads (Unclean) isr 1 of 4,5,1 adding 4,5 removing 1 may-have-more 4,5
+        > cancel
+        epoch 4 1 leads (Unclean) isr 1 of 1,4,5 adding 4,5 removing 4,5 may-have-more 4,5
+        > unfence broker=4,5
+        epoch 4 1 leads (Unclean) isr 1 of 1,4,5 adding 4,5 removing 4,5 may-have-more 4,5
+        > isr is=1,4
+        epoch 4 1 leads (Unclean) isr 1,4 of 1,4,5 adding 4,5 removing 4,5 may-have-more 5
+        # It is gone for good.
+        > unregister broker=5
+        epoch 5 1 leads isr 1
+        ",
+    );
+}
+
 /// The others are gone for good. A person says so by an unclean election.
 #[test]
 fn a_lost_log_leads_when_a_person_asks_for_it() {
