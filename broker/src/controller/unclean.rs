@@ -13,7 +13,8 @@ pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) {
         (
             Election::LastKnown,
             "nobody is known to have every acknowledged record, and the last leader leads again \
-             although it may have lost some: it had not waited for the disk (flush.on.ack)",
+             although it may lack some: it did not wait for the disk (flush.on.ack=false), its disk \
+             or a loss in it was accepted, or its registration was taken away meanwhile",
         ),
         (
             Election::Unclean,
