@@ -5,12 +5,12 @@
 
 pub mod config;
 pub mod controller;
-pub mod coordinator;
+mod coordinator;
 pub mod metadata;
-pub mod metrics;
+mod metrics;
 pub mod node;
 pub mod quorum;
-pub mod replication;
-pub mod request;
-pub mod security;
+mod replication;
+mod request;
+mod security;
 mod server;

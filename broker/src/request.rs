@@ -8,7 +8,7 @@ use letterbox_protocol::ErrorCode;
 use crate::security::{Authorizer, Operation, Principal, Resource, ResourceType};
 
 /// The client of a connection, as its requests need to know it. All of them share it.
-pub struct Caller {
+pub(crate) struct Caller {
     /// Who the connection belongs to.
     pub principal: Principal,
     /// Which of `Config::listeners` it came in on.
@@ -24,7 +24,11 @@ pub struct Caller {
 impl Caller {
     /// A client that has not logged in.
     #[must_use]
-    pub fn anonymous(listener: usize, peer: SocketAddr, authorizer: Arc<dyn Authorizer>) -> Self {
+    pub(crate) fn anonymous(
+        listener: usize,
+        peer: SocketAddr,
+        authorizer: Arc<dyn Authorizer>,
+    ) -> Self {
         let host = format!("/{}", peer.ip().to_canonical()).into();
         Self { principal: Principal::anonymous(), listener, peer, host, authorizer }
     }
@@ -32,7 +36,7 @@ impl Caller {
 
 /// One request's view of its connection.
 #[derive(Clone)]
-pub struct RequestContext {
+pub(crate) struct RequestContext {
     /// Who asks.
     pub caller: Arc<Caller>,
     /// `client.id`; empty when none was given. Member ids of groups begin with it.
@@ -46,7 +50,7 @@ pub struct RequestContext {
 impl RequestContext {
     /// Whether the caller may do `operation` to `resource`.
     #[must_use]
-    pub fn may(&self, operation: Operation, resource: Resource<'_>) -> bool {
+    pub(crate) fn may(&self, operation: Operation, resource: Resource<'_>) -> bool {
         let Caller { principal, host, authorizer, .. } = &*self.caller;
         authorizer.allows(principal, host, operation, resource)
     }
@@ -55,27 +59,31 @@ impl RequestContext {
     ///
     /// # Errors
     /// The authorization error of the resource's kind.
-    pub fn check(&self, operation: Operation, resource: Resource<'_>) -> Result<(), ErrorCode> {
+    pub(crate) fn check(
+        &self,
+        operation: Operation,
+        resource: Resource<'_>,
+    ) -> Result<(), ErrorCode> {
         if self.may(operation, resource) { Ok(()) } else { Err(resource.kind().refusal()) }
     }
 
     /// Whether there may be a resource of `kind` to which the caller may do `operation`.
     #[must_use]
-    pub fn may_any(&self, operation: Operation, kind: ResourceType) -> bool {
+    pub(crate) fn may_any(&self, operation: Operation, kind: ResourceType) -> bool {
         let Caller { principal, host, authorizer, .. } = &*self.caller;
         authorizer.allows_any(principal, host, operation, kind)
     }
 
     /// What the caller may do to `resource`, a bit for each operation (KIP-430).
     #[must_use]
-    pub fn authorized_operations(&self, resource: Resource<'_>) -> i32 {
+    pub(crate) fn authorized_operations(&self, resource: Resource<'_>) -> i32 {
         let allowed = resource.kind().operations().iter().filter(|one| self.may(**one, resource));
         allowed.fold(0, |bits, one| bits | 1 << *one as u8)
     }
 }
 
 /// What is answered for authorized operations that were not asked for (KIP-430).
-pub const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
+pub(crate) const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
 
 #[cfg(test)]
 impl RequestContext {

@@ -21,11 +21,11 @@ use super::runtime::Now;
 
 /// The most bytes that one member's protocols may take with their metadata: the default
 /// `max.message.bytes` of `__consumer_offsets`, into one batch of which the whole group has to fit.
-pub const MEMBER_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const MEMBER_BYTES_MAX: usize = 1024 * 1024;
 /// The most bytes of all groups together.
-pub const GROUPS_BYTES_MAX: usize = 128 * 1024 * 1024;
+pub(crate) const GROUPS_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// The most bytes of all offsets together.
-pub const OFFSETS_BYTES_MAX: usize = 512 * 1024 * 1024;
+pub(crate) const OFFSETS_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// A member of no more bytes may use the last quarter of the bound.
 const SMALL_MEMBER_BYTES: usize = 16 * 1024;
 /// For how long refusals are not logged again.
@@ -33,7 +33,7 @@ const QUIET_MS: u64 = 60_000;
 
 /// The bytes that the coordinator of this broker holds.
 #[derive(Debug)]
-pub struct GroupMemory {
+pub(crate) struct GroupMemory {
     groups: AtomicUsize,
     offsets: AtomicUsize,
     groups_max: usize,
@@ -51,7 +51,7 @@ impl Default for GroupMemory {
 impl GroupMemory {
     /// Nothing is held; the bounds are in bytes.
     #[must_use]
-    pub fn new(groups_max: usize, offsets_max: usize) -> Self {
+    pub(crate) fn new(groups_max: usize, offsets_max: usize) -> Self {
         Self {
             groups: AtomicUsize::new(0),
             offsets: AtomicUsize::new(0),
@@ -63,13 +63,13 @@ impl GroupMemory {
 
     /// Bytes of groups, members and assignments.
     #[must_use]
-    pub fn groups_bytes(&self) -> usize {
+    pub(crate) fn groups_bytes(&self) -> usize {
         self.groups.load(Ordering::Relaxed)
     }
 
     /// Bytes of offsets, committed or on their way.
     #[must_use]
-    pub fn offsets_bytes(&self) -> usize {
+    pub(crate) fn offsets_bytes(&self) -> usize {
         self.offsets.load(Ordering::Relaxed)
     }
 

@@ -10,23 +10,22 @@
 //! it is kept elsewhere. What the topic does not know how to tell (record types of newer Kafka
 //! versions) is kept in the log and ignored here.
 
-pub mod group;
-pub mod memory;
-pub mod records;
-pub mod replicated_log;
-pub mod runtime;
-pub mod service;
-pub mod shard;
+pub(crate) mod group;
+pub(crate) mod memory;
+pub(crate) mod records;
+pub(crate) mod replicated_log;
+pub(crate) mod runtime;
+pub(crate) mod service;
+pub(crate) mod shard;
 
-pub use letterbox_protocol::topics::GROUP_METADATA_TOPIC;
-pub use memory::GroupMemory;
-pub use replicated_log::{AppendError, KeyValue, LogEnd, ReplicatedLog};
-pub use service::GroupCoordinator;
+pub(crate) use letterbox_protocol::topics::GROUP_METADATA_TOPIC;
+pub(crate) use replicated_log::{AppendError, KeyValue, LogEnd, ReplicatedLog};
+pub(crate) use service::GroupCoordinator;
 pub(crate) use shard::commit_error;
 
 /// The settings of the coordinator, under Kafka's names. Times in milliseconds.
 #[derive(Clone, Debug)]
-pub struct GroupConfig {
+pub(crate) struct GroupConfig {
     /// `group.initial.rebalance.delay.ms`: how long an empty group waits for more members before
     /// its first generation.
     pub initial_rebalance_delay_ms: u64,
@@ -65,7 +64,7 @@ impl Default for GroupConfig {
 
 /// How many groups, members and offsets the partitions of this broker hold.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct GroupFigures {
+pub(crate) struct GroupFigures {
     /// Groups without members.
     pub empty: usize,
     /// Groups that wait for their members to join.
@@ -86,7 +85,7 @@ pub struct GroupFigures {
 /// Java's `String.hashCode` over the UTF-16 units with the sign bit cleared, so that data written
 /// by Apache Kafka is found where it lies.
 #[must_use]
-pub fn partition_for(group_id: &str, partition_count: i32) -> i32 {
+pub(crate) fn partition_for(group_id: &str, partition_count: i32) -> i32 {
     let hash = group_id
         .encode_utf16()
         .fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));

@@ -6,11 +6,11 @@ use letterbox_env::BoxFuture;
 use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs};
 
 /// A record's key and value; no value is a tombstone.
-pub type KeyValue = (Bytes, Option<Bytes>);
+pub(crate) type KeyValue = (Bytes, Option<Bytes>);
 
 /// Why records were not appended or not committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum AppendError {
+pub(crate) enum AppendError {
     /// This broker does not lead the partition, or ceased to before the records were committed.
     #[error("this broker does not lead the partition")]
     NotLeader,
@@ -31,7 +31,7 @@ pub enum AppendError {
 /// How far a partition reached, and in which epoch this broker led it then: in another epoch other
 /// records may have taken the place of those before `offset`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LogEnd {
+pub(crate) struct LogEnd {
     /// The offset that follows the last record.
     pub offset: Offset,
     /// The leader epoch.
@@ -43,7 +43,7 @@ pub struct LogEnd {
 /// The coordinator calls [`append`](Self::append) for a partition only from one task, one call
 /// after the other, in the order in which its state changes; it may go on appending while earlier
 /// records are not committed yet.
-pub trait ReplicatedLog: Send + Sync + 'static {
+pub(crate) trait ReplicatedLog: Send + Sync + 'static {
     /// Whether this broker leads the partition in that epoch. If not, what was read in it may not
     /// count any more.
     fn is_led_in(&self, partition: i32, leader_epoch: LeaderEpoch) -> bool;

@@ -17,11 +17,11 @@ use prometheus_client::metrics::counter::Counter;
 use crate::coordinator::GroupFigures;
 
 /// Partitions that one scrape tells of, the first by topic name; and committed offsets, and groups.
-pub const PARTITIONS_MAX: usize = 4_000;
+pub(crate) const PARTITIONS_MAX: usize = 4_000;
 
 /// One topic with partitions that are led from here.
 #[derive(Clone, Debug, Default)]
-pub struct TopicDetails {
+pub(crate) struct TopicDetails {
     /// Its name.
     pub name: Arc<str>,
     /// How many partitions it has in all.
@@ -32,7 +32,7 @@ pub struct TopicDetails {
 
 /// One partition that is led from here.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PartitionDetails {
+pub(crate) struct PartitionDetails {
     /// Its index.
     pub index: i32,
     /// Records appended by clients since this broker leads it.
@@ -73,7 +73,7 @@ pub struct PartitionDetails {
 
 /// How far a group has read a partition that is led from here.
 #[derive(Clone, Debug)]
-pub struct GroupOffset {
+pub(crate) struct GroupOffset {
     /// The group's id.
     pub group: Arc<str>,
     /// The topic's name.
@@ -88,7 +88,7 @@ pub struct GroupOffset {
 
 /// All of it, at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Details {
+pub(crate) struct Details {
     /// By name; cut to [`PARTITIONS_MAX`] partitions.
     pub topics: Vec<TopicDetails>,
     /// Partitions that were left out.

@@ -16,19 +16,21 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-pub use self::details::{Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails};
+pub(crate) use self::details::{
+    Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails,
+};
 use self::details::{DetailsCollector, Totals};
 
 /// The label of per-API metrics.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ApiLabel {
+pub(crate) struct ApiLabel {
     /// The API's name: `Produce`, `Fetch`, …
     pub request: &'static str,
 }
 
 /// The label of errors.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ErrorLabel {
+pub(crate) struct ErrorLabel {
     /// The API's name.
     pub request: &'static str,
     /// Kafka's error name.
@@ -37,13 +39,13 @@ pub struct ErrorLabel {
 
 /// The label of ended connections.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ReasonLabel {
+pub(crate) struct ReasonLabel {
     /// Why the connection was closed.
     pub reason: &'static str,
 }
 
 /// Every metric of the broker.
-pub struct Metrics {
+pub(crate) struct Metrics {
     table: Table,
     details: DetailsCollector,
     bytes_in: Counter,
@@ -146,7 +148,7 @@ impl Default for Metrics {
 impl Metrics {
     /// A table with everything at zero.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut table = Table::default();
         let totals = Totals::default();
         let new_histogram: fn() -> Histogram = || {
@@ -220,34 +222,34 @@ impl Metrics {
     }
 
     /// What the next scrape tells of single topics and partitions.
-    pub fn show(&self, details: Details) {
+    pub(crate) fn show(&self, details: Details) {
         self.details.show(details);
     }
 
     /// Counts an error in an answer to `request`.
-    pub fn answered_with(&self, request: &'static str, error: &'static str) {
+    pub(crate) fn answered_with(&self, request: &'static str, error: &'static str) {
         self.errors.get_or_create(&ErrorLabel { request, error }).inc();
     }
 
     /// Counts what came in from a client.
-    pub fn bytes_received(&self, bytes: u64) {
+    pub(crate) fn bytes_received(&self, bytes: u64) {
         self.bytes_in.inc_by(bytes);
     }
 
     /// Counts what went out to a client.
-    pub fn bytes_sent(&self, bytes: u64) {
+    pub(crate) fn bytes_sent(&self, bytes: u64) {
         self.bytes_out.inc_by(bytes);
     }
 
     /// What [`Metrics::bytes_sent`] counts in.
     #[must_use]
-    pub fn bytes_sent_counter(&self) -> Counter {
+    pub(crate) fn bytes_sent_counter(&self) -> Counter {
         self.bytes_out.clone()
     }
 
     /// The whole table in OpenMetrics text.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         // Writing into a String does not fail.
         let _ = encode(&mut text, &self.table.registry);

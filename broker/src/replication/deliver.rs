@@ -9,7 +9,7 @@ use std::sync::Arc;
 const WRITES_MAX: usize = 16;
 
 /// A connection with answers that waited for a watermark.
-pub trait Deliver: Send + Sync {
+pub(crate) trait Deliver: Send + Sync {
     /// Goes on, on the thread that moved the watermark, which holds no lock then. Must not wait for
     /// anything, and may write to a client only with `may_write`.
     fn deliver(self: Arc<Self>, may_write: bool);
@@ -32,11 +32,11 @@ pub(crate) fn delivering(moving: impl FnOnce()) {
 /// Whether this thread moves a watermark and delivers what that lets go on: whoever is woken on it
 /// may ask for [`deliver_next`].
 #[must_use]
-pub fn is_delivering() -> bool {
+pub(crate) fn is_delivering() -> bool {
     DUE.with_borrow(Option::is_some)
 }
 
 /// Lets `due` go on when the watermark has moved. Only where [`is_delivering`].
-pub fn deliver_next(due: Arc<dyn Deliver>) {
+pub(crate) fn deliver_next(due: Arc<dyn Deliver>) {
     DUE.with_borrow_mut(|all| all.get_or_insert_default().push(due));
 }

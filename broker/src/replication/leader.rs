@@ -21,15 +21,15 @@ use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 use super::follower::{Answer, OwnLog};
 
 /// Counts the registrations of a broker (KIP-631): a broker that was started again has another.
-pub type BrokerEpoch = i64;
+pub(crate) type BrokerEpoch = i64;
 
 /// The brokers that may be in sync: registered, not fenced, not stopping.
-pub type Eligible = Arc<BTreeMap<BrokerId, BrokerEpoch>>;
+pub(crate) type Eligible = Arc<BTreeMap<BrokerId, BrokerEpoch>>;
 
 /// Why an append with `acks=all` is refused before anything is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{in_sync} of {required} required replicas are in sync")]
-pub struct NotEnoughReplicas {
+pub(crate) struct NotEnoughReplicas {
     /// Replicas in sync.
     pub in_sync: usize,
     /// Replicas that must be.
@@ -139,7 +139,7 @@ struct Asked {
 
 /// A partition as its leader sees it.
 #[derive(Clone, Debug)]
-pub struct LeaderState {
+pub(crate) struct LeaderState {
     me: BrokerId,
     epoch: LeaderEpoch,
     /// Where the log ended when this epoch began.
@@ -206,20 +206,20 @@ impl LeaderState {
 
     /// The epoch this broker leads in.
     #[must_use]
-    pub fn epoch(&self) -> LeaderEpoch {
+    pub(crate) fn epoch(&self) -> LeaderEpoch {
         self.epoch
     }
 
     /// Exclusive end of what is committed.
     #[must_use]
-    pub fn high_watermark(&self) -> Offset {
+    pub(crate) fn high_watermark(&self) -> Offset {
         self.high_watermark
     }
 
     /// Whether the high watermark waits for nothing but the own log. What was appended is then
     /// committed as soon as it counts here.
     #[must_use]
-    pub fn decides_alone(&self) -> bool {
+    pub(crate) fn decides_alone(&self) -> bool {
         self.required() == 1
             && self.maximal_isr().all(|id| id == self.me)
             && self.followers.values().all(|follower| !follower.is_joining)
@@ -228,7 +228,7 @@ impl LeaderState {
     /// Whether the high watermark has reached where the log ended when this epoch began: what an
     /// earlier leader had shown as committed lies below that (KIP-207).
     #[must_use]
-    pub fn shows_earlier_epochs(&self) -> bool {
+    pub(crate) fn shows_earlier_epochs(&self) -> bool {
         self.high_watermark >= self.epoch_start
     }
 
@@ -254,7 +254,7 @@ impl LeaderState {
     ///
     /// # Errors
     /// [`NotEnoughReplicas`]; answer NOT_ENOUGH_REPLICAS.
-    pub fn may_append_to_all(&self) -> Result<(), NotEnoughReplicas> {
+    pub(crate) fn may_append_to_all(&self) -> Result<(), NotEnoughReplicas> {
         let (in_sync, required) = self.in_sync_and_required();
         if in_sync >= required { Ok(()) } else { Err(NotEnoughReplicas { in_sync, required }) }
     }
@@ -262,7 +262,7 @@ impl LeaderState {
     /// Whether fewer may be in sync than what is committed asks for: to be said when an append that
     /// waited is committed (NOT_ENOUGH_REPLICAS_AFTER_APPEND, as Kafka does).
     #[must_use]
-    pub fn is_below_min_isr(&self) -> bool {
+    pub(crate) fn is_below_min_isr(&self) -> bool {
         self.maximal_isr().count() < self.required()
     }
 
@@ -279,13 +279,13 @@ impl LeaderState {
     }
 
     /// Changes `min.insync.replicas`. Returns the new high watermark when it moved.
-    pub fn set_min_insync(&mut self, min_insync: usize) -> Option<Offset> {
+    pub(crate) fn set_min_insync(&mut self, min_insync: usize) -> Option<Offset> {
         self.min_insync = min_insync;
         self.advance()
     }
 
     /// The own log counts up to `end`. Returns the new high watermark when it moved.
-    pub fn own_end(&mut self, end: Offset) -> Option<Offset> {
+    pub(crate) fn own_end(&mut self, end: Offset) -> Option<Offset> {
         self.own_end = end.max(self.own_end);
         self.advance()
     }

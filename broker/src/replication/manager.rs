@@ -40,7 +40,7 @@ enum Occasion {
 }
 
 /// Every partition this broker keeps.
-pub struct ReplicaManager {
+pub(crate) struct ReplicaManager {
     config: Config,
     logs: Arc<LogManager>,
     /// Replaced as a whole when partitions come or go, which is rare; read for every request.
@@ -61,7 +61,7 @@ pub struct ReplicaManager {
 
 /// Sets the logs aside, as `*-stray`, that `me` found in other log directories than those that count,
 /// where nobody else has every committed record and nobody has accepted what was lost.
-pub async fn set_lost_aside(logs: &LogManager, image: &MetadataImage, me: BrokerId) {
+pub(crate) async fn set_lost_aside(logs: &LogManager, image: &MetadataImage, me: BrokerId) {
     let is_lost = |id: &TopicId, index: i32| {
         let state = image.topic_by_id(id).and_then(|topic| topic.partition(index));
         state.is_some_and(|state| state.is_lost_on(me))
@@ -77,7 +77,7 @@ pub async fn set_lost_aside(logs: &LogManager, image: &MetadataImage, me: Broker
 impl ReplicaManager {
     /// A manager over logs that were opened; nothing is hosted until metadata says so.
     #[must_use]
-    pub fn new(env: &Env, config: Config, logs: Arc<LogManager>) -> Arc<Self> {
+    pub(crate) fn new(env: &Env, config: Config, logs: Arc<LogManager>) -> Arc<Self> {
         let number = |key| u64::try_from(config.number(key)).unwrap_or(u64::MAX);
         let times = Times {
             lag_max_ms: number("replica.lag.time.max.ms"),
@@ -109,7 +109,11 @@ impl ReplicaManager {
     /// # Errors
     /// `NOT_LEADER_OR_FOLLOWER` when it is assigned to others, `UNKNOWN_TOPIC_OR_PARTITION` when it
     /// is not there; as [`Partition::check_led`].
-    pub fn partition(&self, topic: &TopicId, index: i32) -> Result<Arc<Partition>, ErrorCode> {
+    pub(crate) fn partition(
+        &self,
+        topic: &TopicId,
+        index: i32,
+    ) -> Result<Arc<Partition>, ErrorCode> {
         let hosted = self.hosted.load();
         let is_there = || {
             let image = self.image.load();
@@ -175,20 +179,20 @@ impl ReplicaManager {
     }
 
     /// Every partition led from here.
-    #[must_use]
-    pub fn leading(&self) -> Vec<Arc<Partition>> {
+    #[cfg(test)]
+    pub(crate) fn leading(&self) -> Vec<Arc<Partition>> {
         let hosted = self.hosted.load();
         hosted.values().filter(|partition| partition.check_led().is_ok()).cloned().collect()
     }
 
     /// The log directories, and every log in them.
     #[must_use]
-    pub fn log_dirs(&self) -> (Vec<Arc<LogDir>>, Vec<Arc<Log>>) {
+    pub(crate) fn log_dirs(&self) -> (Vec<Arc<LogDir>>, Vec<Arc<Log>>) {
         (self.logs.dirs().to_vec(), self.logs.logs())
     }
 
     /// See [`LogManager::lacks_descriptors`].
-    pub fn lacks_descriptors(&self) {
+    pub(crate) fn lacks_descriptors(&self) {
         self.logs.lacks_descriptors();
     }
 
@@ -196,19 +200,19 @@ impl ReplicaManager {
     ///
     /// # Errors
     /// As there.
-    pub async fn keep_log_starts(&self, logs: Vec<Arc<Log>>) -> Result<(), LogError> {
+    pub(crate) async fn keep_log_starts(&self, logs: Vec<Arc<Log>>) -> Result<(), LogError> {
         self.logs.keep_log_starts(logs).await
     }
 
     /// Partitions hosted.
     #[must_use]
-    pub fn hosted_count(&self) -> usize {
+    pub(crate) fn hosted_count(&self) -> usize {
         self.hosted.load().len()
     }
 
     /// Partitions hosted, led, and out of use.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let hosted = self.hosted.load();
         let (mut leading, mut offline) = (0, 0);
         for partition in hosted.values() {
@@ -228,7 +232,7 @@ impl ReplicaManager {
     /// be removed are deleted, and those of partitions that the metadata give to other brokers: the
     /// controller took them away when those had everything. That comes first, because a topic of
     /// the image may need the name of one that is gone.
-    pub async fn start(&self, image: &Arc<MetadataImage>) {
+    pub(crate) async fn start(&self, image: &Arc<MetadataImage>) {
         self.image.store(image.clone());
         self.set_eligible(image);
         self.assign(image.topics().flat_map(all_of));
@@ -264,7 +268,7 @@ impl ReplicaManager {
     /// Takes a change of the metadata in: who leads, who is in sync, what is configured, what was
     /// deleted. At once, whatever is being done with logs meanwhile: that follows with
     /// [`ReplicaManager::apply_to_logs`].
-    pub fn apply(&self, delta: &MetadataDelta) {
+    pub(crate) fn apply(&self, delta: &MetadataDelta) {
         // Before any log is looked for: one that is opened meanwhile takes its configuration from
         // here.
         self.image.store(delta.after.clone());
@@ -287,7 +291,7 @@ impl ReplicaManager {
 
     /// Deletes and makes the logs that a change of the metadata asks for; it may be the sum of
     /// several that [`ReplicaManager::apply`] was told. One call after the other.
-    pub async fn apply_to_logs(&self, delta: &MetadataDelta) {
+    pub(crate) async fn apply_to_logs(&self, delta: &MetadataDelta) {
         // Looked at before what is to go: the log of a partition that came back is not the one that
         // goes.
         let hosted = self.hosted.load_full();
@@ -306,13 +310,13 @@ impl ReplicaManager {
 
     /// Whether a partition that is assigned here is out of use.
     #[must_use]
-    pub fn is_offline(&self, topic: &TopicId, index: i32) -> bool {
+    pub(crate) fn is_offline(&self, topic: &TopicId, index: i32) -> bool {
         self.hosted.load().get(&(*topic, index)).is_some_and(|partition| partition.is_offline())
     }
 
     /// Tries again what is offline, to be called every second: the disk may have space again, or a
     /// person may have mended a directory. The partitions that are back.
-    pub async fn heal(&self, image: &MetadataImage) -> Vec<(TopicId, i32)> {
+    pub(crate) async fn heal(&self, image: &MetadataImage) -> Vec<(TopicId, i32)> {
         let ids: BTreeSet<TopicId> = self.may_heal().map(|(topic, _)| topic).collect();
         if ids.is_empty() {
             Vec::new()
@@ -538,7 +542,7 @@ impl ReplicaManager {
 
     /// The configuration that logs are opened with before the metadata is there.
     #[must_use]
-    pub fn default_log_config(config: &Config) -> LogConfig {
+    pub(crate) fn default_log_config(config: &Config) -> LogConfig {
         log_config(&TopicConfig::resolve(config, &BTreeMap::new()))
     }
 

@@ -6,12 +6,12 @@
 //! [`Partition`] hosts those of its role over a real log, and leaves in `outbox` what they ask of
 //! others; the node's tasks take it from there.
 
-pub mod deliver;
+pub(crate) mod deliver;
 pub(crate) mod fetcher;
 pub(crate) mod follower;
 #[cfg(test)]
 mod following_tests;
-pub mod leader;
+pub(crate) mod leader;
 mod manager;
 pub(crate) mod outbox;
 mod own_log;
@@ -22,12 +22,11 @@ mod role;
 mod tests;
 #[cfg(test)]
 pub(crate) mod transcript;
-pub mod waiters;
+pub(crate) mod waiters;
 #[cfg(test)]
 mod world;
 
-pub use manager::{ReplicaManager, set_lost_aside};
-pub use partition::{Acks, AppendRefused, Appended, Partition, Within};
-pub use read::{Shown, Wanted};
-pub use role::Commit;
-pub use waiters::Ticket;
+pub(crate) use manager::{ReplicaManager, set_lost_aside};
+pub(crate) use partition::{Acks, AppendRefused, Appended, Partition, Within};
+pub(crate) use read::Wanted;
+pub(crate) use waiters::Ticket;

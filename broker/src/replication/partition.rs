@@ -27,7 +27,7 @@ const NOT_LED: LeaderEpoch = -1;
 
 /// What an append waits for before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acks {
+pub(crate) enum Acks {
     /// Nothing; there is no answer.
     None,
     /// The leader's log.
@@ -38,7 +38,7 @@ pub enum Acks {
 
 /// What was appended.
 #[derive(Clone, Copy, Debug)]
-pub struct Appended {
+pub(crate) struct Appended {
     /// Offset of the first record.
     pub base_offset: Offset,
     /// The offset that follows the last record: committed when the high watermark reaches it, as
@@ -68,7 +68,7 @@ enum Writer {
 
 /// What became of a batch that was to be appended within an effort.
 #[derive(Debug)]
-pub enum Within {
+pub(crate) enum Within {
     /// It is in the log.
     Appended(Appended),
     /// Validating it takes longer; it is as it came.
@@ -77,7 +77,7 @@ pub enum Within {
 
 /// Why an append was refused; nothing was stored.
 #[derive(Debug, thiserror::Error)]
-pub enum AppendRefused {
+pub(crate) enum AppendRefused {
     /// This broker does not lead the partition, or leads it in a newer epoch than a moment ago.
     #[error("this broker does not lead the partition; look up its leader again")]
     NotLeader,
@@ -125,7 +125,7 @@ impl Drop for Place<'_> {
 
 /// What clients have written to a partition and read from it, since this broker leads it.
 #[derive(Debug, Default)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     records_in: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -137,7 +137,7 @@ pub struct Traffic {
 
 /// A [`Traffic`] at one moment.
 #[derive(Clone, Copy, Debug)]
-pub struct TrafficSoFar {
+pub(crate) struct TrafficSoFar {
     /// Records appended.
     pub records_in: u64,
     /// Bytes of them.
@@ -156,25 +156,25 @@ pub struct TrafficSoFar {
 
 impl Traffic {
     /// Counts what was sent to a client.
-    pub fn sent(&self, bytes: u64, failed: bool) {
+    pub(crate) fn sent(&self, bytes: u64, failed: bool) {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
         self.fetched.fetch_add(1, Ordering::Relaxed);
         self.fetch_failed.fetch_add(u64::from(failed), Ordering::Relaxed);
     }
 
     /// Counts a batch that was refused.
-    pub fn refused(&self) {
+    pub(crate) fn refused(&self) {
         self.produced.fetch_add(1, Ordering::Relaxed);
         self.answered_with_error();
     }
 
     /// Counts that the answer to a batch is an error.
-    pub fn answered_with_error(&self) {
+    pub(crate) fn answered_with_error(&self) {
         self.produce_failed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts what a client has written.
-    pub fn received(&self, appended: &Appended) {
+    pub(crate) fn received(&self, appended: &Appended) {
         self.records_in.fetch_add(appended.records, Ordering::Relaxed);
         self.bytes_in.fetch_add(appended.bytes, Ordering::Relaxed);
         self.produced.fetch_add(1, Ordering::Relaxed);
@@ -182,7 +182,7 @@ impl Traffic {
 
     /// The counts.
     #[must_use]
-    pub fn so_far(&self) -> TrafficSoFar {
+    pub(crate) fn so_far(&self) -> TrafficSoFar {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         TrafficSoFar {
             records_in: read(&self.records_in),
@@ -204,7 +204,7 @@ impl Traffic {
 /// needs of it (the epoch, and whether it may begin) is looked up before, and the log compares that
 /// epoch under its own lock with the one that was begun last ([`Log::begin_epoch`]): between the two the
 /// role may change, and the append is refused then.
-pub struct Partition {
+pub(crate) struct Partition {
     /// Who waits for its high watermark.
     pub waiters: Waiters,
     /// Followers that wait for its end; told of it only where there are any.
@@ -278,7 +278,7 @@ impl Partition {
 
     /// The topic's id and the partition's index.
     #[must_use]
-    pub fn key(&self) -> (TopicId, i32) {
+    pub(crate) fn key(&self) -> (TopicId, i32) {
         (self.topic_id, self.index)
     }
 
@@ -286,13 +286,13 @@ impl Partition {
     ///
     /// # Errors
     /// `KAFKA_STORAGE_ERROR` when they are not open. They are where this broker leads.
-    pub fn log(&self) -> Result<&Arc<Log>, ErrorCode> {
+    pub(crate) fn log(&self) -> Result<&Arc<Log>, ErrorCode> {
         self.log.get().ok_or(ErrorCode::KafkaStorageError)
     }
 
     /// Whether its topic was deleted, or other brokers have it now.
     #[must_use]
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         match self.log.get() {
             Some(log) => log.is_gone(),
             None => self.role().log() == LogState::Gone,
@@ -301,13 +301,13 @@ impl Partition {
 
     /// What a client is told of one that is gone: `deleted`, unless other brokers have it.
     #[must_use]
-    pub fn gone_as(&self, deleted: ErrorCode) -> ErrorCode {
+    pub(crate) fn gone_as(&self, deleted: ErrorCode) -> ErrorCode {
         if self.role().is_assigned() { deleted } else { ErrorCode::NotLeaderOrFollower }
     }
 
     /// Whether its log is out of use; not while it is being made.
     #[must_use]
-    pub fn is_offline(&self) -> bool {
+    pub(crate) fn is_offline(&self) -> bool {
         match self.log.get() {
             Some(log) => log.is_offline(),
             None => self.role().log() == LogState::Failed,
@@ -324,7 +324,7 @@ impl Partition {
     /// # Errors
     /// `NOT_LEADER_OR_FOLLOWER`; `KAFKA_STORAGE_ERROR` when its log is out of use;
     /// `UNKNOWN_TOPIC_OR_PARTITION` while it is being made.
-    pub fn check_led(&self) -> Result<(), ErrorCode> {
+    pub(crate) fn check_led(&self) -> Result<(), ErrorCode> {
         if self.leader_epoch() != NOT_LED {
             return Ok(());
         }
@@ -642,7 +642,7 @@ impl Partition {
     ///
     /// # Errors
     /// [`AppendRefused`]; nothing was stored.
-    pub fn append(&self, batch: BytesMut, acks: Acks) -> Result<Appended, AppendRefused> {
+    pub(crate) fn append(&self, batch: BytesMut, acks: Acks) -> Result<Appended, AppendRefused> {
         self.append_from(Writer::Client, batch, acks)
     }
 
@@ -652,7 +652,7 @@ impl Partition {
     /// # Errors
     /// [`AppendRefused`]; nothing was stored. `NotLeader` also when this broker leads in another
     /// epoch.
-    pub fn append_decided_in(
+    pub(crate) fn append_decided_in(
         &self,
         epoch: LeaderEpoch,
         batch: BytesMut,
@@ -682,7 +682,7 @@ impl Partition {
     ///
     /// # Errors
     /// [`AppendRefused`]; nothing was stored.
-    pub fn append_within(
+    pub(crate) fn append_within(
         &self,
         batch: BytesMut,
         acks: Acks,
@@ -774,20 +774,20 @@ impl Partition {
 
     /// Log end offset, exclusive.
     #[must_use]
-    pub fn end_offset(&self) -> Offset {
+    pub(crate) fn end_offset(&self) -> Offset {
         self.log.get().map_or(0, |log| log.end_offset())
     }
 
     /// Exclusive end of what clients may see.
     #[must_use]
-    pub fn high_watermark(&self) -> Offset {
+    pub(crate) fn high_watermark(&self) -> Offset {
         self.log.get().map_or(0, |log| log.high_watermark())
     }
 
     /// What became of the records before `end` that were appended, or were there, when this broker
     /// led in `epoch`.
     #[must_use]
-    pub fn commit(&self, epoch: LeaderEpoch, end: Offset) -> Commit {
+    pub(crate) fn commit(&self, epoch: LeaderEpoch, end: Offset) -> Commit {
         match self.role().commit(epoch, end) {
             Commit::Waiting if self.log.get().is_some_and(|log| log.is_offline()) => {
                 Commit::Offline
@@ -798,7 +798,7 @@ impl Partition {
 
     /// As [`Partition::commit`], once it is known; [`Commit::Waiting`] only at the `deadline`.
     /// Cancel safe.
-    pub async fn committed(
+    pub(crate) async fn committed(
         &self,
         epoch: LeaderEpoch,
         end: Offset,
@@ -827,7 +827,7 @@ impl Partition {
     ///
     /// # Errors
     /// REQUEST_TIMED_OUT: others may still have it; NOT_LEADER_OR_FOLLOWER.
-    pub async fn low_watermark_reaches(
+    pub(crate) async fn low_watermark_reaches(
         &self,
         offset: Offset,
         deadline: Instant,
@@ -864,7 +864,7 @@ impl Partition {
     /// # Errors
     /// `OFFSET_NOT_AVAILABLE` at the deadline, and where other replicas decide until all that was
     /// there when this broker began to lead is committed (KIP-207); else as [`Commit::reached`].
-    pub async fn settle(&self, deadline: Instant) -> Result<(), ErrorCode> {
+    pub(crate) async fn settle(&self, deadline: Instant) -> Result<(), ErrorCode> {
         let end = self.log()?.end_offset();
         let epoch = {
             let role = self.role();
@@ -887,7 +887,7 @@ impl Partition {
 
     /// The epoch this broker leads in; −1 when it does not.
     #[must_use]
-    pub fn leader_epoch(&self) -> LeaderEpoch {
+    pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
         self.led_epoch.load(Ordering::Acquire)
     }
 
@@ -895,7 +895,7 @@ impl Partition {
     ///
     /// # Errors
     /// `FENCED_LEADER_EPOCH` when the client's is older, `UNKNOWN_LEADER_EPOCH` when it is newer.
-    pub fn check_epoch(&self, current: LeaderEpoch) -> Result<(), ErrorCode> {
+    pub(crate) fn check_epoch(&self, current: LeaderEpoch) -> Result<(), ErrorCode> {
         let own = self.leader_epoch();
         match current {
             -1 => Ok(()),
@@ -908,7 +908,7 @@ impl Partition {
     /// How many replicas are in sync, and how many an append with `acks=all` asks for, while this
     /// broker leads.
     #[must_use]
-    pub fn in_sync_and_required(&self) -> Option<(usize, usize)> {
+    pub(crate) fn in_sync_and_required(&self) -> Option<(usize, usize)> {
         self.role().in_sync_and_required()
     }
 
@@ -918,7 +918,7 @@ impl Partition {
     ///
     /// Source: KIP-101, KIP-279; Apache Kafka's LeaderEpochFileCache for what they leave open.
     #[must_use]
-    pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> (LeaderEpoch, Offset) {
+    pub(crate) fn end_of_epoch(&self, epoch: LeaderEpoch) -> (LeaderEpoch, Offset) {
         let own = self.leader_epoch();
         let Some(log) = self.log.get() else { return (-1, -1) };
         if epoch < 0 || epoch > own {
@@ -935,7 +935,7 @@ impl Partition {
     /// record that of the leader, as with Kafka, whose epoch begins with the leader and not with
     /// its first record.
     #[must_use]
-    pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
+    pub(crate) fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
         self.log
             .get()
             .and_then(|log| log.epoch_for_offset(offset).or_else(|| log.latest_epoch()))

@@ -15,7 +15,7 @@ use super::Partition;
 
 /// What a reader asks for.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// From the batch that holds this offset on.
     pub from: Offset,
     /// At most so many bytes of batches.
@@ -25,7 +25,7 @@ pub struct Wanted {
 }
 
 /// What a reader is shown.
-pub struct Shown {
+pub(crate) struct Shown {
     /// Exclusive end of what it may see.
     pub high_watermark: Offset,
     /// Log start offset.
@@ -40,7 +40,7 @@ impl Partition {
     ///
     /// # Errors
     /// As [`Partition::check_led`]; what the log could not read, as Kafka's error.
-    pub async fn read(
+    pub(crate) async fn read(
         &self,
         env: &Env,
         wanted: Wanted,
@@ -141,7 +141,7 @@ impl Partition {
     ///
     /// # Errors
     /// What could not be read.
-    pub async fn copy(
+    pub(crate) async fn copy(
         &self,
         env: &Env,
         from: Offset,

@@ -123,7 +123,7 @@ pub(crate) enum MayNotAppend {
 /// What counts as acknowledged: what became of an append that waits to be committed. The one answer
 /// that Produce, the readers that wait for what was acknowledged, and the coordinators share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commit {
+pub(crate) enum Commit {
     /// Every replica that was in sync has it.
     Committed,
     /// So it is, and by now fewer replicas are in sync than `min.insync.replicas`. A producer is
@@ -143,7 +143,7 @@ pub enum Commit {
 impl Commit {
     /// What Produce answers; `None` while it waits.
     #[must_use]
-    pub fn produce_answer(self) -> Option<ErrorCode> {
+    pub(crate) fn produce_answer(self) -> Option<ErrorCode> {
         Some(match self {
             Self::Committed => ErrorCode::None,
             Self::CommittedBelowMinIsr => ErrorCode::NotEnoughReplicasAfterAppend,
@@ -158,7 +158,7 @@ impl Commit {
     ///
     /// # Errors
     /// As with Produce, and OFFSET_NOT_AVAILABLE where it still waits.
-    pub fn reached(self) -> Result<(), ErrorCode> {
+    pub(crate) fn reached(self) -> Result<(), ErrorCode> {
         match self {
             Self::CommittedBelowMinIsr => Ok(()),
             other => match other.produce_answer().unwrap_or(ErrorCode::OffsetNotAvailable) {

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Acks, AppendRefused, Commit, ReplicaManager, Wanted};
+use super::role::Commit;
+use super::{Acks, AppendRefused, ReplicaManager, Wanted};
 use crate::config::Config;
 use crate::metadata::identity::encode_uuid;
 use crate::metadata::record::{

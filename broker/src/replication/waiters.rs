@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 /// Ordered by what they wait for, so that a move costs what it wakes and nothing for those that
 /// wait on.
 #[derive(Default)]
-pub struct Waiters {
+pub(crate) struct Waiters {
     waiting: Mutex<Waiting>,
 }
 
@@ -25,13 +25,13 @@ struct Waiting {
 
 /// A place among the waiters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(Offset, u64);
+pub(crate) struct Ticket(Offset, u64);
 
 impl Waiters {
     /// Wakes `who` once `moved_to` is told an offset of at least `target`.
     ///
     /// The caller looks at the watermark again after this call, or a move in between is missed.
-    pub fn register(&self, target: Offset, who: &Arc<Notify>) -> Ticket {
+    pub(crate) fn register(&self, target: Offset, who: &Arc<Notify>) -> Ticket {
         let mut waiting = self.lock();
         let ticket = Ticket(target, waiting.next);
         waiting.next += 1;
@@ -41,12 +41,12 @@ impl Waiters {
 
     /// Gives a place up: its request was answered, or waits for something else. Nothing happens
     /// when it was woken already.
-    pub fn forget(&self, Ticket(target, number): Ticket) {
+    pub(crate) fn forget(&self, Ticket(target, number): Ticket) {
         self.lock().who.remove(&(target, number));
     }
 
     /// Wakes everyone whose target is reached.
-    pub fn moved_to(&self, offset: Offset) {
+    pub(crate) fn moved_to(&self, offset: Offset) {
         let mut waiting = self.lock();
         while let Some(first) = waiting.who.first_entry()
             && first.key().0 <= offset
@@ -56,7 +56,7 @@ impl Waiters {
     }
 
     /// Wakes everyone: the partition is gone or can no longer be written.
-    pub fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         self.moved_to(Offset::MAX);
     }
 

@@ -9,7 +9,7 @@ use letterbox_protocol::ErrorCode;
 
 /// Who a connection belongs to once it has logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Principal {
+pub(crate) struct Principal {
     /// `User` in all that this version knows.
     pub kind: &'static str,
     /// The user's name.
@@ -19,7 +19,7 @@ pub struct Principal {
 impl Principal {
     /// Who a client is on a listener without authentication.
     #[must_use]
-    pub fn anonymous() -> Self {
+    pub(crate) fn anonymous() -> Self {
         Self { kind: "User", name: Arc::from("ANONYMOUS") }
     }
 }
@@ -27,7 +27,7 @@ impl Principal {
 /// What a request wants to do. The number is Kafka's code for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// Read records, commit offsets, or be a member of a group.
     Read = 3,
     /// Append records.
@@ -52,7 +52,7 @@ pub enum Operation {
 
 /// What kind of thing a request wants to do it to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ResourceType {
+pub(crate) enum ResourceType {
     /// A topic by name.
     Topic,
     /// A consumer group.
@@ -66,7 +66,7 @@ pub enum ResourceType {
 impl ResourceType {
     /// What a client is told that may not do what it asks for.
     #[must_use]
-    pub fn refusal(self) -> ErrorCode {
+    pub(crate) fn refusal(self) -> ErrorCode {
         match self {
             Self::Topic => ErrorCode::TopicAuthorizationFailed,
             Self::Group => ErrorCode::GroupAuthorizationFailed,
@@ -77,7 +77,7 @@ impl ResourceType {
 
     /// Every operation there is on such a resource (Kafka's `AclEntry.supportedOperations`).
     #[must_use]
-    pub fn operations(self) -> &'static [Operation] {
+    pub(crate) fn operations(self) -> &'static [Operation] {
         use Operation::{
             Alter, AlterConfigs, ClusterAction, Create, Delete, Describe, DescribeConfigs,
             IdempotentWrite, Read, Write,
@@ -103,7 +103,7 @@ impl ResourceType {
 
 /// What a request wants to do it to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resource<'a> {
+pub(crate) enum Resource<'a> {
     /// A topic by name.
     Topic(&'a str),
     /// A consumer group.
@@ -117,7 +117,7 @@ pub enum Resource<'a> {
 impl Resource<'_> {
     /// What kind of thing it is.
     #[must_use]
-    pub fn kind(&self) -> ResourceType {
+    pub(crate) fn kind(&self) -> ResourceType {
         match self {
             Self::Topic(_) => ResourceType::Topic,
             Self::Group(_) => ResourceType::Group,
@@ -129,7 +129,7 @@ impl Resource<'_> {
 
 /// Decides what a principal may do. Asked for each element of a request, so it must be quick and
 /// must not block.
-pub trait Authorizer: Send + Sync {
+pub(crate) trait Authorizer: Send + Sync {
     /// Whether `principal`, which connects from `host`, may do `operation` to `resource`.
     fn allows(
         &self,
@@ -151,7 +151,7 @@ pub trait Authorizer: Send + Sync {
 
 /// Everybody may do everything.
 #[derive(Debug)]
-pub struct AllowAll;
+pub(crate) struct AllowAll;
 
 impl Authorizer for AllowAll {
     fn allows(&self, _: &Principal, _: &str, _: Operation, _: Resource<'_>) -> bool {

@@ -23,7 +23,7 @@ const SKIP_ASSIGNMENT_VERSION: i16 = 9;
 /// A JoinGroup, its strings owned: it may be parked for minutes and must not hold on to the
 /// request's buffer.
 #[derive(Clone, Debug)]
-pub struct JoinRequest {
+pub(crate) struct JoinRequest {
     /// Whom to answer.
     pub reply: ReplyId,
     /// The version of the request.
@@ -51,7 +51,7 @@ pub struct JoinRequest {
 impl JoinRequest {
     /// What a member of this request takes in memory, in bytes.
     #[must_use]
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         let ids = [&self.new_member_id, &self.client_id, &self.client_host]
             .map(|string| string.len())
             .into_iter()
@@ -65,7 +65,7 @@ impl JoinRequest {
 
 /// A static member's rejoin that keeps the generation, waiting for its record.
 #[derive(Debug)]
-pub struct StaticRejoin {
+pub(crate) struct StaticRejoin {
     pub(in crate::coordinator) group: Arc<str>,
     generation: i32,
     /// The member as it was, to be put back when the record cannot be written.

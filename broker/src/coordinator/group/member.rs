@@ -11,7 +11,7 @@ use crate::coordinator::records::MemberMetadata;
 
 /// A member, with the requests of it that wait for an answer.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub(crate) struct Member {
     pub(super) id: Arc<str>,
     /// Set for a static member (KIP-345).
     pub(super) instance_id: Option<Arc<str>>,
@@ -71,25 +71,25 @@ impl Member {
 
     /// `group.instance.id`.
     #[must_use]
-    pub fn instance_id(&self) -> Option<&Arc<str>> {
+    pub(crate) fn instance_id(&self) -> Option<&Arc<str>> {
         self.instance_id.as_ref()
     }
 
     /// The `client.id` and the address of the client.
     #[must_use]
-    pub fn client(&self) -> (&Arc<str>, &Arc<str>) {
+    pub(crate) fn client(&self) -> (&Arc<str>, &Arc<str>) {
         (&self.client_id, &self.client_host)
     }
 
     /// What the leader assigned.
     #[must_use]
-    pub fn assignment(&self) -> &Bytes {
+    pub(crate) fn assignment(&self) -> &Bytes {
         &self.assignment
     }
 
     /// The member's metadata for `protocol`; empty when it does not support it.
     #[must_use]
-    pub fn metadata_for(&self, protocol: &str) -> Bytes {
+    pub(crate) fn metadata_for(&self, protocol: &str) -> Bytes {
         self.metadata_of(protocol).cloned().unwrap_or_default()
     }
 

@@ -41,10 +41,10 @@ use super::memory::{Charge, GroupMemory, Of, group_bytes};
 use super::records::{GroupMetadata, MemberMetadata, Record};
 use super::runtime;
 
-pub use join::JoinRequest;
-pub use member::Member;
+pub(crate) use join::JoinRequest;
+pub(crate) use member::Member;
 use members::{Members, Names};
-pub use runtime::{Now, ReplyId, WriteId};
+pub(crate) use runtime::{Now, ReplyId, WriteId};
 
 /// The protocol type of Kafka's consumers; the only one whose metadata is looked into, and only for
 /// expiry (KIP-211).
@@ -56,7 +56,7 @@ const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 300_000;
 
 /// The answer to a waiting request.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// To JoinGroup.
     Join(JoinGroupResponse),
     /// To SyncGroup.
@@ -74,9 +74,9 @@ pub enum Reply {
 }
 
 /// What an event leads to.
-pub type Output = runtime::Output<Reply, Record, Completion>;
+pub(crate) type Output = runtime::Output<Reply, Record, Completion>;
 /// Records that stand or fall together, and what happens then.
-pub type Write = runtime::Write<Record, Completion>;
+pub(crate) type Write = runtime::Write<Record, Completion>;
 pub(super) type Timers = runtime::timers::Timers<TimerKey>;
 
 /// What a deadline is for.
@@ -94,7 +94,7 @@ pub(super) enum TimerKey {
 
 /// What a shard does once records are committed, or could not be.
 #[derive(Debug)]
-pub enum Completion {
+pub(crate) enum Completion {
     /// The leader's assignment: hand it out and become Stable.
     Assignment {
         /// The group.
@@ -126,7 +126,7 @@ pub enum Completion {
 
 /// Kafka's states of a classic group. Dead is not one here: a group that is gone is not there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GroupState {
+pub(crate) enum GroupState {
     /// No members; perhaps offsets.
     Empty,
     /// Waiting for the members to join.
@@ -140,7 +140,7 @@ pub enum GroupState {
 impl GroupState {
     /// Kafka's name for it.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Empty => "Empty",
             Self::PreparingRebalance => "PreparingRebalance",
@@ -170,7 +170,7 @@ impl Cx<'_> {
 
 /// The topics that the members of a group read.
 #[derive(Debug)]
-pub enum Subscriptions<'a> {
+pub(crate) enum Subscriptions<'a> {
     /// These.
     Of(BTreeSet<&'a str>),
     /// It is a group of consumers that do not say.
@@ -180,7 +180,7 @@ pub enum Subscriptions<'a> {
 impl Subscriptions<'_> {
     /// Whether a member reads `topic`, or may.
     #[must_use]
-    pub fn may_read(&self, topic: &str) -> bool {
+    pub(crate) fn may_read(&self, topic: &str) -> bool {
         match self {
             Self::Of(topics) => topics.contains(topic),
             Self::Unknown => true,
@@ -190,7 +190,7 @@ impl Subscriptions<'_> {
 
 /// A classic group.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     id: Arc<str>,
     state: GroupState,
     previous_state: GroupState,
@@ -223,7 +223,7 @@ pub struct Group {
 impl Group {
     /// A group without members, as the first JoinGroup or a commit without membership makes it.
     #[must_use]
-    pub fn new(id: Arc<str>, now: Now) -> Self {
+    pub(crate) fn new(id: Arc<str>, now: Now) -> Self {
         Self {
             id,
             state: GroupState::Empty,
@@ -247,7 +247,7 @@ impl Group {
     /// The group that `value` tells of, read back from the log: Stable if it has members, otherwise
     /// Empty.
     #[must_use]
-    pub fn from_record(id: Arc<str>, value: GroupMetadata, now: Now) -> Self {
+    pub(crate) fn from_record(id: Arc<str>, value: GroupMetadata, now: Now) -> Self {
         let mut group = Self::new(id, now);
         let protocol = value.protocol.clone().unwrap_or_else(|| Arc::from(""));
         group.state = if value.members.is_empty() { GroupState::Empty } else { GroupState::Stable };
@@ -264,62 +264,62 @@ impl Group {
 
     /// Kafka's state of the group.
     #[must_use]
-    pub fn state(&self) -> GroupState {
+    pub(crate) fn state(&self) -> GroupState {
         self.state
     }
 
     /// The generation.
     #[must_use]
-    pub fn generation(&self) -> i32 {
+    pub(crate) fn generation(&self) -> i32 {
         self.generation
     }
 
     /// The group's id.
     #[must_use]
-    pub fn id(&self) -> &Arc<str> {
+    pub(crate) fn id(&self) -> &Arc<str> {
         &self.id
     }
 
     /// The protocol type; `None` for a group that only stores offsets.
     #[must_use]
-    pub fn protocol_type(&self) -> Option<&Arc<str>> {
+    pub(crate) fn protocol_type(&self) -> Option<&Arc<str>> {
         self.protocol_type.as_ref()
     }
 
     /// The protocol of the generation.
     #[must_use]
-    pub fn protocol(&self) -> Option<&Arc<str>> {
+    pub(crate) fn protocol(&self) -> Option<&Arc<str>> {
         self.protocol.as_ref()
     }
 
     /// The leader's member id.
-    #[must_use]
-    pub fn leader(&self) -> Option<&Arc<str>> {
+    #[cfg(test)]
+    pub(crate) fn leader(&self) -> Option<&Arc<str>> {
         self.leader.as_ref()
     }
 
     /// The members by id.
     #[must_use]
-    pub fn members(&self) -> &BTreeMap<Arc<str>, Member> {
+    pub(crate) fn members(&self) -> &BTreeMap<Arc<str>, Member> {
         &self.members
     }
 
     /// Whether nobody is in the group or about to be.
     #[must_use]
-    pub fn is_unused(&self) -> bool {
+    pub(crate) fn is_unused(&self) -> bool {
         self.state == GroupState::Empty && self.members.is_empty() && self.pending_join.is_empty()
     }
 
     /// When the group came into its state; `None` when that is not known.
     #[must_use]
-    pub fn state_timestamp_ms(&self) -> Option<TimestampMs> {
+    pub(crate) fn state_timestamp_ms(&self) -> Option<TimestampMs> {
         Some(self.state_timestamp_ms).filter(|&timestamp| timestamp != -1)
     }
 
     /// What the members read. Read out of their metadata, which says it in far fewer bytes than a
     /// set of names, so ask once for many topics.
     #[must_use]
-    pub fn subscriptions(&self) -> Subscriptions<'_> {
+    pub(crate) fn subscriptions(&self) -> Subscriptions<'_> {
         if !self.is_consumer_group() {
             return Subscriptions::Of(BTreeSet::new());
         }
@@ -336,7 +336,7 @@ impl Group {
 
     /// Whether the members are Kafka consumers.
     #[must_use]
-    pub fn is_consumer_group(&self) -> bool {
+    pub(crate) fn is_consumer_group(&self) -> bool {
         self.protocol_type.as_deref() == Some(CONSUMER_PROTOCOL_TYPE)
     }
 
@@ -372,7 +372,7 @@ impl Group {
 
     /// What is written of the group, with `assignments` in place of what the members have now.
     #[must_use]
-    pub fn to_record(&self, assignments: Option<&BTreeMap<Arc<str>, Bytes>>) -> Record {
+    pub(crate) fn to_record(&self, assignments: Option<&BTreeMap<Arc<str>, Bytes>>) -> Record {
         let protocol = self.protocol.as_deref().unwrap_or("");
         let members = self
             .members

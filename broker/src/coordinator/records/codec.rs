@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// Why bytes of `__consumer_offsets` could not be read, or a value could not be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum DecodeError {
+pub(crate) enum DecodeError {
     /// A field wants more bytes than remain.
     #[error("{wanted} bytes wanted where {remaining} remain")]
     Truncated {

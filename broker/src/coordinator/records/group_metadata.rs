@@ -14,7 +14,7 @@ const WRITTEN_VERSION: i16 = 3;
 /// What is kept of a classic group: enough to go on without a rebalance after the coordinator has
 /// moved.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GroupMetadata {
+pub(crate) struct GroupMetadata {
     /// "consumer", "connect", …; empty for a group that only stores offsets.
     pub protocol_type: Arc<str>,
     /// The generation; it grows by one with each rebalance.
@@ -32,7 +32,7 @@ pub struct GroupMetadata {
 
 /// One member of a generation.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MemberMetadata {
+pub(crate) struct MemberMetadata {
     /// The id that the coordinator gave out.
     pub member_id: Arc<str>,
     /// `group.instance.id` of a static member (KIP-345).

@@ -18,16 +18,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use codec::DecodeError;
-pub use group_metadata::{GroupMetadata, MemberMetadata};
-pub use offset_commit::{OffsetAndMetadata, OffsetKey};
+pub(crate) use codec::DecodeError;
+pub(crate) use group_metadata::{GroupMetadata, MemberMetadata};
+pub(crate) use offset_commit::{OffsetAndMetadata, OffsetKey};
 
 use super::replicated_log::KeyValue;
 use codec::{Reader, Writer};
 
 /// One record of the topic, as the coordinator thinks of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Record {
+pub(crate) enum Record {
     /// A committed offset, or that it was removed.
     Offset {
         /// Group, topic and partition.
@@ -61,7 +61,7 @@ impl Record {
     ///
     /// # Errors
     /// A string is longer than the schema can say (32,767 bytes).
-    pub fn encode(&self) -> Result<KeyValue, DecodeError> {
+    pub(crate) fn encode(&self) -> Result<KeyValue, DecodeError> {
         let mut key = Writer::default();
         let value = match self {
             Self::Offset { key: offset_key, value } => {
@@ -86,7 +86,7 @@ impl Record {
     /// # Errors
     /// The key or the value does not follow its schema, or the value's version is newer than any
     /// known one.
-    pub fn decode(key: &Bytes, value: Option<&Bytes>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(key: &Bytes, value: Option<&Bytes>) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(key);
         match reader.i16()? {
             0 | OFFSET_COMMIT_KEY => {

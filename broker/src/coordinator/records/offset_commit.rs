@@ -9,7 +9,7 @@ use super::codec::{DecodeError, Reader, Writer};
 
 /// Whose offset, of which partition.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct OffsetKey {
+pub(crate) struct OffsetKey {
     /// The group's id.
     pub group: Arc<str>,
     /// The topic's name.
@@ -20,7 +20,7 @@ pub struct OffsetKey {
 
 /// A committed offset with what the client said about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OffsetAndMetadata {
+pub(crate) struct OffsetAndMetadata {
     /// The id of the topic that it is an offset of; nil where the record does not say so, as one of
     /// an earlier version. The name may be another topic's today.
     pub topic_id: TopicId,

@@ -44,15 +44,15 @@ use super::replicated_log::{AppendError, KeyValue, ReplicatedLog};
 use slot::Slot;
 
 pub(super) use slot::Event;
-pub use timeline::WriteId;
+pub(crate) use timeline::WriteId;
 
 /// Names a request that waits for its answer; unique within a partition.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ReplyId(pub u64);
+pub(crate) struct ReplyId(pub u64);
 
 /// The time of an event, on both clocks.
 #[derive(Clone, Copy, Debug)]
-pub struct Now {
+pub(crate) struct Now {
     /// Milliseconds of a monotonic clock, for timeouts.
     pub mono_ms: u64,
     /// Milliseconds since 1970, for what is written.
@@ -61,7 +61,7 @@ pub struct Now {
 
 /// What an event leads to.
 #[derive(Debug)]
-pub struct Output<Reply, Record, Completion> {
+pub(crate) struct Output<Reply, Record, Completion> {
     /// Answers that may leave at once: they promise nothing that is not durable.
     pub replies: Vec<(ReplyId, Reply)>,
     /// Records to append, in this order.
@@ -76,7 +76,7 @@ impl<Reply, Record, Completion> Default for Output<Reply, Record, Completion> {
 
 /// Records that stand or fall together, and what happens then.
 #[derive(Debug)]
-pub struct Write<Record, Completion> {
+pub(crate) struct Write<Record, Completion> {
     /// To append in one batch. Empty for what only waits for everything before it.
     pub records: Vec<Record>,
     /// Given back to the machine when the records are committed or have failed.

@@ -13,7 +13,7 @@ use std::ops::RangeBounds;
 
 /// Names a write of a `Timeline`; later writes have larger ids.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct WriteId(u64);
+pub(crate) struct WriteId(u64);
 
 /// Values by key, with the writes that are not committed yet.
 ///

@@ -45,7 +45,7 @@ const CLIENT_ID_BYTES_MAX: usize = 1_024;
 impl GroupCoordinator {
     /// JoinGroup. Answered when the join phase ends, which may take as long as the largest
     /// rebalance timeout. The request is gone when the first of the two futures is ready.
-    pub async fn join_group(
+    pub(crate) async fn join_group(
         &self,
         context: &RequestContext,
         request: JoinGroupRequest,
@@ -114,7 +114,7 @@ impl GroupCoordinator {
 
     /// SyncGroup. Answered when the leader's assignment is committed. The request is gone when the
     /// first of the two futures is ready.
-    pub async fn sync_group(
+    pub(crate) async fn sync_group(
         &self,
         context: &RequestContext,
         request: SyncGroupRequest,
@@ -137,7 +137,7 @@ impl GroupCoordinator {
 
     /// Heartbeat. While the group is being loaded every heartbeat is taken as good.
     #[must_use]
-    pub fn heartbeat(
+    pub(crate) fn heartbeat(
         &self,
         _context: &RequestContext,
         request: &HeartbeatRequest,
@@ -165,7 +165,7 @@ impl GroupCoordinator {
     }
 
     /// LeaveGroup: one member up to version 2, a list of them from 3 on.
-    pub async fn leave_group(
+    pub(crate) async fn leave_group(
         &self,
         context: &RequestContext,
         request: LeaveGroupRequest,
@@ -204,7 +204,7 @@ impl GroupCoordinator {
 
     /// OffsetCommit. Answered when the offsets are committed, at the latest after
     /// `offsets.commit.timeout.ms`.
-    pub async fn offset_commit(
+    pub(crate) async fn offset_commit(
         &self,
         context: &RequestContext,
         request: OffsetCommitRequest,
@@ -250,7 +250,7 @@ impl GroupCoordinator {
 
     /// OffsetFetch: one group up to version 7, several from 8 on. Topics the client may not see are
     /// to be left out before.
-    pub async fn offset_fetch(
+    pub(crate) async fn offset_fetch(
         &self,
         context: &RequestContext,
         request: OffsetFetchRequest,
@@ -332,7 +332,7 @@ impl GroupCoordinator {
 
     /// DescribeGroups, each group once.
     #[must_use]
-    pub fn describe_groups(
+    pub(crate) fn describe_groups(
         &self,
         context: &RequestContext,
         request: &DescribeGroupsRequest,
@@ -359,7 +359,7 @@ impl GroupCoordinator {
 
     /// ListGroups: the groups of all partitions this broker leads.
     #[must_use]
-    pub fn list_groups(
+    pub(crate) fn list_groups(
         &self,
         _context: &RequestContext,
         request: &ListGroupsRequest,
@@ -376,7 +376,7 @@ impl GroupCoordinator {
 
     /// DeleteGroups: removes groups without members, with their offsets; each group is answered
     /// once.
-    pub async fn delete_groups(
+    pub(crate) async fn delete_groups(
         &self,
         _context: &RequestContext,
         request: &DeleteGroupsRequest,
@@ -402,7 +402,7 @@ impl GroupCoordinator {
     }
 
     /// OffsetDelete: removes offsets of topics that no member of the group reads.
-    pub async fn offset_delete(
+    pub(crate) async fn offset_delete(
         &self,
         _context: &RequestContext,
         request: &OffsetDeleteRequest,

@@ -25,7 +25,7 @@ use super::{
 };
 
 /// What the coordinator asks of the cluster's metadata.
-pub trait GroupMetadataView: Send + Sync + 'static {
+pub(crate) trait GroupMetadataView: Send + Sync + 'static {
     /// How many partitions a topic has, `None` when it does not exist; offsets of others are
     /// refused with UNKNOWN_TOPIC_OR_PARTITION.
     fn partitions_of(&self, topic: &str) -> Option<i32>;
@@ -40,7 +40,7 @@ pub trait GroupMetadataView: Send + Sync + 'static {
 /// The group coordinator of this broker. Cheap to clone; [`shutdown`](Self::shutdown) ends its
 /// tasks.
 #[derive(Clone)]
-pub struct GroupCoordinator {
+pub(crate) struct GroupCoordinator {
     inner: Arc<Inner>,
 }
 
@@ -54,7 +54,7 @@ struct Inner {
 impl GroupCoordinator {
     /// A coordinator without partitions. Must be called within a tokio runtime.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         env: Env,
         config: GroupConfig,
         log: Arc<dyn ReplicatedLog>,
@@ -70,22 +70,22 @@ impl GroupCoordinator {
         Self { inner: Arc::new(Inner { config, metadata: Box::new(metadata), memory, runtime }) }
     }
 
-    /// The partition of `__consumer_offsets` that owns `group_id`, for FindCoordinator; `None`
+    /// The partition of `__consumer_offsets` that owns `group_id`; `None`
     /// while the topic does not exist.
-    #[must_use]
-    pub fn partition_of(&self, group_id: &str) -> Option<i32> {
+    #[cfg(test)]
+    pub(crate) fn partition_of(&self, group_id: &str) -> Option<i32> {
         self.inner.partition_count().map(|count| partition_for(group_id, count))
     }
 
     /// What groups and offsets hold; cheap to read.
     #[must_use]
-    pub fn memory(&self) -> &Arc<GroupMemory> {
+    pub(crate) fn memory(&self) -> &Arc<GroupMemory> {
         &self.inner.memory
     }
 
     /// How many groups, members and offsets there are; one short pass over the groups.
     #[must_use]
-    pub fn figures(&self) -> GroupFigures {
+    pub(crate) fn figures(&self) -> GroupFigures {
         let sum = |a: GroupFigures, b: GroupFigures| GroupFigures {
             empty: a.empty.saturating_add(b.empty),
             preparing_rebalance: a.preparing_rebalance.saturating_add(b.preparing_rebalance),
@@ -103,13 +103,13 @@ impl GroupCoordinator {
 
     /// Shows every group and how many members it has to `each`. Requests to a partition wait while
     /// it is shown, so `each` must be quick.
-    pub fn each_group(&self, mut each: impl FnMut(&str, usize)) {
+    pub(crate) fn each_group(&self, mut each: impl FnMut(&str, usize)) {
         self.inner.runtime.each(|shard| shard.each_group(&mut each));
     }
 
     /// Shows every committed offset to `each`, to compute lags from. Requests to a partition wait
     /// while it is shown, so `each` must be quick.
-    pub fn each_offset(&self, mut each: impl FnMut(&OffsetKey, &OffsetAndMetadata)) {
+    pub(crate) fn each_offset(&self, mut each: impl FnMut(&OffsetKey, &OffsetAndMetadata)) {
         self.inner.runtime.each(|shard| shard.each_offset(&mut each));
     }
 
@@ -120,7 +120,7 @@ impl GroupCoordinator {
     /// # Errors
     /// The log could not be read. It is tried again until that succeeds or [`unload`](Self::unload)
     /// is called.
-    pub fn load(
+    pub(crate) fn load(
         &self,
         partition: i32,
     ) -> impl Future<Output = Result<(), AppendError>> + Send + use<> {
@@ -128,21 +128,21 @@ impl GroupCoordinator {
     }
 
     /// This broker no longer leads `partition`: whoever waits is answered NOT_COORDINATOR.
-    pub async fn unload(&self, partition: i32) {
+    pub(crate) async fn unload(&self, partition: i32) {
         self.inner.runtime.unload(partition).await;
     }
 
     /// Topics were deleted: no group keeps an offset of them, also not one that is being committed
     /// now. Metadata must not know them any more when this is called; it may know others of their
     /// names.
-    pub fn topics_deleted(&self, topics: Vec<(Arc<str>, TopicId)>) {
+    pub(crate) fn topics_deleted(&self, topics: Vec<(Arc<str>, TopicId)>) {
         let forget: Event<Shard> = Arc::new(move |shard, now| shard.forget_topics(&topics, now));
         self.inner.runtime.tell_all(&forget);
     }
 
     /// Ends everything; later requests are answered COORDINATOR_NOT_AVAILABLE. What was appended is
     /// in the log.
-    pub async fn shutdown(&self) {
+    pub(crate) async fn shutdown(&self) {
         self.inner.runtime.shutdown().await;
     }
 }

@@ -27,7 +27,7 @@ const NOT_FOUND_ERROR_VERSION: i16 = 6;
 impl Shard {
     /// One group of DescribeGroups. Metadata is shown while the group is Stable, as Kafka does.
     #[must_use]
-    pub fn describe(&self, group_id: &GroupId, api_version: i16) -> DescribedGroup {
+    pub(crate) fn describe(&self, group_id: &GroupId, api_version: i16) -> DescribedGroup {
         let described = DescribedGroup::default().with_group_id(group_id.clone());
         let Some(group) = self.groups.get(group_id.as_str()) else {
             let described = described.with_group_state(str_bytes("Dead"));
@@ -54,7 +54,11 @@ impl Shard {
     /// The groups for ListGroups. Empty filters let everything through; they are compared without
     /// regard to case.
     #[must_use]
-    pub fn list(&self, states: &BTreeSet<String>, types: &BTreeSet<String>) -> Vec<ListedGroup> {
+    pub(crate) fn list(
+        &self,
+        states: &BTreeSet<String>,
+        types: &BTreeSet<String>,
+    ) -> Vec<ListedGroup> {
         if !types.is_empty() && !types.contains("classic") {
             return Vec::new();
         }
@@ -73,7 +77,7 @@ impl Shard {
 
     /// How many groups, members and offsets there are.
     #[must_use]
-    pub fn figures(&self) -> GroupFigures {
+    pub(crate) fn figures(&self) -> GroupFigures {
         let mut figures =
             GroupFigures { offsets: self.offsets.committed_count(), ..GroupFigures::default() };
         for group in self.groups.values() {
@@ -90,17 +94,17 @@ impl Shard {
     }
 
     /// Shows every group and how many members it has to `each`.
-    pub fn each_group(&self, each: &mut dyn FnMut(&str, usize)) {
+    pub(crate) fn each_group(&self, each: &mut dyn FnMut(&str, usize)) {
         self.groups.values().for_each(|group| each(group.id(), group.members().len()));
     }
 
     /// Shows every committed offset to `each`.
-    pub fn each_offset(&self, each: &mut dyn FnMut(&OffsetKey, &OffsetAndMetadata)) {
+    pub(crate) fn each_offset(&self, each: &mut dyn FnMut(&OffsetKey, &OffsetAndMetadata)) {
         self.offsets.committed_range(..).for_each(|(key, offset)| each(key, offset));
     }
 
     /// DeleteGroups for one group; refused while it has members.
-    pub fn delete_group(&mut self, group_id: &GroupId, reply: ReplyId, now: Now) -> Output {
+    pub(crate) fn delete_group(&mut self, group_id: &GroupId, reply: ReplyId, now: Now) -> Output {
         let mut tombstones = Vec::new();
         let error = match self.groups.get(group_id.as_str()) {
             None => ErrorCode::GroupIdNotFound.code(),
@@ -122,7 +126,7 @@ impl Shard {
 
     /// OffsetDelete: removes offsets of topics that no member reads. `exists` says which partitions
     /// there are.
-    pub fn delete_offsets(
+    pub(crate) fn delete_offsets(
         &mut self,
         request: &OffsetDeleteRequest,
         exists: impl Fn(&str, i32) -> bool,

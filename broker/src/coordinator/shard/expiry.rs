@@ -50,7 +50,7 @@ impl Shard {
 
     /// Topics were deleted: their offsets go, or the groups would pass over the first records of one
     /// that gets the name later. Those of another topic of the name stay.
-    pub fn forget_topics(&mut self, topics: &[(Arc<str>, TopicId)], now: Now) -> Output {
+    pub(crate) fn forget_topics(&mut self, topics: &[(Arc<str>, TopicId)], now: Now) -> Output {
         let mut ids: BTreeMap<&str, Vec<TopicId>> = BTreeMap::new();
         for (topic, id) in topics {
             ids.entry(topic).or_default().push(*id);

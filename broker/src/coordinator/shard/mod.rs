@@ -41,7 +41,7 @@ const TOMBSTONES_PER_WRITE: usize = 500;
 const TOMBSTONE_BYTES_PER_WRITE: usize = 64 * 1024;
 
 /// The groups of one partition. See the module's documentation.
-pub struct Shard {
+pub(crate) struct Shard {
     config: GroupConfig,
     /// A group whose deletion is on its way into the log is not here.
     groups: BTreeMap<Arc<str>, Group>,
@@ -75,7 +75,7 @@ impl Shard {
     /// An empty shard; [`replay`](Self::replay) fills it, then [`on_loaded`](Self::on_loaded)
     /// starts it.
     #[must_use]
-    pub fn new(config: GroupConfig, memory: Arc<GroupMemory>) -> Self {
+    pub(crate) fn new(config: GroupConfig, memory: Arc<GroupMemory>) -> Self {
         Self {
             config,
             groups: BTreeMap::new(),
@@ -91,7 +91,7 @@ impl Shard {
     }
 
     /// Takes in a record of the log, in the log's order.
-    pub fn replay(&mut self, record: Record, now: Now) {
+    pub(crate) fn replay(&mut self, record: Record, now: Now) {
         match record {
             Record::Offset { key, value } => {
                 if value.is_some() {
@@ -113,7 +113,7 @@ impl Shard {
     }
 
     /// Everything was replayed: sessions begin to count.
-    pub fn on_loaded(&mut self, now: Now) -> Output {
+    pub(crate) fn on_loaded(&mut self, now: Now) -> Output {
         let mut out = Output::default();
         for group in self.groups.values_mut() {
             group.on_loaded(&mut Cx {
@@ -130,12 +130,12 @@ impl Shard {
     /// The next time [`advance`](Self::advance) has something to do, in milliseconds of the
     /// monotonic clock.
     #[must_use]
-    pub fn next_deadline_ms(&self) -> Option<u64> {
+    pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
         self.timers.next_ms()
     }
 
     /// Does what is due, some of it if that is much: then [`Self::next_deadline_ms`] is still past.
-    pub fn advance(&mut self, now: Now) -> Output {
+    pub(crate) fn advance(&mut self, now: Now) -> Output {
         let mut out = Output::default();
         for _ in 0..DUE_AT_ONCE_MAX {
             let Some(key) = self.timers.pop_due(now.mono_ms) else { break };
@@ -159,7 +159,7 @@ impl Shard {
     }
 
     /// The records of a write are committed.
-    pub fn committed(&mut self, then: Completion, now: Now) -> Output {
+    pub(crate) fn committed(&mut self, then: Completion, now: Now) -> Output {
         if let Completion::Apply { write, .. } = &then {
             self.offsets.commit(*write);
             self.charge_offsets();
@@ -172,7 +172,7 @@ impl Shard {
 
     /// The records of the newest writes, oldest first, were not appended: what was decided with
     /// them is taken back.
-    pub fn failed(&mut self, newest: Vec<Completion>, why: AppendError, now: Now) -> Output {
+    pub(crate) fn failed(&mut self, newest: Vec<Completion>, why: AppendError, now: Now) -> Output {
         let writes = newest.iter().filter_map(|then| {
             if let Completion::Apply { write, .. } = then { Some(*write) } else { None }
         });
@@ -245,7 +245,7 @@ impl Shard {
 
     /// JoinGroup. The caller has checked the group id, the session timeout and the size of the
     /// metadata.
-    pub fn join(&mut self, group_id: &Arc<str>, request: JoinRequest, now: Now) -> Output {
+    pub(crate) fn join(&mut self, group_id: &Arc<str>, request: JoinRequest, now: Now) -> Output {
         let mut out = Output::default();
         let bytes = request.held_bytes();
         let (of_group, of_member) = match self.groups.get(group_id) {
@@ -280,7 +280,7 @@ impl Shard {
     }
 
     /// SyncGroup.
-    pub fn sync(&mut self, request: &SyncGroupRequest, reply: ReplyId, now: Now) -> Output {
+    pub(crate) fn sync(&mut self, request: &SyncGroupRequest, reply: ReplyId, now: Now) -> Output {
         let mut out = Output::default();
         let bytes = request
             .assignments
@@ -304,7 +304,7 @@ impl Shard {
     ///
     /// # Errors
     /// What the member is to be told; REBALANCE_IN_PROGRESS asks it to join again.
-    pub fn heartbeat(
+    pub(crate) fn heartbeat(
         &mut self,
         group_id: &str,
         member_id: &str,
@@ -319,7 +319,7 @@ impl Shard {
     }
 
     /// LeaveGroup, as a list of members whatever the version.
-    pub fn leave(
+    pub(crate) fn leave(
         &mut self,
         group_id: &str,
         members: &[MemberIdentity],
@@ -344,8 +344,8 @@ impl Shard {
     }
 
     /// The groups by id, for reading.
-    #[must_use]
-    pub fn groups(&self) -> &BTreeMap<Arc<str>, Group> {
+    #[cfg(test)]
+    pub(crate) fn groups(&self) -> &BTreeMap<Arc<str>, Group> {
         &self.groups
     }
 

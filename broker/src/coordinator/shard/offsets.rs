@@ -25,7 +25,7 @@ const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
 /// Offsets by topic and partition. Cheap to take out of a shard, which others wait for; the answer
 /// is built apart from it.
 #[derive(Debug, Default)]
-pub struct FetchedOffsets(Vec<FetchedTopic>);
+pub(crate) struct FetchedOffsets(Vec<FetchedTopic>);
 
 /// A topic's name, and its partitions with what was committed.
 type FetchedTopic = (Arc<str>, Vec<(i32, Option<OffsetAndMetadata>)>);
@@ -33,7 +33,7 @@ type FetchedTopic = (Arc<str>, Vec<(i32, Option<OffsetAndMetadata>)>);
 impl FetchedOffsets {
     /// As OffsetFetch tells them.
     #[must_use]
-    pub fn answer(self) -> Vec<OffsetFetchResponseTopics> {
+    pub(crate) fn answer(self) -> Vec<OffsetFetchResponseTopics> {
         let topic = |(topic, partitions): FetchedTopic| {
             let partitions = partitions
                 .into_iter()
@@ -50,7 +50,7 @@ impl FetchedOffsets {
 impl Shard {
     /// OffsetCommit. `exists` says which partitions there are, with the id of their topic; others
     /// are refused one by one, before the group is looked at.
-    pub fn commit_offsets(
+    pub(crate) fn commit_offsets(
         &mut self,
         request: &OffsetCommitRequest,
         api_version: i16,
@@ -198,7 +198,7 @@ impl Shard {
     /// has it now. When a topic is deleted its offsets go with it, but only soon after, and not at
     /// all when the broker ends between the two.
     #[must_use]
-    pub fn fetch_offsets(
+    pub(crate) fn fetch_offsets(
         &self,
         group_id: &str,
         topics: Option<&[OffsetFetchRequestTopics]>,
@@ -242,8 +242,8 @@ impl Shard {
     }
 
     /// A committed offset.
-    #[must_use]
-    pub fn offset(&self, key: &OffsetKey) -> Option<&OffsetAndMetadata> {
+    #[cfg(test)]
+    pub(crate) fn offset(&self, key: &OffsetKey) -> Option<&OffsetAndMetadata> {
         self.offsets.committed(key)
     }
 }
