@@ -124,6 +124,7 @@ impl Log {
     pub(super) fn compact(&self, pass: &Pass) -> Result<Option<Offset>, LogError> {
         self.check_interrupted(pass)?;
         drop(self.segment_work("compact")?);
+        let cuts = self.cuts();
         let segments = self.segments.load_full();
         let Some(cleanable) =
             self.cleanable(&segments, pass).during("look at segments of", &self.path)?
@@ -140,7 +141,7 @@ impl Log {
         // go before the next is looked at.
         drop(segments);
         for (group, end) in groups {
-            self.compact_group(&group, end, &last_offsets, pass)?;
+            self.compact_group(&group, end, &last_offsets, pass, cuts)?;
         }
         tracing::info!(topic = %self.topic(), partition = self.partition(), bytes = before, upper = last_offsets.upper, "compacted a log");
         Ok(Some(last_offsets.upper))
@@ -254,21 +255,23 @@ impl Log {
         }
     }
 
-    /// Compacts neighbours into one segment, which ends at `end`.
+    /// Compacts neighbours into one segment, which ends at `end`, unless the log was cut since
+    /// [`Log::cuts`] was `cuts`: what was read then may have given way to other records.
     fn compact_group(
         &self,
         group: &[Arc<Segment>],
         end: Offset,
         last: &LastOffsets,
         pass: &Pass,
+        cuts: u64,
     ) -> Result<(), LogError> {
         let Some(first) = group.first() else { return Ok(()) };
         let written = self.write_cleaned(first, group, last, pass);
         let done = match written {
             // Also where it is larger, as horizons and codecs may make it: what goes once and comes
             // back would be brought to life when its tombstone is gone.
-            Ok(Some(written)) if group.len() == 1 => self.swap(first, written),
-            Ok(Some(written)) => self.merge(group, end, written),
+            Ok(Some(written)) if group.len() == 1 => self.swap(first, written, cuts),
+            Ok(Some(written)) => self.merge(group, end, written, cuts),
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
@@ -386,12 +389,12 @@ impl Log {
 
     /// Puts the cleaned files in the place of the old. Syncs wait meanwhile, so it reads nothing
     /// but the ends of the indexes.
-    fn swap(&self, old: &Arc<Segment>, size: u64) -> Result<(), LogError> {
+    fn swap(&self, old: &Arc<Segment>, size: u64, cuts: u64) -> Result<(), LogError> {
         // In front of the lock, under which syncs wait: it may make the indexes anew.
         let held = old.hold().during("open", old.path(".log"))?;
         let _one = self.disk_work().during("compact", &self.path)?;
         let disk = &self.dir.disk;
-        if self.is_closed() {
+        if self.is_closed() || self.cuts() != cuts {
             return Err(LogError::Interrupted);
         }
         if !self.segments.load().iter().any(|segment| Arc::ptr_eq(segment, old)) {
@@ -436,12 +439,18 @@ impl Log {
     }
 
     /// Puts the cleaned files of a group in the place of all of it.
-    fn merge(&self, group: &[Arc<Segment>], end: Offset, size: u64) -> Result<(), LogError> {
+    fn merge(
+        &self,
+        group: &[Arc<Segment>],
+        end: Offset,
+        size: u64,
+        cuts: u64,
+    ) -> Result<(), LogError> {
         let (Some(first), Some(newest)) = (group.first(), group.last()) else { return Ok(()) };
         // As in a swap.
         let _held = hold(group)?;
         let _one = self.disk_work().during("compact", &self.path)?;
-        if self.is_closed() {
+        if self.is_closed() || self.cuts() != cuts {
             return Err(LogError::Interrupted);
         }
         let is_same = |found: &[Arc<Segment>]| {

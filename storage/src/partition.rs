@@ -751,7 +751,10 @@ impl Log {
         inner.bytes_since_sync += bytes.len() as u64;
         inner.bytes_since_checkpoint += bytes.len() as u64;
         for (_, header) in headers {
-            inner.producers.note(header);
+            match options.origin {
+                Origin::Replication => inner.producers.note_old(header),
+                Origin::Client | Origin::Coordinator => inner.producers.note(header),
+            }
             inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, header.base_offset);
         }
         self.keep_for_readers(bytes.freeze(), headers);
@@ -1215,7 +1218,11 @@ impl Log {
         lock(&self.inner).is_cutting = true;
         // What retention has taken away may have the names of what comes.
         let planned = self.finish_renaming().and_then(|()| plan());
-        let cut = planned.inspect_err(|_| lock(&self.inner).is_cutting = false)?;
+        let cut = planned.inspect_err(|_| {
+            lock(&self.inner).is_cutting = false;
+            // What is durable may count as less by now.
+            self.enqueue();
+        })?;
         self.decide(cut);
         self.finish_cut().inspect_err(|_| self.enqueue())
     }

@@ -128,8 +128,8 @@ struct Producer {
     epoch: i16,
     batches: VecDeque<Entry>,
     last_timestamp: TimestampMs,
-    /// Since when nothing came from it; `None` when something came after the last look. What a
-    /// snapshot brought is as old as its records.
+    /// Since when nothing came from it; `None` when something came after the last look. What was
+    /// read from disk or copied from a leader is as old as its records.
     idle_since: Option<TimestampMs>,
 }
 
@@ -239,7 +239,9 @@ impl Producers {
     fn check_new(&mut self, header: &BatchHeader, now: TimestampMs) -> Result<(), AppendError> {
         let Some(memory) = &self.memory else { return Ok(()) };
         let is_behind_refused = header.base_sequence != 0
-            && self.refused_ms.is_some_and(|at| now.saturating_sub(at) < AFTER_REFUSAL_MS);
+            && self
+                .refused_ms
+                .is_some_and(|at| (0..AFTER_REFUSAL_MS).contains(&now.saturating_sub(at)));
         if !memory.has_room(self.by_id.len()) {
             self.refused_ms = Some(now);
         } else if !is_behind_refused {
@@ -281,6 +283,14 @@ impl Producers {
         }
     }
 
+    /// Notes a stored batch that no client sent here just now: it is as old as its records.
+    pub(super) fn note_old(&mut self, header: &BatchHeader) {
+        self.note(header);
+        if let Some(producer) = self.by_id.get_mut(&header.producer_id) {
+            producer.idle_since = Some(producer.last_timestamp);
+        }
+    }
+
     pub(super) fn views(&self) -> Vec<ProducerView> {
         let view = |(id, producer): (&ProducerId, &Producer)| ProducerView {
             id: *id,
@@ -297,7 +307,10 @@ impl Producers {
     pub(super) fn expire(&mut self, now: TimestampMs, expiration_ms: i64) {
         let before = self.by_id.len();
         self.by_id.retain(|_, producer| {
-            now.saturating_sub(*producer.idle_since.get_or_insert(now)) < expiration_ms
+            // Neither records nor a clock of before are of the future.
+            let since = producer.idle_since.get_or_insert(now);
+            *since = (*since).min(now);
+            now.saturating_sub(*since) < expiration_ms
         });
         self.counted(before, self.by_id.len());
     }

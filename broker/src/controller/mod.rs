@@ -226,7 +226,8 @@ impl Controller {
             // removed hands over first.
             let is_unknown = matches!(&result, Err(error) if error.is_unknown());
             if !(is_unknown && Instant::now() < deadline) && self.is_final(&result, deadline) {
-                let is_so = matches!(&result, Err(error) if change.is_made(error.code()));
+                let voters = self.quorum.status().voters;
+                let is_so = matches!(&result, Err(error) if change.is_made(error.code(), &voters));
                 return if may_be_done && is_so { Ok(()) } else { result };
             }
             may_be_done |= is_unknown;

@@ -183,13 +183,10 @@ pub enum VoterChange {
 }
 
 impl VoterChange {
-    /// Whether it is refused with `code` because it was made before.
-    pub(crate) fn is_made(&self, code: ErrorCode) -> bool {
-        matches!(
-            (self, code),
-            (Self::Add { .. }, ErrorCode::DuplicateVoter)
-                | (Self::Remove { .. }, ErrorCode::VoterNotFound)
-        )
+    /// Whether it is refused with `code` because it was made before: a removed voter votes no more.
+    pub(crate) fn is_made<T>(&self, code: ErrorCode, voters: &BTreeMap<BrokerId, T>) -> bool {
+        matches!(self, Self::Remove { node, .. }
+            if code == ErrorCode::VoterNotFound && !voters.contains_key(node))
     }
 }
 

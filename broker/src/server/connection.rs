@@ -201,13 +201,18 @@ impl Loop<'_> {
                 }
                 () = stop.cancelled(), if may_read => {}
                 read = read(&mut self.incoming, self.stream, may_read), if may_read || watches => {
-                    let read = read?;
+                    let read = match read {
+                        Err(error) if is_gone(&error) && !may_start => {
+                            self.stop_answering();
+                            0
+                        }
+                        read => read?,
+                    };
                     match read {
                         0 if may_start => return Err(self.closed()),
-                        0 => self.leave(),
-                        _ => {}
+                        0 => patience.ends_at(self.leave()),
+                        _ => patience.ends_at(self.moved(read)),
                     }
-                    patience.ends_at(self.moved(read));
                 }
                 memory = memory(&mut self.share, needs, frame_from), if needs.is_some() || may_read => {
                     if matches!(memory, Memory::IsTaken) {
@@ -218,7 +223,8 @@ impl Loop<'_> {
                     }
                     patience.ends_at(self.made_wait());
                 }
-                () = patience.ended(), if may_read => match self.excused_until(may_start) {
+                () = patience.ended(), if may_read || self.is_left => match self.excused_until(may_start) {
+                    _ if self.is_left => return Err(self.closed()),
                     Some(until) => patience.ends_at(until),
                     None if self.incoming.is_empty() => return Err(Ended::Idle(self.idle)),
                     None => return Err(Ended::Stalled),
@@ -312,7 +318,8 @@ impl Loop<'_> {
             biased;
             written = response.write(self.stream, &self.services.env, &taken) => match written {
                 Err(error) if is_gone(&error) => {
-                    (self.is_left, self.is_deaf) = (true, true);
+                    self.is_left = true;
+                    self.stop_answering();
                     Ok(())
                 }
                 written => Ok(written?),
@@ -323,15 +330,20 @@ impl Loop<'_> {
         }
     }
 
-    /// The client has left, and requests that came before are still to be carried out. But nobody
-    /// waits for records that nobody reads.
-    fn leave(&mut self) {
+    /// The client has left, and requests that came before are still to be carried out, until the
+    /// time that this gives. But nobody waits for records that nobody reads.
+    fn leave(&mut self) -> Instant {
         self.is_left = true;
         if matches!(self.barrier, Barrier::Alone { may_cancel: true }) {
-            let sent = self.services.metrics.bytes_sent_counter();
-            self.in_flight = InFlight::new(sent, self.stream.writer());
+            self.in_flight = InFlight::new(self.services.metrics.bytes_sent_counter(), None);
             (self.barrier, self.is_deaf) = (Barrier::None, true);
         }
+        Instant::now() + SILENCE_MAX
+    }
+
+    fn stop_answering(&mut self) {
+        self.is_deaf = true;
+        self.in_flight.stop_writing();
     }
 
     fn closed(&self) -> Ended {
@@ -406,7 +418,7 @@ impl Loop<'_> {
                 self.barrier = Barrier::Appending(appended);
                 self.in_flight.push(future);
             }
-            Answer::Alone { may_cancel: true, .. } if self.is_left => self.is_deaf = true,
+            Answer::Alone { may_cancel: true, .. } if self.is_left => self.stop_answering(),
             Answer::Alone { answer, may_cancel } => {
                 self.barrier = Barrier::Alone { may_cancel };
                 self.in_flight.push(answer);

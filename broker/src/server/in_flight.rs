@@ -125,6 +125,11 @@ impl InFlight {
         self.begun.lock().is_left = false;
     }
 
+    /// Only the connection's task writes from now on.
+    pub(super) fn stop_writing(&self) {
+        self.begun.lock().writer = None;
+    }
+
     /// Goes on with what was begun, for as long as it is polled. What is begun may hold what others
     /// wait for (a turn, a lock), so it must never stand still because of this connection's client.
     pub(super) async fn go_on(&self) -> Never {

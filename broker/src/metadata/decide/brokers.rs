@@ -130,6 +130,8 @@ struct Directories {
     gone: Vec<(Uuid, Uuid)>,
     /// Some were lost, and a person has given up all of them.
     are_given_up: bool,
+    /// One that was registered before is not there, and nobody has accepted that.
+    lack_one: bool,
     /// The broker was registered.
     were_registered: bool,
 }
@@ -160,9 +162,10 @@ impl Directories {
             let is_there = standing.get(id) == Some(&Standing::Known) || absent.contains(id);
             !is_there && stamp.before.is_none()
         });
+        let lost_now: Vec<_> = lost_now.map(|(id, stamp)| (*id, stamp.run)).collect();
         let mut gone = known.map_or(Vec::new(), |known| known.gone.clone());
         gone.retain(|(id, run)| !directories.get(id).is_some_and(|stamp| stamp.is_of(*run)));
-        gone.extend(lost_now.map(|(id, stamp)| (*id, stamp.run)));
+        gone.extend(&lost_now);
         let had_gone = !gone.is_empty();
         let is_given_up = |id: &Uuid| found.as_ref().is_some_and(|all| all.given_up.contains(id));
         gone.retain(|(id, _)| !is_given_up(id));
@@ -171,6 +174,7 @@ impl Directories {
             standing,
             are_other,
             are_given_up: had_gone && gone.is_empty(),
+            lack_one: lost_now.iter().any(|(id, _)| !is_given_up(id)),
             gone,
             were_registered: present.is_some(),
         }
@@ -336,7 +340,7 @@ impl RegisterBroker {
             // Where nothing is missing, a person has moved the only log there is.
             directory.is_none() || !directories.gone.is_empty() || state.replicas.len() > 1
         } else {
-            was_lost && found == Some(Found::Nowhere)
+            found == Some(Found::Nowhere) && (was_lost || directories.lack_one)
         };
         let is_missed = is_missed && !directories.are_given_up && !change.is_elsewhere();
         let is_lost = is_other || matches!(found, Some(Found::Lacking | Found::Nowhere));

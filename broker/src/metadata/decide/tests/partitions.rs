@@ -1493,6 +1493,25 @@ fn a_log_counts_in_the_directories_that_its_broker_was_registered_with() {
     );
 }
 
+/// Beside another one that is there, too.
+#[test]
+fn the_loss_of_a_log_directory_is_waited_for_until_a_person_accepts_it() {
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > isr is=1
+        epoch 0 1 leads isr 1
+        > start-with broker=1 disk=2,1 log=whole
+        epoch 0 1 leads isr 1
+        > start-with broker=1 disk=2 log=none
+        epoch 1 nobody leads last-known 1 offline 1
+        > start-with broker=1 disk=2 log=none accepted=1
+        epoch 1 nobody leads last-known 2,3 lost 1
+        ",
+    );
+}
+
 /// Also when it is killed at any moment of any number of starts.
 #[test]
 fn an_older_state_of_a_directory_counts_for_nothing() {
