@@ -1416,6 +1416,33 @@ fn a_cluster_that_becomes_ready_makes_its_topics_with_few_requests_and_one_write
 }
 
 #[test]
+fn a_watch_that_is_late_makes_no_pass_go_by_less_than_the_operator_wrote_itself() {
+    // Few enough that none waits for its turn until the watch has caught up.
+    const TOPICS: u32 = 12;
+    let test = "a_watch_that_is_late_makes_no_pass_go_by_less_than_the_operator_wrote_itself";
+    seeds::for_each(4, "operator", test, |seed| {
+        play(async |mut play: Play| {
+            play.kafka = Some(Kafka::start().await);
+            let config = json!({"config": {"retention.ms": "1000"}, "deletionPolicy": "Delete"});
+            make_topics(&play, TOPICS, |number| match number % 3 {
+                0 => config.clone(),
+                1 => json!({"deletionPolicy": "Delete"}),
+                _ => json!({}),
+            });
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+            let late = Chances { delay_max: Duration::from_secs(3), ..Chances::default() };
+            play.start(&Faults::new(seed, "late", late), false);
+            let all_ready = |play: &Play| topics_that_are(play, "Ready") == TOPICS as usize;
+            play.until("each is ready", 240, all_ready).await;
+            for _ in 0..30 {
+                play.tick().await;
+            }
+            assert_eq!(play.server().written_behind(TOPIC_OBJECTS), []);
+        });
+    });
+}
+
+#[test]
 fn a_topic_that_is_deleted_while_it_is_made_is_deleted() {
     const DELETE_TOPICS: i16 = 20;
     play(async |mut play: Play| {

@@ -114,6 +114,10 @@ struct TopicContext {
 }
 
 impl TopicContext {
+    fn home(&self) -> KubernetesHome {
+        KubernetesHome { client: self.shared.client.clone(), topics: self.topics.clone() }
+    }
+
     /// The cluster of `topic`.
     async fn cluster_of(&self, topic: &KafkaTopic) -> Result<Option<Arc<KafkaCluster>>, Fault> {
         // An empty list is no news before there is one.
@@ -459,14 +463,14 @@ async fn reconcile(
 ) -> Result<Action, PassFailed> {
     let shared = &context.shared;
     let began = Instant::now();
-    let (mut topic, mut result) = (topic.clone(), pass(&topic, &context).await);
+    let mut topic = context.topics.newest(topic);
+    let mut result = pass(&topic, &context).await;
     if let Ok(Some(first)) = &result
         && first.is_outdated
     {
-        // What woke this pass was behind.
+        // Somebody else has changed it, or a write was carried out and not answered.
         tell(shared, &topic, first).await;
-        let home = KubernetesHome { client: shared.client.clone() };
-        let live = home.read(&topic).await.map_err(PassFailed)?;
+        let live = context.home().read(&topic).await.map_err(PassFailed)?;
         let Some(live) = live else {
             let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
             shared.metrics.set_not_ready(KIND, &namespace, &name, None);
@@ -517,7 +521,7 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     let deleting = topic.metadata.deletion_timestamp.is_some();
     let held = has_finalizer(topic);
     let now = shared.now();
-    let home = KubernetesHome { client: shared.client.clone() };
+    let home = context.home();
     if deleting && !held {
         return match topic.finalizers() {
             [] => Ok(None),
@@ -657,8 +661,17 @@ fn event_reason(step: &TopicStep) -> Option<&'static str> {
 
 /// `KafkaTopic` objects on the API server.
 pub struct KubernetesHome {
-    /// How it is reached.
-    pub client: Client,
+    client: Client,
+    /// What is written or read here is told to them: a pass may begin before the watch brings it.
+    topics: Arc<Topics>,
+}
+
+impl KubernetesHome {
+    /// The objects that `client` reaches.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, topics: Arc::new(Topics::new(reflector::store().0)) }
+    }
 }
 
 impl TopicHome for KubernetesHome {
@@ -671,10 +684,10 @@ impl TopicHome for KubernetesHome {
                 Api::namespaced(self.client.clone(), &topic.namespace().unwrap_or_default());
             let live = api.get_opt(&topic.name_any()).await;
             let live = live.map_err(|error| api_fault("read the topic's object", &error))?;
-            match live.filter(|live| live.uid() == topic.uid()) {
-                Some(live) => live.understood().map(Some),
-                None => Ok(None),
-            }
+            let live = live.filter(|live| live.uid() == topic.uid());
+            let live = live.map(Guarded::understood).transpose()?;
+            live.iter().for_each(|live| self.topics.note(live.clone()));
+            Ok(live)
         })
     }
 
@@ -687,6 +700,10 @@ impl TopicHome for KubernetesHome {
             let own = Own::of(&self.client, topic);
             if let Some(version) = own.set_finalizer(TOPIC_FINALIZER, present).await? {
                 topic.metadata.resource_version = Some(version);
+                let finalizers = topic.finalizers_mut();
+                finalizers.retain(|each| each != TOPIC_FINALIZER);
+                finalizers.extend(present.then(|| TOPIC_FINALIZER.to_owned()));
+                self.topics.note(topic.clone());
             }
             Ok(())
         })
@@ -699,9 +716,11 @@ impl TopicHome for KubernetesHome {
     ) -> BoxFuture<'a, Result<bool, Fault>> {
         Box::pin(async move {
             let version = Own::of(&self.client, topic).write_status(&json!(status)).await?;
-            let is_written = version.is_some();
-            topic.metadata.resource_version = version.or(topic.metadata.resource_version.take());
-            Ok(is_written)
+            let Some(version) = version else { return Ok(false) };
+            topic.metadata.resource_version = Some(version);
+            topic.status = Some(status.clone());
+            self.topics.note(topic.clone());
+            Ok(true)
         })
     }
 }

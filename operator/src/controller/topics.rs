@@ -1,7 +1,7 @@
-//! The `KafkaTopic`s as the watch last saw them, found by what they are about without a look at all
-//! of them: a cluster may have thousands.
+//! The `KafkaTopic`s as the watch last saw them, or as this operator itself wrote them since, found
+//! by what they are about without a look at all of them: a cluster may have thousands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,14 +45,67 @@ struct AllUnread {
 /// The topics.
 pub(super) struct Topics {
     store: Store<KafkaTopic>,
+    /// What this operator wrote, or read past the watch, and the watch has not brought yet: each is
+    /// newer than what `store` has of it.
+    ahead: Mutex<HashMap<ObjectRef<KafkaTopic>, Arc<KafkaTopic>>>,
     index: Mutex<Index>,
     unread: Mutex<AllUnread>,
+}
+
+/// Whether `one` is the same object as `other`, at a later version. Versions are decimal numbers of
+/// any length (KEP-5504); of an API server that has others, what the watch brings is taken.
+fn is_newer(one: &KafkaTopic, other: &KafkaTopic) -> bool {
+    let number = |topic: &KafkaTopic| {
+        let version = topic.resource_version()?;
+        version.bytes().all(|digit| digit.is_ascii_digit()).then_some((version.len(), version))
+    };
+    one.uid() == other.uid()
+        && number(one).zip(number(other)).is_some_and(|(one, other)| one > other)
 }
 
 impl Topics {
     /// The topics in `store`; [`Topics::take`] has to be told what it holds.
     pub(super) fn new(store: Store<KafkaTopic>) -> Self {
-        Self { store, index: Mutex::default(), unread: Mutex::default() }
+        let (ahead, index, unread) = Default::default();
+        Self { store, ahead, index, unread }
+    }
+
+    /// Takes up an object as this operator has just written or read it.
+    pub(super) fn note(&self, topic: KafkaTopic) {
+        let key = ObjectRef::from_obj(&topic);
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: what the watch brings after this look is taken up by `catch_up`.
+        let is_ahead = self.store.get(&key).is_some_and(|cached| is_newer(&topic, &cached));
+        if is_ahead && ahead.get(&key).is_none_or(|known| is_newer(&topic, known)) {
+            ahead.insert(key, Arc::new(topic));
+        }
+    }
+
+    /// `cached`, or what this operator made of it since.
+    pub(super) fn newest(&self, cached: Arc<KafkaTopic>) -> Arc<KafkaTopic> {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = ahead.get(&ObjectRef::from_obj(&*cached));
+        known.filter(|known| is_newer(known, &cached)).cloned().unwrap_or(cached)
+    }
+
+    /// Forgets what the store has caught up with.
+    fn catch_up(&self, event: &Event<KafkaTopic>) {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Apply(topic) | Event::Delete(topic) => {
+                let key = ObjectRef::from_obj(topic);
+                let is_behind = matches!(event, Event::Apply(_))
+                    && ahead.get(&key).is_some_and(|known| is_newer(known, topic));
+                if !is_behind {
+                    ahead.remove(&key);
+                }
+            }
+            // The store takes a list up as a whole.
+            Event::Init | Event::InitApply(_) => {}
+            Event::InitDone => ahead.retain(|key, known| {
+                self.store.get(key).is_some_and(|cached| is_newer(known, &cached))
+            }),
+        }
     }
 
     /// Takes up an object that cannot be read, before the store forgets it: there is no moment at
@@ -104,6 +157,7 @@ impl Topics {
     /// Takes up an event that the store has taken up already.
     pub(super) fn take(&self, event: &Event<KafkaTopic>) {
         self.take_read(event);
+        self.catch_up(event);
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let place = |topic: &KafkaTopic| (cluster_key_of(topic), topic.kafka_name());
         match event {
@@ -131,12 +185,12 @@ impl Topics {
 
     /// Every topic.
     pub(super) fn all(&self) -> Vec<Arc<KafkaTopic>> {
-        self.store.state()
+        self.store.state().into_iter().map(|topic| self.newest(topic)).collect()
     }
 
     /// The object of this name.
     pub(super) fn get(&self, topic: &ObjectRef<KafkaTopic>) -> Option<Arc<KafkaTopic>> {
-        self.store.get(topic)
+        self.store.get(topic).map(|topic| self.newest(topic))
     }
 
     /// The topics of `cluster`.
@@ -145,7 +199,7 @@ impl Topics {
         let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let of_cluster = index.range(from).take_while(|((of, _), _)| of == cluster);
         let found = of_cluster.flat_map(|(_, names)| names).filter_map(|name| {
-            let topic = self.store.get(&ObjectRef::new(name).within(&cluster.0))?;
+            let topic = self.get(&ObjectRef::new(name).within(&cluster.0))?;
             (cluster_key_of(&topic) == *cluster).then_some(topic)
         });
         found.collect()
@@ -163,9 +217,8 @@ impl Topics {
         };
         let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let others = index.get(&place).into_iter().flatten();
-        let others = others.filter_map(|name| {
-            self.store.get(&ObjectRef::new(name).within(&place.0.0)).filter(same)
-        });
+        let others = others
+            .filter_map(|name| self.get(&ObjectRef::new(name).within(&place.0.0)).filter(same));
         let others = others.map(|other| (age(&other), other.name_any()));
         let (oldest, name) = others.chain(self.unread_owner(&place)).min()?;
         // While this one is being deleted, any other that still stands for the topic keeps it.
@@ -250,6 +303,60 @@ mod tests {
         topics.take_unread(&found());
         topics.take(&Event::Apply(topic("a", "x", "payments", 1)));
         assert_eq!(owner(), None);
+    }
+
+    #[test]
+    fn what_the_operator_wrote_itself_counts_until_the_watch_brings_it() {
+        let (store, mut writer) = reflector::store();
+        let topics = Topics::new(store);
+        let mut take = |event: Event<KafkaTopic>| {
+            writer.apply_watcher_event(&event);
+            topics.take(&event);
+        };
+        let at = |version: &str| {
+            let mut topic = topic("a", "x", "orders", 1);
+            topic.metadata.resource_version = Some(version.to_owned());
+            topic
+        };
+        let key = ObjectRef::from_obj(&at("9"));
+        let is = |version: Option<&str>| {
+            let newest = topics.get(&key).and_then(|topic| topic.resource_version());
+            assert_eq!(newest.as_deref(), version);
+        };
+        let rest = |count: usize| assert_eq!(topics.ahead.lock().unwrap().len(), count);
+        topics.note(at("9"));
+        rest(0);
+        take(Event::Apply(at("9")));
+        topics.note(at("11"));
+        topics.note(at("10"));
+        is(Some("11"));
+        take(Event::Apply(at("10")));
+        is(Some("11"));
+        assert_eq!(topics.all()[0].resource_version().as_deref(), Some("11"));
+        take(Event::Apply(at("11")));
+        rest(0);
+        // What the watch brings comes before the answer to the write.
+        topics.note(at("11"));
+        let mut made_again = at("20");
+        made_again.metadata.uid = Some("another".to_owned());
+        topics.note(made_again);
+        rest(0);
+        topics.note(at("12"));
+        for (listed, before, after) in
+            [(Some("11"), "12", Some("12")), (Some("13"), "12", Some("13")), (None, "13", None)]
+        {
+            take(Event::Init);
+            if let Some(version) = listed {
+                take(Event::InitApply(at(version)));
+            }
+            is(Some(before));
+            take(Event::InitDone);
+            is(after);
+        }
+        take(Event::Apply(at("14")));
+        topics.note(at("15"));
+        take(Event::Delete(at("16")));
+        rest(0);
     }
 
     #[test]

@@ -76,6 +76,8 @@ struct State {
     admission: Option<Admission>,
     /// How many requests of clients asked for a change, leases and events left out.
     asked: u64,
+    /// The objects that a client would have changed by an older version than it wrote last itself.
+    behind: Vec<Key>,
     /// The resources that are not defined.
     undefined: BTreeSet<String>,
 }
@@ -100,6 +102,7 @@ impl Default for ApiServer {
             clock: VirtualClock::default(),
             admission: None,
             asked: 0,
+            behind: Vec::new(),
             undefined: BTreeSet::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), version: watch::Sender::new(0) }
@@ -161,6 +164,16 @@ impl ApiServer {
     #[must_use]
     pub(crate) fn writes_asked(&self) -> u64 {
         self.with(|state| state.asked)
+    }
+
+    /// The objects of a resource that a client would have changed by an older version than it wrote
+    /// last itself.
+    #[must_use]
+    pub(crate) fn written_behind(&self, resource: &str) -> Vec<Key> {
+        self.with(|state| {
+            let of_resource = state.behind.iter().filter(|key| key.resource == resource);
+            of_resource.cloned().collect()
+        })
     }
 
     /// Takes the definition of a resource away, with all of its objects, or brings it back.
@@ -326,6 +339,9 @@ impl State {
         for at in ["/metadata/uid", "/metadata/resourceVersion"] {
             let wanted = text(body, at);
             if wanted.is_some() && live.as_ref().is_some_and(|live| text(live, at) != wanted) {
+                let last = self.changes.iter().rev().find(|change| change.key == *key);
+                let is_own = last.is_some_and(|last| last.actor == actor);
+                self.behind.extend(is_own.then(|| key.clone()));
                 return Err(conflict("a precondition failed"));
             }
         }
