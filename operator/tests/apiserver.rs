@@ -28,7 +28,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
@@ -454,6 +454,7 @@ fn against_a_real_api_server() {
         volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(&client).await;
         leaves_what_belongs_to_others(&client).await;
         takes_away_what_is_not_allowed_beside_what_it_applies(&client).await;
+        makes_again_what_nobody_can_change(&client).await;
         one_list_that_fails_stops_nothing_else(&server, &client).await;
         survives_a_kill_after_each_write(&server, &client).await;
         topics_hold_and_let_go(&client).await;
@@ -1316,6 +1317,46 @@ async fn put_in_what_is_not_allowed(client: &Client, cluster: &KafkaCluster, is_
     let container = set.template.spec.unwrap().containers.remove(0);
     assert_eq!(container.liveness_probe.unwrap().tcp_socket, None);
     assert!(container.env.unwrap().iter().any(|each| each.name == "ADDED"), "it stays");
+}
+
+/// What a person has made again with what Kubernetes lets nobody change.
+async fn makes_again_what_nobody_can_change(client: &Client) {
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), "default");
+    let listeners = json!({"listeners": [{"name": "plain", "port": 9092}, {"name": "ext", "port": 9094, "type": "nodeport"}]});
+    let made = cluster_of("remade", "default", listeners);
+    let cluster = clusters.create(&PostParams::default(), &made).await.unwrap();
+    settle(client, &cluster).await;
+    // As a person writes them: with the labels, and without an owner.
+    let address = async |name: &str| services.get(name).await.unwrap().spec.unwrap().cluster_ip;
+    for (name, has_address) in
+        [("remade-kafka-brokers", true), ("remade-kafka-ext-bootstrap", false)]
+    {
+        let before = services.get(name).await.unwrap();
+        services.delete(name, &DeleteParams::default()).await.unwrap();
+        let spec = json!({"clusterIP": (!has_address).then_some("None"), "ports": [{"port": 1}]});
+        let metadata = json!({"name": name, "labels": before.metadata.labels});
+        let other = serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap();
+        services.create(&PostParams::default(), &other).await.unwrap();
+        assert_eq!(address(name).await.as_deref() == Some("None"), !has_address);
+    }
+    let map = config_map_of(&sets.get("remade-broker-0").await.unwrap());
+    let mut other = maps.get(&map).await.unwrap();
+    let right = other.data.replace([("a".to_owned(), "b".to_owned())].into());
+    let labels = other.metadata.labels.take();
+    other.metadata = ObjectMeta { name: Some(map.clone()), labels, ..ObjectMeta::default() };
+    maps.delete(&map, &DeleteParams::default()).await.unwrap();
+    maps.create(&PostParams::default(), &other).await.unwrap();
+
+    let settled = settle(client, &cluster).await;
+    assert_eq!(address("remade-kafka-brokers").await.as_deref(), Some("None"));
+    assert_ne!(address("remade-kafka-ext-bootstrap").await.as_deref(), Some("None"));
+    let map = maps.get(&map).await.unwrap();
+    assert_eq!((map.data, map.immutable), (right, Some(true)));
+    assert!(pass(client, &cluster).await.unwrap().plan.steps.is_empty(), "{:?}", settled.plan);
+    clusters.delete("remade", &DeleteParams::default()).await.unwrap();
 }
 
 async fn one_list_that_fails_stops_nothing_else(server: &Server, client: &Client) {

@@ -206,6 +206,9 @@ impl Kubernetes {
                 ),
             });
         }
+        if let Some(known) = known.as_ref().filter(|known| !can_become(key.kind, known, object)) {
+            delete_as_seen(&api, key, known).await?;
+        }
         if live
             .objects
             .get(key)
@@ -1323,6 +1326,41 @@ fn is_fixed(path: &str) -> bool {
         && ["serviceName", "selector", "podManagementPolicy", "volumeClaimTemplates"]
             .map(Some)
             .contains(&name)
+}
+
+/// Deletes an object that nobody can change into what is desired, as it was seen: one that somebody
+/// has changed since is looked at again.
+async fn delete_as_seen(
+    api: &Api<DynamicObject>,
+    key: &ObjectKey,
+    seen: &Value,
+) -> Result<(), Fault> {
+    let text = |at: &str| seen.pointer(at).and_then(Value::as_str).map(ToOwned::to_owned);
+    let preconditions = Some(Preconditions {
+        uid: text("/metadata/uid"),
+        resource_version: text("/metadata/resourceVersion"),
+    });
+    match api.delete(&key.name, &DeleteParams { preconditions, ..DeleteParams::default() }).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        deleted => deleted.map(drop).map_err(|error| {
+            api_fault(&format!("delete {key}, which nobody can change as wanted"), &error)
+        }),
+    }
+}
+
+/// Whether Kubernetes lets anybody make of `live` what is `desired`. A Service with an address of its
+/// own never becomes one without, nor the other way round where it has a node port; an immutable
+/// ConfigMap never has other data. Of sets the plan knows it.
+fn can_become(kind: Kind, live: &Value, desired: &Value) -> bool {
+    let is_headless = |service: &Value| service["spec"]["clusterIP"] == "None";
+    match kind {
+        Kind::Service => match is_headless(desired) {
+            true => is_headless(live),
+            false => !is_headless(live) || desired["spec"]["type"] == "ClusterIP",
+        },
+        Kind::ConfigMap => live["immutable"] != true || live["data"] == desired["data"],
+        _ => true,
+    }
 }
 
 /// The image that the broker in `pod` was to have.
