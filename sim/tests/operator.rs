@@ -708,13 +708,41 @@ fn a_topic_that_is_to_be_deleted_is_let_go_when_there_is_no_definition_of_cluste
             }
             let topic = |number: u32| Key::new(TOPIC_OBJECTS, "ns", &format!("t{number}"));
             server.delete("person", &topic(0), None, None).unwrap();
-            play.until("it is let go", 30, |_| server.get(&topic(0)).is_none()).await;
+            play.until("it is let go", 60, |_| server.get(&topic(0)).is_none()).await;
             assert!(server.get(&topic(1)).is_some());
             server.define("letterbox.dev/kafkaclusters", true);
             make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
             play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
         });
     }
+}
+
+#[test]
+fn a_definition_that_is_not_served_for_a_moment_lets_no_topic_go() {
+    const DELETE_TOPICS: i16 = 20;
+    play(async |mut play: Play| {
+        let kafka = Kafka::start().await;
+        play.kafka = Some(kafka.clone());
+        make_topics(&play, 1, |_| json!({"deletionPolicy": "Delete"}));
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
+        let (server, topic) = (play.server().clone(), Key::new(TOPIC_OBJECTS, "ns", "t0"));
+        kafka.hold(Some(DELETE_TOPICS));
+        server.delete("person", &topic, None, None).unwrap();
+        // Together for longer than it takes to be believed.
+        for _ in 0..2 {
+            for (is_served, seconds) in [(false, 20), (true, 15)] {
+                server.serve("letterbox.dev/kafkaclusters", is_served);
+                for _ in 0..seconds {
+                    play.tick().await;
+                    assert!(server.get(&topic).is_some(), "it is held until its topic is deleted");
+                }
+            }
+        }
+        kafka.hold(None);
+        play.until("it is gone", 120, |_| server.get(&topic).is_none()).await;
+    });
 }
 
 #[test]

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, ObjectMeta};
 use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::objects::PAGE;
 use super::probe::{self, Health};
@@ -26,6 +27,9 @@ use crate::platform::own::Own;
 
 /// How long the answer to "is this namespace being deleted?" holds.
 pub(super) const NAMESPACE_FRESH: Duration = Duration::from_secs(5);
+/// For so long each look has to find no definition of clusters before a topic is let go for it: one
+/// answer may be wrong, and the topic would be left behind in a cluster that is there.
+const GONE_AFTER: Duration = Duration::from_secs(30);
 /// So many objects are let go at a time.
 const AT_ONCE: usize = 16;
 
@@ -66,10 +70,16 @@ pub(super) async fn let_go_without_clusters(
 ) -> Infallible {
     let client = &context.client;
     let (clusters, topics) = (KafkaCluster::plural(&()), KafkaTopic::plural(&()));
+    let mut gone_since = None;
     loop {
+        if !matches!(*health.borrow(), Health::Waits(_)) {
+            gone_since = None;
+        }
         probe::waits(&mut health).await;
         let missing = probe::missing(client).await.unwrap_or_default();
-        if missing.contains(&clusters) && !missing.contains(&topics) {
+        let is_gone = missing.contains(&clusters) && !missing.contains(&topics);
+        gone_since = is_gone.then(|| gone_since.unwrap_or_else(Instant::now));
+        if gone_since.is_some_and(|since| since.elapsed() >= GONE_AFTER) {
             let kind = ApiResource::erase::<KafkaTopic>(&());
             let looks = scopes(&context.options).into_iter().map(|scope| {
                 let kind = kind.clone();

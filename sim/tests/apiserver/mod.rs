@@ -178,13 +178,18 @@ impl ApiServer {
 
     /// Takes the definition of a resource away, with all of its objects, or brings it back.
     pub(crate) fn define(&self, resource: &str, is_defined: bool) {
-        self.with(|state| match is_defined {
-            true => drop(state.undefined.remove(resource)),
-            false => drop(state.undefined.insert(resource.to_owned())),
-        });
+        self.serve(resource, is_defined);
         for (key, _) in self.all(resource).into_iter().filter(|_| !is_defined) {
             self.remove("kubernetes", &key);
         }
+    }
+
+    /// Answers about a resource, or as if it were not defined; its objects stay.
+    pub(crate) fn serve(&self, resource: &str, is_served: bool) {
+        self.with(|state| match is_served {
+            true => drop(state.undefined.remove(resource)),
+            false => drop(state.undefined.insert(resource.to_owned())),
+        });
     }
 
     /// Makes an object.
