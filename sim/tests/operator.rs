@@ -588,6 +588,47 @@ fn only_the_claims_that_the_operator_made_go_with_a_cluster_and_it_is_told_which
 const OWN_ID: &str = "AAAAAAAAQACAAAAAAAAAAg";
 
 #[test]
+fn a_claim_that_was_never_marked_goes_with_a_later_cluster_only_where_a_person_says_whose_it_is() {
+    let (claim, mark) = (claim_of(0, "data"), "letterbox.dev/made-as");
+    for is_marked in [false, true] {
+        play(async |mut play: Play| {
+            let server = play.server().clone();
+            let end = async |play: &mut Play| {
+                server.delete("person", &clusters("demo"), None, None).unwrap();
+                play.until("it is gone", 30, |_| server.get(&clusters("demo")).is_none()).await;
+                for _ in 0..10 {
+                    play.tick().await;
+                }
+            };
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+            play.until("it is ready", 120, Play::is_settled).await;
+            end(&mut play).await;
+            // As a build left it that did not mark claims.
+            server.edit("person", &claim, |claim| {
+                let uid = claim["metadata"]["uid"].clone();
+                let annotations = claim["metadata"]["annotations"].as_object_mut().unwrap();
+                annotations.remove(mark);
+                if is_marked {
+                    annotations.insert(mark.to_owned(), uid);
+                }
+            });
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi", "deletionPolicy": "Delete"}}));
+            play.until("it is ready again", 120, Play::is_settled).await;
+            let annotations = server.get(&claim).unwrap()["metadata"]["annotations"].clone();
+            assert_eq!(annotations.get(mark).is_some(), is_marked, "nobody else marks it");
+            end(&mut play).await;
+            let is_kept = server
+                .get(&claim)
+                .is_some_and(|it| it.pointer("/metadata/deletionTimestamp").is_none());
+            assert_eq!(is_kept, !is_marked);
+            let told = events_of(&play, "LetGo");
+            let names_it = told.iter().any(|event| event.contains("data-demo-broker-0-0"));
+            assert_eq!(names_it, !is_marked, "{told:?}");
+        });
+    }
+}
+
+#[test]
 fn a_claim_says_that_it_is_no_copy_whenever_the_operator_is_killed() {
     let claim = claim_of(0, "data");
     let mark = |play: &Play| {
