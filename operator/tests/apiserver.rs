@@ -1717,7 +1717,7 @@ async fn waits_for_the_api_server_and_its_definitions(server: &mut Server, clien
 async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, client: &Client) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/letterbox");
     let address = format!("https://127.0.0.1:{}", server.port);
-    let helm = |arguments: &[&str]| {
+    let try_helm = |arguments: &[&str]| {
         let mut command = Command::new(binary("helm"));
         command.args(arguments).args([
             "--kube-apiserver",
@@ -1731,7 +1731,11 @@ async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, c
             String::from_utf8_lossy(&output.stdout).into_owned(),
             String::from_utf8_lossy(&output.stderr).into_owned(),
         );
-        assert!(output.status.success(), "{arguments:?}: {said}{wrong}");
+        (output.status.success(), said, wrong)
+    };
+    let helm = |arguments: &[&str]| {
+        let (is_done, said, wrong) = try_helm(arguments);
+        assert!(is_done, "{arguments:?}: {said}{wrong}");
         said
     };
     let chart = chart.to_str().unwrap();
@@ -1759,6 +1763,13 @@ async fn a_second_release_leaves_the_definitions_to_the_first(server: &Server, c
         !notes.contains("installed by") && notes.contains("in another namespace gets no"),
         "{notes}"
     );
+    assert_eq!(definitions("first", "one"), 2);
+    // The way back to a revision that brought the definitions, from one that did not.
+    helm(&["upgrade", "first", chart, "-n", "one", "--set", "crds.install=false"]);
+    assert_eq!(definitions("first", "one"), 0);
+    let (is_done, _, wrong) = try_helm(&["rollback", "first", "2", "-n", "one"]);
+    assert!(!is_done && wrong.contains("CustomResourceDefinition"), "{wrong}");
+    helm(&["upgrade", "first", chart, "-n", "one", "--set", "crds.install=true"]);
     assert_eq!(definitions("first", "one"), 2);
     // An operator made this Lease before the chart did.
     let namespaces: Api<Namespace> = Api::all(client.clone());
