@@ -771,9 +771,9 @@ fn a_definition_that_is_not_served_for_a_moment_lets_no_topic_go() {
         let (server, topic) = (play.server().clone(), Key::new(TOPIC_OBJECTS, "ns", "t0"));
         kafka.hold(Some(DELETE_TOPICS));
         server.delete("person", &topic, None, None).unwrap();
-        // Together for longer than it takes to be believed.
+        // Together for longer than it takes to be believed. No look falls on the way back.
         for _ in 0..2 {
-            for (is_served, seconds) in [(false, 20), (true, 15)] {
+            for (is_served, seconds) in [(false, 18), (true, 17)] {
                 server.serve("letterbox.dev/kafkaclusters", is_served);
                 for _ in 0..seconds {
                     play.tick().await;

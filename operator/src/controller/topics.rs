@@ -353,6 +353,7 @@ mod tests {
             take(Event::InitDone);
             is(after);
         }
+        rest(0);
         take(Event::Apply(at("14")));
         topics.note(at("15"));
         take(Event::Delete(at("16")));
