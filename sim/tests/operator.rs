@@ -1035,29 +1035,41 @@ fn a_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
 
 #[test]
 fn a_topics_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
-    play(async |mut play: Play| {
-        play.kafka = Some(Kafka::start().await);
-        let faults = Faults::none();
-        make_topics(&play, 1, |_| json!({}));
-        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
-        play.start(&faults, false);
-        play.until("it is ready", 120, |play| topics_that_are(play, "Ready") == 1).await;
-        let resource = TOPIC_OBJECTS;
-        faults.set_broken(&[Broken { resource, is_write: true, how: How::Undeclared }]);
-        let topic = Key::new(TOPIC_OBJECTS, "ns", "t0");
-        play.server().edit("person", &topic, |it| it["spec"]["partitions"] = json!(2));
-        let is_told = |play: &Play| topics_that_are(play, "StatusNotWritten") == 1;
-        play.until("it is told", 30, is_told).await;
-        let writes = play.monitor.writes;
-        for _ in 0..30 {
-            play.tick().await;
-        }
-        assert!(play.monitor.writes - writes < 3, "once");
-        let known = play.server().get(&topic).unwrap()["status"].clone();
-        assert_eq!((&known["partitions"], &known["topicName"]), (&json!(1), &json!("t0")));
-        faults.set_broken(&[]);
-        play.until("it is ready again", 30, |play| topics_that_are(play, "Ready") == 1).await;
-    });
+    for seconds in [0, 3] {
+        let delay_max = Duration::from_secs(seconds);
+        let late = Faults::new(1, "late", Chances { delay_max, ..Chances::default() });
+        play(async |play: Play| is_told_that_its_status_is_refused(play, late).await);
+    }
+}
+
+async fn is_told_that_its_status_is_refused(mut play: Play, faults: Faults) {
+    play.kafka = Some(Kafka::start().await);
+    make_topics(&play, 1, |_| json!({}));
+    make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+    play.start(&faults, false);
+    play.until("it is ready", 240, |play| topics_that_are(play, "Ready") == 1).await;
+    let resource = TOPIC_OBJECTS;
+    faults.set_broken(&[Broken { resource, is_write: true, how: How::Undeclared }]);
+    let topic = Key::new(TOPIC_OBJECTS, "ns", "t0");
+    play.server().edit("person", &topic, |it| it["spec"]["partitions"] = json!(2));
+    let is_told = |play: &Play| topics_that_are(play, "StatusNotWritten") == 1;
+    play.until("it is told", 60, is_told).await;
+    for _ in 0..10 {
+        play.tick().await;
+    }
+    let writes = play.monitor.writes;
+    for _ in 0..30 {
+        play.tick().await;
+    }
+    assert!(play.monitor.writes - writes < 3, "once");
+    let events = play.server().all("events.k8s.io/events");
+    let told = events.iter().filter(|(_, event)| event["reason"] == "StatusNotWritten");
+    let told: Vec<&Value> = told.map(|(_, event)| &event["series"]).collect();
+    assert_eq!(told, [&Value::Null], "and by one event");
+    let known = play.server().get(&topic).unwrap()["status"].clone();
+    assert_eq!((&known["partitions"], &known["topicName"]), (&json!(1), &json!("t0")));
+    faults.set_broken(&[]);
+    play.until("it is ready again", 60, |play| topics_that_are(play, "Ready") == 1).await;
 }
 
 #[test]

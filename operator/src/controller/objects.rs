@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt as _};
@@ -405,13 +405,14 @@ pub(super) async fn tell_not_understood<K: Ours>(
 }
 
 /// Says that the status which stands there is not what is: the API server does not take the one
-/// that is. Its conditions alone are of a form that every version has.
+/// is. Its conditions alone are of a form that every version has. Answers with the object that has
+/// them, once they are written.
 pub(super) async fn tell_not_written<K: Ours>(
     context: &Context,
     kind: &'static str,
     object: &K,
     fault: &Fault,
-) {
+) -> Option<K> {
     let reason = STATUS_NOT_WRITTEN;
     let message = format!(
         "the API server does not take the status of this object, so what is written here is what \
@@ -424,19 +425,19 @@ pub(super) async fn tell_not_written<K: Ours>(
     let mut all = object.conditions().to_vec();
     let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
     if find_condition(&all, READY).is_some_and(is_told) {
-        return;
+        return None;
     }
     let generation = object.meta().generation;
     let new = condition(READY, false, reason, message.clone(), generation, context.now());
     set_condition(&mut all, Condition { status: "Unknown".to_owned(), ..new });
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(context.client.clone(), &namespace, &ApiResource::erase::<K>(&()));
+    let api: Api<Guarded<K>> = Api::namespaced(context.client.clone(), &namespace);
     let patch = json!({"metadata": {"uid": object.uid()}, "status": {"conditions": all}});
     let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-    if let Err(error) = written {
-        tracing::warn!(error = said(&error), name, namespace, "nor were its conditions");
+    if let Err(error) = &written {
+        tracing::warn!(error = said(error), name, namespace, "nor were its conditions");
     }
     context.events.tell(object, true, reason, "Reconcile", &message).await;
+    written.ok()?.understood().ok()
 }
 
 /// What about an object a pass is for, as a hash: its own status is no news.

@@ -483,7 +483,8 @@ async fn reconcile(
     if let Err(fault) = &result
         && fault.reason == STATUS_NOT_WRITTEN
     {
-        tell_not_written(shared, KIND, &*topic, fault).await;
+        let told = tell_not_written(shared, KIND, &*topic, fault).await;
+        told.into_iter().for_each(|told| context.topics.note(told));
     }
     let faulty =
         result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
@@ -662,7 +663,7 @@ fn event_reason(step: &TopicStep) -> Option<&'static str> {
 /// `KafkaTopic` objects on the API server.
 pub struct KubernetesHome {
     client: Client,
-    /// What is written or read here is told to them: a pass may begin before the watch brings it.
+    /// They are told what is written or read here: a pass may begin before the watch brings it.
     topics: Arc<Topics>,
 }
 
