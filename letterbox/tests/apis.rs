@@ -228,6 +228,76 @@ fn deleted_records_stay_deleted() {
     assert_eq!(earliest(&mut broker.connect(), "t"), 10, "after another SIGKILL");
 }
 
+/// As with Apache Kafka: no member joins again, which would have it begin elsewhere, because what
+/// it has committed went with the topic.
+#[test]
+fn a_member_of_a_group_goes_on_when_the_topic_of_offsets_is_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "group.initial.rebalance.delay.ms=0");
+    let mut stream = broker.connect();
+    assert_eq!(ask_for_topic(&mut stream, "t"), 0);
+    // Makes the topic of the coordinator, which loads its partitions then.
+    let find = |stream: &mut std::net::TcpStream| {
+        let keys = vec![StrBytes::from_static_str("g")];
+        let find = m::FindCoordinatorRequest::default().with_coordinator_keys(keys);
+        let Response::FindCoordinator(found) = ask(stream, 4, find) else { unreachable!() };
+        found.coordinators[0].error_code
+    };
+    let until = Instant::now() + common::PATIENCE;
+    let is_loading = |error: i16| (14..=16).contains(&error) && Instant::now() < until;
+    let protocol = m::join_group_request::JoinGroupRequestProtocol::default()
+        .with_name(StrBytes::from_static_str("range"));
+    let group = m::GroupId(StrBytes::from_static_str("g"));
+    let join = m::JoinGroupRequest::default()
+        .with_group_id(group.clone())
+        .with_session_timeout_ms(60_000)
+        .with_rebalance_timeout_ms(60_000)
+        .with_protocol_type(StrBytes::from_static_str("consumer"))
+        .with_protocols(vec![protocol]);
+    while is_loading(find(&mut stream)) {}
+    let joined = loop {
+        let Response::JoinGroup(joined) = ask(&mut stream, 3, join.clone()) else { unreachable!() };
+        if !is_loading(joined.error_code) {
+            break joined;
+        }
+    };
+    assert_eq!(joined.error_code, 0);
+    let sync = m::SyncGroupRequest::default()
+        .with_group_id(group.clone())
+        .with_generation_id(joined.generation_id)
+        .with_member_id(joined.member_id.clone());
+    let Response::SyncGroup(synced) = ask(&mut stream, 3, sync) else { unreachable!() };
+    assert_eq!(synced.error_code, 0);
+
+    let topic = topic_name("__consumer_offsets");
+    let delete =
+        m::DeleteTopicsRequest::default().with_topic_names(vec![topic]).with_timeout_ms(10_000);
+    let Response::DeleteTopics(deleted) = ask(&mut stream, 4, delete) else { unreachable!() };
+    assert_eq!(deleted.responses[0].error_code, 0);
+
+    let partition =
+        m::offset_commit_request::OffsetCommitRequestPartition::default().with_committed_offset(7);
+    let topic = m::offset_commit_request::OffsetCommitRequestTopic::default()
+        .with_name(topic_name("t"))
+        .with_partitions(vec![partition]);
+    let commit = m::OffsetCommitRequest::default()
+        .with_group_id(group)
+        .with_generation_id_or_member_epoch(joined.generation_id)
+        .with_member_id(joined.member_id)
+        .with_topics(vec![topic]);
+    while is_loading(find(&mut stream)) {}
+    let error = loop {
+        let Response::OffsetCommit(answer) = ask(&mut stream, 9, commit.clone()) else {
+            unreachable!()
+        };
+        let error = answer.topics[0].partitions[0].error_code;
+        if !is_loading(error) {
+            break error;
+        }
+    };
+    assert_eq!(error, 0);
+}
+
 #[test]
 fn the_records_of_internal_topics_are_not_deleted() {
     let dir = tempfile::tempdir().unwrap();

@@ -18,8 +18,8 @@ use letterbox_broker::node::Node;
 use letterbox_env::{BoxFuture, BoxListener, BoxStream, Env, Listener, Net, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The real network, but whoever reads from the first connection to the port panics.
-struct Faulty(Arc<dyn Net>, u16);
+/// The real network, but whoever reads from the first connection to each of the ports panics.
+struct Faulty(Arc<dyn Net>, [u16; 2]);
 
 struct FaultyListener(BoxListener, AtomicBool);
 
@@ -30,7 +30,7 @@ impl Net for Faulty {
         Box::pin(async move {
             Ok(Box::new(FaultyListener(
                 self.0.bind(host, port).await?,
-                AtomicBool::new(port == self.1),
+                AtomicBool::new(self.1.contains(&port)),
             )) as BoxListener)
         })
     }
@@ -99,6 +99,7 @@ impl AsyncWrite for FaultyStream {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_ends_its_connection_is_counted_and_the_others_go_on() {
+    letterbox_env::panics::end_process_on_panic();
     let dir = tempfile::tempdir().unwrap();
     let (port, admin) = (free_port(), free_port());
     let text = format!(
@@ -107,7 +108,7 @@ async fn a_panic_ends_its_connection_is_counted_and_the_others_go_on() {
         free_port(),
         dir.path().display()
     );
-    let env = Env { net: Arc::new(Faulty(Env::real().net, port)), ..Env::real() };
+    let env = Env { net: Arc::new(Faulty(Env::real().net, [port, admin])), ..Env::real() };
     let config = Config::parse(&text).unwrap();
     let broker = Node::start(env, config, std::future::pending()).await.unwrap().unwrap();
     tokio::task::spawn_blocking(move || {
@@ -120,6 +121,9 @@ async fn a_panic_ends_its_connection_is_counted_and_the_others_go_on() {
         unlucky.write_all(b"anything").unwrap();
         assert!(is_closed(&mut unlucky));
         ask(&mut connect(), 0, m::ApiVersionsRequest::default());
+        let mut unlucky = TcpStream::connect(("127.0.0.1", admin)).unwrap();
+        unlucky.write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap();
+        assert!(is_closed(&mut unlucky));
         // The connection is closed before its end is counted.
         let counted = [
             "letterbox_panics_total 1\n",

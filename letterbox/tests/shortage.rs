@@ -296,15 +296,18 @@ fn a_metadata_log_is_begun_anew_only_once_it_is_given_up_and_deletes_no_partitio
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with("orders-") && name.contains(with)).collect()
     };
-    let refuses = |extra: &str| {
+    let refuses_with = |extra: &str, words: [&str; 2]| {
         let file = dir.path().join("server.properties");
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, format!("{text}\n{extra}\n")).unwrap();
         let refused = refusal(&mut command(&file));
+        std::fs::write(&file, text).unwrap();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned()
             + &String::from_utf8_lossy(&refused.stdout);
-        assert!(said.contains("is missing, but") && said.contains("accepted.lost.metadata.log"));
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
     };
+    let refuses =
+        |extra: &str| refuses_with(extra, ["is missing, but", "accepted.lost.metadata.log"]);
     let id = || {
         let meta = std::fs::read_to_string(data.join("meta.properties")).unwrap();
         let id = meta.lines().find_map(|line| line.strip_prefix("directory.id="));
@@ -322,6 +325,12 @@ fn a_metadata_log_is_begun_anew_only_once_it_is_given_up_and_deletes_no_partitio
     assert_eq!(names(&more, "").len(), 1, "each log directory has one");
     let lost = id();
     broker.stop();
+    // In another order it is not lost, whatever was accepted.
+    let there = format!("Set metadata.log.dir={}", data.display());
+    let other_order = format!("log.dirs={},{}", more.display(), data.display());
+    for accepted in ["", "\naccepted.lost.metadata.log=x"] {
+        refuses_with(&format!("{other_order}{accepted}"), ["the metadata log is in", &there]);
+    }
     std::fs::remove_dir_all(&data).unwrap();
     refuses("");
     assert_eq!(names(&more, "-stray").len(), 0);

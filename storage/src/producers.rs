@@ -142,7 +142,7 @@ pub struct ProducerView {
     pub epoch: i16,
     /// Sequence of its last record; −1 before the first.
     pub last_sequence: i32,
-    /// Largest timestamp of its records.
+    /// Largest timestamp of its last batch.
     pub last_timestamp: TimestampMs,
 }
 
@@ -272,7 +272,7 @@ impl Producers {
             producer.epoch = header.producer_epoch;
             producer.batches.clear();
         }
-        producer.last_timestamp = producer.last_timestamp.max(header.max_timestamp);
+        producer.last_timestamp = header.max_timestamp;
         if !header.is_control() && header.base_sequence >= 0 {
             producer.push(Entry {
                 last_sequence: header.last_sequence(),
@@ -285,9 +285,11 @@ impl Producers {
 
     /// Notes a stored batch that no client sent here just now: it is as old as its records.
     pub(super) fn note_old(&mut self, header: &BatchHeader) {
+        let known = self.by_id.get(&header.producer_id);
+        let before = known.map(|producer| producer.idle_since.unwrap_or(producer.last_timestamp));
         self.note(header);
         if let Some(producer) = self.by_id.get_mut(&header.producer_id) {
-            producer.idle_since = Some(producer.last_timestamp);
+            producer.idle_since = before.max(Some(header.max_timestamp));
         }
     }
 
@@ -396,8 +398,8 @@ impl Producers {
             if producer.epoch != epoch {
                 (producer.epoch, producer.batches) = (epoch, VecDeque::new());
             }
-            producer.last_timestamp = producer.last_timestamp.max(entry.timestamp);
-            producer.idle_since = Some(producer.last_timestamp);
+            producer.last_timestamp = entry.timestamp;
+            producer.idle_since = producer.idle_since.max(Some(entry.timestamp));
             if entry.last_sequence >= 0 && entry.offset_delta >= 0 {
                 producer.push(entry);
             }
@@ -431,6 +433,27 @@ mod tests {
             Ok(None) => 0,
             Ok(Some(_)) => 1,
             Err(error) => error.code(),
+        }
+    }
+
+    /// As Kafka: that of the last batch, also when it is older than one before.
+    #[test]
+    fn the_last_timestamp_of_a_producer_is_that_of_its_last_batch() {
+        let mut producers = Producers::default();
+        for (number, timestamp) in [(0, 2_000), (1, 1_500)] {
+            let mut batch = BatchBuilder::new(timestamp).producer(9, 0, number);
+            batch = batch.at(number.into(), 0);
+            batch.push(timestamp, None, None, &[]);
+            producers.note_old(&BatchHeader::parse(&batch.build()).unwrap());
+        }
+        let restored = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
+        for mut producers in [producers, restored] {
+            assert_eq!(producers.views()[0].last_timestamp, 1_500);
+            // It is as old as the newest of its records.
+            producers.expire(2_999, 1_000);
+            assert_eq!(producers.len(), 1);
+            producers.expire(3_000, 1_000);
+            assert_eq!(producers.len(), 0);
         }
     }
 

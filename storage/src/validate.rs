@@ -362,10 +362,13 @@ impl Judge<'_> {
             batch_index: i32::try_from(index).unwrap_or(i32::MAX),
             message,
         };
-        if self.config.cleanup_policy.compact && !has_key && self.keyless.len() < RECORD_ERRORS_MAX
-        {
-            self.keyless
-                .push(error("Compacted topic cannot accept message without key.".to_owned()));
+        if self.config.cleanup_policy.compact && !has_key {
+            // As Kafka: the first fault of a record is the one that is told.
+            if self.keyless.len() < RECORD_ERRORS_MAX {
+                let message = "Compacted topic cannot accept message without key.";
+                self.keyless.push(error(message.to_owned()));
+            }
+            return;
         }
         let (min, max) = self.timestamps;
         if timestamp != -1
@@ -639,6 +642,18 @@ mod tests {
             (error.code(), error.record_errors().len(), error.record_errors()[0].batch_index),
             (87, 1, 1)
         );
+    }
+
+    #[test]
+    fn a_record_with_two_faults_is_named_once() {
+        let config = LogConfig {
+            cleanup_policy: CleanupPolicy { delete: false, compact: true },
+            ..LogConfig::default()
+        };
+        let late = client_batch(|batch| batch.push(2_000 + 3_600_001, None, None, &[]));
+        let error = check(late, &config).unwrap_err();
+        let named = error.record_errors().iter().map(|error| error.batch_index);
+        assert_eq!((error.code(), named.collect::<Vec<_>>()), (87, vec![1, 2]));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! Refused is only what would drop security or safety, and a value that a key with an effect does
 //! not take. The rows are in `super::table`.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::foreign;
@@ -228,6 +230,17 @@ impl Kind {
         matches!(self, Self::List | Self::Words(_) | Self::WordsOrNone(_) | Self::Replicas)
     }
 
+    /// A value as it is shown: of a list each item once, without blanks around it.
+    #[must_use]
+    pub fn shown(self, value: &str) -> Cow<'_, str> {
+        if !self.is_list() {
+            return Cow::Borrowed(value);
+        }
+        let mut seen = BTreeSet::new();
+        let items = value.split(',').map(str::trim).filter(|item| seen.insert(*item));
+        Cow::Owned(items.collect::<Vec<_>>().join(","))
+    }
+
     /// Whether two texts are the same value.
     #[must_use]
     pub fn is_same(&self, a: &str, b: &str) -> bool {
@@ -333,6 +346,18 @@ mod tests {
             }
             assert_eq!(key.help.is_empty(), key.effect != Effect::Honoured, "{}", key.name);
             assert!(!key.documentation().ends_with(".."), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn a_list_is_shown_without_repetitions_and_blanks() {
+        for (kind, value, shown) in [
+            (Kind::WordsOrNone(words::CLEANUP), " delete ,compact, delete", "delete,compact"),
+            (Kind::WordsOrNone(words::CLEANUP), "", ""),
+            (Kind::Replicas, "0:1, 0:1", "0:1"),
+            (Kind::Text, "a, a", "a, a"),
+        ] {
+            assert_eq!(kind.shown(value), shown, "{value}");
         }
     }
 

@@ -20,7 +20,7 @@ pub(crate) mod shard;
 
 pub(crate) use letterbox_protocol::topics::GROUP_METADATA_TOPIC;
 pub(crate) use replicated_log::{AppendError, KeyValue, LogEnd, ReplicatedLog};
-pub(crate) use service::GroupCoordinator;
+pub(crate) use service::{GroupCoordinator, LiveGroups};
 pub(crate) use shard::commit_error;
 
 /// The settings of the coordinator, under Kafka's names. Times in milliseconds.

@@ -126,6 +126,13 @@ pub enum IdentityError {
         directory.display(), partitions.display()
     )]
     NoMetadata { directory: PathBuf, partitions: PathBuf },
+    #[error(
+        "the metadata log is in {}, but is looked for in {}, because metadata.log.dir or, where \
+         that is not set, the first of log.dirs says so. Set metadata.log.dir={}, or move that log \
+         away if this node has not used it last",
+        found.display(), directory.display(), found.display()
+    )]
+    MetadataElsewhere { directory: PathBuf, found: PathBuf },
     #[error("{} is damaged: each line is a directory.id, a space, and the path of a log directory. \
         Correct it, or remove it if no log directory is lost", path.display())]
     UsedDamaged { path: PathBuf },
@@ -207,7 +214,7 @@ pub fn open_usable(
     }
     let mut used = read_used(env, metadata_dir)?;
     let before = used.clone();
-    let gone = lost(env, &usable, &used, metadata_dir);
+    let gone = lost(env, &usable, &used);
     let (forgotten, gone): (Vec<_>, Vec<_>) =
         gone.into_iter().partition(|lost| given_up.contains(&encode_uuid(lost.id)));
     for Lost { id, path, .. } in &forgotten {
@@ -308,12 +315,7 @@ struct Lost {
 
 /// The directories of `used` that are none of `directories` now, and what to do about each. A
 /// directory may come back under another path.
-fn lost(
-    env: &Env,
-    directories: &[PathBuf],
-    used: &BTreeMap<Uuid, PathBuf>,
-    metadata_dir: &Path,
-) -> Vec<Lost> {
+fn lost(env: &Env, directories: &[PathBuf], used: &BTreeMap<Uuid, PathBuf>) -> Vec<Lost> {
     let found: Vec<_> =
         directories.iter().map(|directory| (directory, read_directory(env, directory))).collect();
     let is_found = |id: &Uuid| {
@@ -321,15 +323,12 @@ fn lost(
             .iter()
             .any(|(_, read)| matches!(read, Ok(Some(identity)) if identity.directory_id == *id))
     };
-    let file = metadata_dir.join(LOG_DIRECTORIES);
     let mut lost = Vec::new();
     for (id, path) in used.iter().filter(|(id, _)| !is_found(id)) {
         let there = found.iter().find(|(directory, _)| *directory == path).map(|(_, read)| read);
-        let (uuid, id, file) = (*id, encode_uuid(*id), file.display());
-        let give_up = format!(
-            "or, if its records are not needed any more, put its id into \
-             accepted.lost.directory.ids or take its line out of {file}, and restart the broker"
-        );
+        let (uuid, id) = (*id, encode_uuid(*id));
+        let give_up = "or, if its records are not needed any more, put its id into \
+            accepted.lost.directory.ids, and restart the broker";
         let (place, why) = match there {
             Some(Err(_)) => continue, // The file system or the identity says what is wrong with it.
             Some(Ok(None)) => (
@@ -900,7 +899,7 @@ mod tests {
         let all = (vec![a.clone(), b.clone(), c.clone()], vec![]);
         let is_lost = |found: &[(PathBuf, String)], says: &str| {
             assert!(
-                matches!(found, [(path, why)] if *path == b && why.contains(says) && why.contains("log-directories")),
+                matches!(found, [(path, why)] if *path == b && why.contains(says) && why.contains("accepted.lost.directory.ids")),
                 "{found:?}"
             );
         };

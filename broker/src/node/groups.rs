@@ -12,7 +12,9 @@ use tracing::{error, info};
 use super::group_log::GroupLog;
 use crate::config::Config;
 use crate::coordinator::service::GroupMetadataView;
-use crate::coordinator::{AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupCoordinator};
+use crate::coordinator::{
+    AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupCoordinator, LiveGroups,
+};
 use crate::metadata::{MetadataDelta, MetadataImage, Topic};
 use crate::replication::ReplicaManager;
 use crate::server::Shown;
@@ -69,7 +71,10 @@ impl GroupHost {
         if !taken.is_empty() {
             info!(partitions = taken.len(), "coordinating groups");
         }
-        self.load(taken);
+        // Only a new topic takes them: roles may be ahead, and have kept them since `delta`.
+        let is_new = after.is_some() && id_of(before) != id_of(after);
+        let outlived = if is_new { self.coordinator.take_live() } else { LiveGroups::default() };
+        self.load(taken, &outlived);
     }
 
     /// Partitions that were offline can be read now.
@@ -78,12 +83,13 @@ impl GroupHost {
         let is_led = |(topic, partition): &&(TopicId, i32)| {
             terms.get(partition).is_some_and(|(of, _)| of == topic)
         };
-        self.load(back.iter().filter(is_led).map(|(_, partition)| *partition).collect());
+        let partitions = back.iter().filter(is_led).map(|(_, partition)| *partition).collect();
+        self.load(partitions, &LiveGroups::default());
     }
 
-    fn load(&mut self, partitions: Vec<i32>) {
+    fn load(&mut self, partitions: Vec<i32>, live: &LiveGroups) {
         if !partitions.is_empty() {
-            let load = |partition| (partition, self.coordinator.load(partition));
+            let load = |partition| (partition, self.coordinator.load(partition, live));
             self.loads.spawn(read(partitions.into_iter().map(load).collect()));
         }
     }
@@ -118,6 +124,15 @@ async fn read(partitions: Vec<(i32, impl Future<Output = Result<(), AppendError>
         elapsed_ms = started.elapsed().as_millis(),
         "groups and offsets are loaded"
     );
+}
+
+/// Before the roles of partitions follow `delta`: where `__consumer_offsets` is deleted, its groups
+/// are kept for the next one.
+pub(super) fn keep_live(coordinator: &GroupCoordinator, delta: &MetadataDelta) {
+    let (before, after) = offsets_topic(delta);
+    if before.is_some() && id_of(before) != id_of(after) {
+        coordinator.keep_live();
+    }
 }
 
 /// Which partitions of `__consumer_offsets` a node ceases and begins to coordinate. One that it

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::groups::GroupHost;
+use super::groups::{GroupHost, keep_live};
 use crate::metadata::{Configs, MetadataDelta, MetadataImage};
 use crate::quorum::DeltaStream;
 use crate::server::Services;
@@ -61,6 +61,7 @@ impl Roles {
             if !delta.configs_changed.is_empty() {
                 self.take_dynamic_configs(&delta.after);
             }
+            keep_live(&self.services.groups, &delta);
             self.services.replicas.apply(&delta);
             self.newest.send_replace(delta.after);
         }

@@ -18,7 +18,7 @@ use crate::metadata::identity::{
     DirectoryIdentity, Expected, IdentityError, Usable, change, encode_uuid, expect_directories,
     found_and_lost, known_cluster_id, open_usable, read_directory,
 };
-use crate::quorum::{OpenError, Seat, settle};
+use crate::quorum::{OpenError, Seat, is_in, settle};
 use crate::server::admin_http::Whose;
 
 /// What the log directories say of this node.
@@ -259,12 +259,19 @@ fn identify(
     )
 }
 
-/// Refuses an empty metadata directory beside partitions, before anything is written into it. That
-/// of a voter among others is for the quorum to judge. Blocks.
+/// Refuses a metadata directory whose log is in another one, and an empty one beside partitions,
+/// before anything is written into it. The empty one of a voter among others is for the quorum to
+/// judge. Blocks.
 fn expect_metadata(env: &Env, config: &Config) -> Result<(), IdentityError> {
-    let is_accepted = config.accepted_lost_metadata_log.is_some();
     let directory = &config.metadata_dir;
-    if is_accepted
+    let has_log = |place: &&PathBuf| is_in(&*env.disk, place);
+    if !has_log(&directory)
+        && let Some(found) = config.log_dirs.iter().find(has_log)
+    {
+        let (directory, found) = (directory.clone(), found.clone());
+        return Err(IdentityError::MetadataElsewhere { directory, found });
+    }
+    if config.accepted_lost_metadata_log.is_some()
         || config.voters.len() != 1
         || !matches!(read_directory(env, directory), Ok(None))
     {

@@ -66,6 +66,16 @@ pub fn settle(disk: &dyn Disk, metadata_dir: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// Whether there is a metadata log of ours in `directory`, where it lies now or where an earlier
+/// version had it. What cannot be read is none. Blocks.
+#[must_use]
+pub fn is_in(disk: &dyn Disk, directory: &Path) -> bool {
+    [METADATA_DIR, KAFKA_METADATA_DIR].iter().any(|name| {
+        let log = directory.join(name).join(FILE_NAME);
+        matches!(begins_as_ours(disk, &log), Ok(Some(true)))
+    })
+}
+
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "the tests play the user")]
 mod tests {

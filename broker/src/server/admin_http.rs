@@ -39,6 +39,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use letterbox_env::BoxListener;
+use letterbox_env::panics::Confined;
 use letterbox_storage::{LogDir, LogManager, OpenProgress};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -138,7 +139,8 @@ pub(crate) async fn serve(health: Arc<Health>, listener: BoxListener, stop: Canc
         let connection = http.serve_connection(TokioIo::new(stream), service.clone());
         oldest_first.push_back(open.spawn(async move {
             // Whoever asked badly was told so, and whoever went away needs no line in the log.
-            let _ = tokio::time::timeout(ANSWERED_WITHIN, connection).await;
+            // hyper panics where the clock is before 1970.
+            let _ = tokio::time::timeout(ANSWERED_WITHIN, Confined::new(connection)).await;
         }));
     }
 }

@@ -125,11 +125,16 @@ impl<M: Machine> Active<M> {
 }
 
 impl<M: Machine> Slot<M> {
-    pub(super) fn loading(partition: i32, log: Arc<dyn ReplicatedLog>) -> Self {
+    /// `told` is the first that it is told once it is loaded.
+    pub(super) fn loading(
+        partition: i32,
+        log: Arc<dyn ReplicatedLog>,
+        told: Vec<Event<M>>,
+    ) -> Self {
         Self {
             partition,
             log,
-            state: Mutex::new(State::Loading { told: Vec::new(), is_out: false }),
+            state: Mutex::new(State::Loading { told, is_out: false }),
             next_deadline_ms: AtomicU64::new(u64::MAX),
             wake: Notify::new(),
             room: Notify::new(),

@@ -9,15 +9,16 @@ mod by_id;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use letterbox_env::Env;
+use letterbox_env::panics::lock;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::TopicId;
 
 use super::group::{Now, Output, Reply, ReplyId};
 use super::memory::GroupMemory;
-use super::records::{OffsetAndMetadata, OffsetKey};
+use super::records::{OffsetAndMetadata, OffsetKey, Record};
 use super::runtime::{Asked, Event, Runtime};
 use super::shard::Shard;
 use super::{
@@ -37,6 +38,10 @@ pub(crate) trait GroupMetadataView: Send + Sync + 'static {
     fn name_of(&self, id: TopicId) -> Option<Arc<str>>;
 }
 
+/// Groups whose members have their assignment, apart from the log that they are written in.
+#[derive(Clone, Default)]
+pub(crate) struct LiveGroups(Vec<Record>);
+
 /// The group coordinator of this broker. Cheap to clone; [`shutdown`](Self::shutdown) ends its
 /// tasks.
 #[derive(Clone)]
@@ -49,6 +54,7 @@ struct Inner {
     metadata: Box<dyn GroupMetadataView>,
     memory: Arc<GroupMemory>,
     runtime: Arc<Runtime<Shard>>,
+    outlived: Mutex<LiveGroups>,
 }
 
 impl GroupCoordinator {
@@ -67,7 +73,9 @@ impl GroupCoordinator {
             log,
             Box::new(move || Shard::new(of_shard.clone(), shared.clone())),
         );
-        Self { inner: Arc::new(Inner { config, metadata: Box::new(metadata), memory, runtime }) }
+        let metadata = Box::new(metadata);
+        let outlived = Mutex::default();
+        Self { inner: Arc::new(Inner { config, metadata, memory, runtime, outlived }) }
     }
 
     /// The partition of `__consumer_offsets` that owns `group_id`; `None`
@@ -116,6 +124,7 @@ impl GroupCoordinator {
     /// This broker has become leader of `partition`: reads its groups, after others that wait for
     /// it, and begins to serve them. From the call on until then they answer
     /// COORDINATOR_LOAD_IN_PROGRESS. Does nothing if the partition is loaded or being loaded.
+    /// Those of `live` that belong to it go on in it, unless it has groups already.
     ///
     /// # Errors
     /// The log could not be read. It is tried again until that succeeds or [`unload`](Self::unload)
@@ -123,8 +132,27 @@ impl GroupCoordinator {
     pub(crate) fn load(
         &self,
         partition: i32,
+        live: &LiveGroups,
     ) -> impl Future<Output = Result<(), AppendError>> + Send + use<> {
-        self.inner.runtime.load(partition)
+        let is_here = |record: &&Record| {
+            let Record::Group { group, .. } = record else { return false };
+            self.inner.owner_of(group) == Ok(partition)
+        };
+        let live: Vec<Record> = live.0.iter().filter(is_here).cloned().collect();
+        let go_on: Event<Shard> = Arc::new(move |shard, now| shard.go_on(&live, now));
+        self.inner.runtime.load(partition, go_on)
+    }
+
+    /// Keeps the groups that live now, whose topic goes: they can go on in the next one. Bounded as
+    /// the groups are.
+    pub(crate) fn keep_live(&self) {
+        let of_each = self.inner.runtime.each(|shard| shard.live_groups());
+        *lock(&self.inner.outlived) = LiveGroups(of_each.into_iter().flatten().collect());
+    }
+
+    /// Those that were kept last.
+    pub(crate) fn take_live(&self) -> LiveGroups {
+        std::mem::take(&mut lock(&self.inner.outlived))
     }
 
     /// This broker no longer leads `partition`: whoever waits is answered NOT_COORDINATOR.

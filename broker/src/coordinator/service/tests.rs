@@ -30,7 +30,7 @@ use letterbox_protocol::ErrorCode as E;
 use letterbox_protocol::model::{LeaderEpoch, Offset, TopicId};
 use tokio::sync::watch;
 
-use super::{GroupCoordinator, GroupMetadataView};
+use super::{GroupCoordinator, GroupMetadataView, LiveGroups};
 use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
 use crate::coordinator::memory::MEMBER_BYTES_MAX;
 use crate::coordinator::shard::Shard;
@@ -251,7 +251,7 @@ async fn clients_of_a_group_learn_that_its_partition_is_loading_or_has_gone() {
     assert_eq!(answers(&coordinator).await, elsewhere, "another node leads it");
     log.is_open.send_replace(false);
     let loader = coordinator.clone();
-    let loaded = tokio::spawn(async move { loader.load(0).await });
+    let loaded = tokio::spawn(async move { loader.load(0, &LiveGroups::default()).await });
     tokio::task::yield_now().await;
     // A member goes on: what it says next is answered when its group is known.
     let is_loading = all("COORDINATOR_LOAD_IN_PROGRESS", &[("Heartbeat", "NONE")]);
@@ -280,7 +280,8 @@ async fn partitions_that_wait_to_be_read_are_being_loaded() {
     let coordinator =
         GroupCoordinator::new(Env::real(), GroupConfig::default(), log.clone(), Metadata(20));
     log.is_open.send_replace(false);
-    let loads: Vec<_> = (0..20).map(|partition| coordinator.load(partition)).collect();
+    let loads: Vec<_> =
+        (0..20).map(|partition| coordinator.load(partition, &LiveGroups::default())).collect();
     let of = |group: &str| {
         let heartbeat = HeartbeatRequest::default().with_group_id(GroupId(str_bytes(group)));
         coordinator.heartbeat(&context(4), &heartbeat).error_code
@@ -319,7 +320,7 @@ const APIS: [&str; 10] = [
 async fn a_member_joins_syncs_and_is_there_after_the_coordinator_has_moved() {
     let (first, log) = coordinator();
     assert_eq!(fetch(&first, false).await.0, E::NotCoordinator.code());
-    first.load(0).await.unwrap();
+    first.load(0, &LiveGroups::default()).await.unwrap();
     let given = first.join_group(&context(9), join_request("")).await.await;
     assert_eq!(given.error_code, E::MemberIdRequired.code());
     assert!(given.member_id.starts_with("c-"));
@@ -350,7 +351,7 @@ async fn a_member_joins_syncs_and_is_there_after_the_coordinator_has_moved() {
     first.shutdown().await;
 
     let second = over(log);
-    second.load(0).await.unwrap();
+    second.load(0, &LiveGroups::default()).await.unwrap();
     let beat = HeartbeatRequest::default()
         .with_group_id(group())
         .with_generation_id(1)
@@ -370,10 +371,57 @@ async fn a_member_joins_syncs_and_is_there_after_the_coordinator_has_moved() {
     second.shutdown().await;
 }
 
+/// A group of one member that has its assignment, and a commit of that member.
+async fn live_group(of: &GroupCoordinator) -> OffsetCommitRequest {
+    let given = of.join_group(&context(9), join_request("")).await.await;
+    let joined = of.join_group(&context(9), join_request(&given.member_id)).await.await;
+    let sync = SyncGroupRequest::default()
+        .with_group_id(group())
+        .with_generation_id(joined.generation_id)
+        .with_member_id(joined.member_id.clone());
+    assert_eq!(of.sync_group(&context(4), sync).await.await.error_code, 0);
+    commit_request("t", 42)
+        .with_generation_id_or_member_epoch(joined.generation_id)
+        .with_member_id(joined.member_id)
+}
+
+/// Its members do not join again, which would have each begin where it is told to without a
+/// committed offset.
+#[tokio::test(start_paused = true)]
+async fn a_group_goes_on_when_its_topic_is_deleted_and_made_again() {
+    let (coordinator, log) = coordinator();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
+    let request = live_group(&coordinator).await;
+    coordinator.keep_live();
+    coordinator.unload(0).await;
+    log.records.lock().unwrap().clear();
+    coordinator.load(0, &coordinator.take_live()).await.unwrap();
+    let commit = async |to: &GroupCoordinator| {
+        let answer = to.offset_commit(&context(9), request.clone()).await;
+        answer.topics[0].partitions[0].error_code
+    };
+    assert_eq!(commit(&coordinator).await, 0);
+    coordinator.shutdown().await;
+
+    // It is in the new topic.
+    let next = over(log);
+    next.load(0, &LiveGroups::default()).await.unwrap();
+    assert_eq!((commit(&next).await, fetch(&next, false).await), (0, (0, Some(42))));
+    // Where groups are, those of another topic do not come back.
+    next.keep_live();
+    let kept = next.take_live();
+    next.unload(0).await;
+    next.load(0, &kept).await.unwrap();
+    assert_eq!(next.figures().stable, 1);
+    tokio::time::sleep(Duration::from_millis(10_001)).await;
+    assert_eq!(commit(&next).await, E::UnknownMemberId.code(), "its session has ended");
+    next.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_commit_is_answered_and_seen_only_below_the_high_watermark() {
     let (coordinator, log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     log.high_watermark.send_replace(0);
     assert_eq!(
         commit(&coordinator, "t", 42).await,
@@ -393,13 +441,13 @@ async fn a_commit_is_answered_and_seen_only_below_the_high_watermark() {
 #[tokio::test(start_paused = true)]
 async fn a_partition_that_could_not_be_read_is_read_again_until_it_can() {
     let (first, log) = coordinator();
-    first.load(0).await.unwrap();
+    first.load(0, &LiveGroups::default()).await.unwrap();
     assert_eq!(commit(&first, "t", 42).await, 0);
     first.shutdown().await;
 
     let second = over(log.clone());
     *log.unreadable.lock().unwrap() = Some(AppendError::Storage);
-    assert!(second.load(0).await.is_err());
+    assert!(second.load(0, &LiveGroups::default()).await.is_err());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(
         fetch(&second, false).await.0,
@@ -415,7 +463,7 @@ async fn a_partition_that_could_not_be_read_is_read_again_until_it_can() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_append_changes_nothing_and_the_next_one_works() {
     let (coordinator, log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     assert_eq!(commit(&coordinator, "t", 1).await, 0);
     *log.fails.lock().unwrap() = Some(AppendError::NotEnoughReplicas);
     assert_eq!(commit(&coordinator, "t", 2).await, E::CoordinatorNotAvailable.code());
@@ -429,7 +477,7 @@ async fn a_failed_append_changes_nothing_and_the_next_one_works() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_when_leadership_goes_learns_it() {
     let (coordinator, _log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     let version_0 = context(0);
     let parked = coordinator.join_group(&version_0, join_request("")).await;
     let (joined, ()) = tokio::join!(parked, coordinator.unload(0));
@@ -441,7 +489,7 @@ async fn who_waits_when_leadership_goes_learns_it() {
 #[tokio::test(start_paused = true)]
 async fn a_partition_that_does_not_exist_is_refused_alone() {
     let (coordinator, _log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     let partitions = [0, 1, 2, -1]
         .map(|index| OffsetCommitRequestPartition::default().with_partition_index(index))
         .to_vec();
@@ -472,7 +520,7 @@ async fn a_partition_that_does_not_exist_is_refused_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_is_too_large_for_a_batch_fails_alone_and_says_so() {
     let (coordinator, log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     log.high_watermark.send_replace(0);
     let partition = OffsetCommitRequestPartition::default()
         .with_committed_metadata(Some(str_bytes(&"x".repeat(4_000))));
@@ -541,7 +589,7 @@ fn errors_of_the_log_are_mapped_as_kafka_maps_them() {
 #[tokio::test(start_paused = true)]
 async fn when_a_commit_is_lost_the_partition_is_read_again_and_serves_what_the_log_has() {
     let (coordinator, log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     assert_eq!(commit(&coordinator, "t", 1).await, 0);
     log.high_watermark.send_replace(1);
     let (answer, ()) = tokio::join!(commit(&coordinator, "t", 2), async {
@@ -572,7 +620,7 @@ async fn when_a_commit_is_lost_the_partition_is_read_again_and_serves_what_the_l
 #[tokio::test(start_paused = true)]
 async fn a_name_that_is_repeated_is_answered_once() {
     let (coordinator, _log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     assert_eq!(commit(&coordinator, "t", 1).await, 0);
     let describe = DescribeGroupsRequest::default().with_groups(vec![group(); 1_000]);
     assert_eq!(coordinator.describe_groups(&context(5), &describe).groups.len(), 1);
@@ -622,7 +670,7 @@ impl AsRef<[u8]> for Frame {
 #[tokio::test(start_paused = true)]
 async fn a_parked_join_and_a_parked_sync_do_not_hold_their_frames() {
     let (coordinator, _log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     let held = Arc::new(());
     let frame = || Bytes::from_owner(Frame { bytes: vec![b'x'; 100_000], _held: held.clone() });
     let request = |version| {
@@ -658,7 +706,7 @@ async fn a_parked_join_and_a_parked_sync_do_not_hold_their_frames() {
 #[tokio::test(start_paused = true)]
 async fn a_member_with_more_metadata_than_can_be_written_is_refused() {
     let (coordinator, _log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     for (bytes, expected) in [(MEMBER_BYTES_MAX, E::InvalidRequest), (100, E::MemberIdRequired)] {
         let protocol = JoinGroupRequestProtocol::default()
             .with_name(str_bytes("range"))
@@ -675,7 +723,7 @@ async fn a_member_with_more_metadata_than_can_be_written_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn version_10_names_topics_by_id() {
     let (coordinator, _log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     let (known, unknown) = (TOPIC_ID.to_string(), TopicId::from_u128(8).to_string());
     let partition = OffsetCommitRequestPartition::default().with_committed_offset(42);
     let topics = [&known, &unknown].map(|id| {
@@ -724,7 +772,7 @@ async fn version_10_names_topics_by_id() {
 #[tokio::test(start_paused = true)]
 async fn requests_wait_while_much_is_to_be_written() {
     let (coordinator, log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     log.high_watermark.send_replace(0);
     let commit_of = |group: usize| {
         let mut request = commit_request("t", 5);
@@ -754,7 +802,7 @@ async fn requests_wait_while_much_is_to_be_written() {
 #[tokio::test(start_paused = true)]
 async fn what_was_read_in_an_earlier_epoch_is_neither_told_nor_built_on() {
     let (coordinator, log) = coordinator();
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     assert_eq!(commit(&coordinator, "t", 1).await, 0);
     // A commit is decided in the old epoch and waits for its turn to be appended.
     let ctx = context(8);
@@ -768,7 +816,7 @@ async fn what_was_read_in_an_earlier_epoch_is_neither_told_nor_built_on() {
     let appended = log.records.lock().unwrap()[&0].len();
     assert_eq!(appended, 1, "only what was decided before");
     coordinator.unload(0).await;
-    coordinator.load(0).await.unwrap();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
     assert_eq!(fetch(&coordinator, false).await, (0, Some(1)));
     assert_eq!(commit(&coordinator, "t", 4).await, 0);
 }
@@ -783,9 +831,11 @@ async fn partitions_that_cannot_be_committed_hold_up_no_others() {
     let record = (Bytes::from_static(b"k"), None);
     for partition in 0..7 {
         log.records.lock().unwrap().insert(partition, vec![record.clone()]);
-        tokio::spawn(coordinator.load(partition));
+        tokio::spawn(coordinator.load(partition, &LiveGroups::default()));
     }
     tokio::task::yield_now().await;
-    let last = tokio::time::timeout(Duration::from_secs(60), coordinator.load(7)).await;
+    let last =
+        tokio::time::timeout(Duration::from_secs(60), coordinator.load(7, &LiveGroups::default()))
+            .await;
     assert_eq!(last, Ok(Ok(())));
 }

@@ -22,8 +22,8 @@ use letterbox_protocol::ErrorCode;
 use super::GroupConfig;
 use super::group::leave::member_response;
 use super::group::{
-    Completion, Cx, Group, JoinRequest, Now, Output, Reply, ReplyId, TimerKey, Timers, Write,
-    WriteId,
+    Completion, Cx, Group, GroupState, JoinRequest, Now, Output, Reply, ReplyId, TimerKey, Timers,
+    Write, WriteId,
 };
 use super::memory::{Charge, GroupMemory, Of, group_bytes, offset_bytes};
 use super::records::{DecodeError, OffsetAndMetadata, OffsetKey, Record};
@@ -124,6 +124,31 @@ impl Shard {
             });
         }
         self.arm_expiry(now);
+        out
+    }
+
+    /// What is written of the groups whose members have their assignment.
+    pub(crate) fn live_groups(&self) -> Vec<Record> {
+        let live = self.groups.values().filter(|group| group.state() == GroupState::Stable);
+        live.map(|group| group.to_record(None)).collect()
+    }
+
+    /// Goes on with groups that outlived the topic in which they were written, and writes them in
+    /// this one: their members stay, and what each commits next is taken. What they had committed
+    /// went with that topic. Nothing where there are groups already: this is no new topic.
+    pub(crate) fn go_on(&mut self, live: &[Record], now: Now) -> Output {
+        let mut out = Output::default();
+        if !self.groups.is_empty() {
+            return out;
+        }
+        for record in live {
+            self.replay(record.clone(), now);
+            self.write(vec![record.clone()], None, now, &mut out);
+        }
+        for group in self.groups.values_mut() {
+            let (config, timers) = (&self.config, &mut self.timers);
+            group.on_loaded(&mut Cx { config, timers, out: &mut out, now });
+        }
         out
     }
 

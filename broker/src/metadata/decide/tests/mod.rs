@@ -378,6 +378,8 @@ fn configurations_are_set_appended_subtracted_and_deleted() {
         alter("cleanup.policy", ConfigOp::Append(some("compact"))),
         Ok(some("delete,compact"))
     );
+    let nothing = ConfigOp::Append(some(" "));
+    assert_eq!(alter("cleanup.policy", nothing), Err(ErrorCode::InvalidConfig));
     assert_eq!(alter("cleanup.policy", ConfigOp::Subtract(some("delete"))), Ok(some("compact")));
     assert_eq!(alter("cleanup.policy", ConfigOp::Delete), Ok(None));
     assert_eq!(alter("retention.ms", ConfigOp::Set(some("5"))), Ok(some("5")));

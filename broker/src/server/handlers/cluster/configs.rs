@@ -153,7 +153,9 @@ impl With {
             .first()
             .map_or((None, Source::Default), |entry| (entry.value.as_deref(), entry.source));
         let is_secret = kind == Kind::Secret;
-        let shown = |value: Option<&str>| value.filter(|_| !is_secret).map(text);
+        let shown = |value: Option<&str>| {
+            value.filter(|_| !is_secret).map(|value| text(&kind.shown(value)))
+        };
         let synonym = |entry: &Entry| {
             DescribeConfigsSynonym::default()
                 .with_name(text(entry.name))
