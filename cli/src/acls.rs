@@ -6,36 +6,39 @@ use std::io::Write;
 use letterbox_client::{AccessControlEntry, AclResource, Error, ResourceFilter};
 use letterbox_env::Env;
 
-use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::args::{CONTROLLERS, Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause};
 
+const NO_AUTHORIZER: &str = "there is no authorizer in this version, and so no ACL to change \
+    (CreateAcls, DeleteAcls)";
+
 const SPECS: [Spec; 21] = [
-    ("add", Takes::Refused, ""),
-    ("allow-host", Takes::Refused, ""),
-    ("allow-principal", Takes::Refused, ""),
-    ("bootstrap-controller", Takes::Refused, ""),
+    ("add", Takes::Refused, NO_AUTHORIZER),
+    ("allow-host", Takes::Refused, NO_AUTHORIZER),
+    ("allow-principal", Takes::Refused, NO_AUTHORIZER),
+    ("bootstrap-controller", Takes::Refused, CONTROLLERS),
     ("cluster", Takes::Nothing, "List the ACLs of the cluster."),
-    ("consumer", Takes::Refused, ""),
+    ("consumer", Takes::Refused, NO_AUTHORIZER),
     (
         "delegation-token",
         Takes::Values("String: delegation-token"),
         "List the ACLs of this delegation token.",
     ),
-    ("deny-host", Takes::Refused, ""),
-    ("deny-principal", Takes::Refused, ""),
-    ("force", Takes::Refused, ""),
+    ("deny-host", Takes::Refused, NO_AUTHORIZER),
+    ("deny-principal", Takes::Refused, NO_AUTHORIZER),
+    ("force", Takes::Refused, NO_AUTHORIZER),
     ("group", Takes::Values("String: group"), "List the ACLs of this group."),
-    ("idempotent", Takes::Refused, ""),
+    ("idempotent", Takes::Refused, NO_AUTHORIZER),
     ("list", Takes::Nothing, "List the ACLs of the given resources, or of all."),
-    ("operation", Takes::Refused, ""),
+    ("operation", Takes::Refused, NO_AUTHORIZER),
     (
         "principal",
         Takes::Values("String: principal"),
         "List the ACLs of this principal, as in User:alice.",
     ),
-    ("producer", Takes::Refused, ""),
-    ("remove", Takes::Refused, ""),
+    ("producer", Takes::Refused, NO_AUTHORIZER),
+    ("remove", Takes::Refused, NO_AUTHORIZER),
     (
         "resource-pattern-type",
         Takes::Value("String: ANY|MATCH|LITERAL|PREFIXED"),

@@ -19,7 +19,7 @@ pub enum Takes {
     Values(&'static str),
     /// Perhaps a value.
     Perhaps(&'static str),
-    /// An option of Kafka's tool that is not supported here.
+    /// An option of Kafka's tool that is not supported here; in place of the help stands why.
     Refused,
 }
 
@@ -45,6 +45,12 @@ pub(crate) const STANDARD: [Spec; 4] = [
     HELP,
     VERSION,
 ];
+/// Why nobody asks a controller.
+pub(crate) const CONTROLLERS: &str =
+    "clients reach controllers through the brokers; use --bootstrap-server";
+/// Why nothing is sent in a transaction.
+pub(crate) const TRANSACTIONS: &str = "transactions (AddPartitionsToTxn, EndTxn, and \
+    InitProducerId with a transactional id) are not offered by this version";
 const HELP: Spec = ("help", Takes::Nothing, "Print usage information.");
 const VERSION: Spec = ("version", Takes::Nothing, "Display Kafka version.");
 
@@ -199,14 +205,17 @@ impl Grammar {
                 .iter()
                 .find(|(letter, _)| *letter == name)
                 .map_or(name, |(_, long)| long);
-            let Some((name, takes, _)) =
+            let Some((name, takes, help)) =
                 self.known(*command).find(|(known, ..)| *known == name).copied()
             else {
                 return Err(format!("{name} is not a recognized option"));
             };
             let value = match takes {
-                Takes::Refused => {
+                Takes::Refused if help.is_empty() => {
                     return Err(format!("The option --{name} is not supported by this tool yet."));
+                }
+                Takes::Refused => {
+                    return Err(format!("The option --{name} is not supported: {help}."));
                 }
                 Takes::Nothing if inline.is_some() => {
                     return Err(format!("Option {name} does not take an argument"));
@@ -424,6 +433,7 @@ mod tests {
             ("list", Takes::Nothing, ""),
             ("state", Takes::Perhaps("String"), ""),
             ("old", Takes::Refused, ""),
+            ("absent", Takes::Refused, "it needs what is not there"),
         ];
         Grammar::new("About.", &specs)
     }
@@ -483,6 +493,8 @@ mod tests {
         assert_eq!(line(&["--top", "a"]), "top is not a recognized option");
         assert_eq!(line(&["--topic"]), "Option topic requires an argument");
         assert_eq!(line(&["--old", "1"]), "The option --old is not supported by this tool yet.");
+        let absent = "The option --absent is not supported: it needs what is not there.";
+        assert_eq!(line(&["--absent"]), absent);
         assert!(line(&["stray"]).contains("stray"));
         assert!(matches!(parse(&["--version"]), Err(Failure::Asked(text)) if text == "4.3.1\n"));
     }

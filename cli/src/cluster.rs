@@ -5,12 +5,12 @@ use std::io::Write;
 use letterbox_client::Error;
 use letterbox_env::Env;
 
-use crate::args::{Command, Grammar, Parsed, Spec, Takes};
+use crate::args::{CONTROLLERS, Command, Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause};
 
 const SPECS: [Spec; 2] = [
-    ("bootstrap-controller", Takes::Refused, ""),
+    ("bootstrap-controller", Takes::Refused, CONTROLLERS),
     ("config", Takes::Value("CONFIG"), "(DEPRECATED) Use --command-config."),
 ];
 const COMMANDS: &[Command] = &[

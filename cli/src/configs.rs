@@ -8,12 +8,21 @@ use letterbox_client::{
 };
 use letterbox_env::Env;
 
-use crate::args::{Grammar, Parsed, Spec, Takes, listed};
+use crate::args::{CONTROLLERS, Grammar, Parsed, Spec, Takes, listed};
 use crate::connect;
 use crate::failure::{Failure, java_cause, plain};
 use crate::files::read_properties;
 
-const SPECS: [Spec; 29] = [
+const QUOTAS: &str = "quotas (DescribeClientQuotas, AlterClientQuotas) are not offered by this \
+    version";
+const USERS: &str = "quotas (DescribeClientQuotas, AlterClientQuotas) and SCRAM credentials \
+    (DescribeUserScramCredentials, AlterUserScramCredentials) are not offered by this version";
+const CLIENT_METRICS: &str = "metrics of clients (GetTelemetrySubscriptions, PushTelemetry) are \
+    not offered by this version";
+const LOGGERS: &str = "log levels do not change while a broker runs (the resource BROKER_LOGGER); \
+    --log-level sets them at its start";
+
+const SPECS: [Spec; 23] = [
     (
         "add-config",
         Takes::Value("String"),
@@ -26,13 +35,13 @@ const SPECS: [Spec; 29] = [
         "When describing, list all configurations, including those that are not dynamic.",
     ),
     ("alter", Takes::Nothing, "Alter the configuration of the entity."),
-    ("bootstrap-controller", Takes::Refused, ""),
+    ("bootstrap-controller", Takes::Refused, CONTROLLERS),
     ("broker", Takes::Value("String"), "The id of a broker."),
     ("broker-defaults", Takes::Nothing, "The default configuration of all brokers."),
-    ("broker-logger", Takes::Refused, ""),
-    ("client", Takes::Refused, ""),
-    ("client-defaults", Takes::Refused, ""),
-    ("client-metrics", Takes::Refused, ""),
+    ("broker-logger", Takes::Refused, LOGGERS),
+    ("client", Takes::Refused, QUOTAS),
+    ("client-defaults", Takes::Refused, QUOTAS),
+    ("client-metrics", Takes::Refused, CLIENT_METRICS),
     ("delete-config", Takes::Values("String"), "Configurations to delete, as k1,k2."),
     ("describe", Takes::Nothing, "List the dynamic configuration of the entity."),
     ("entity-default", Takes::Nothing, "The default entity of the type (only for brokers)."),
@@ -44,17 +53,11 @@ const SPECS: [Spec; 29] = [
     ("entity-type", Takes::Values("String"), "Type of the entity: topics, brokers or groups."),
     ("force", Takes::Nothing, "Do not ask for confirmation. This tool never does."),
     ("group", Takes::Value("String"), "A group."),
-    ("ip", Takes::Refused, ""),
-    ("ip-defaults", Takes::Refused, ""),
+    ("ip", Takes::Refused, QUOTAS),
+    ("ip-defaults", Takes::Refused, QUOTAS),
     ("topic", Takes::Value("String"), "A topic."),
-    ("user", Takes::Refused, ""),
-    ("user-defaults", Takes::Refused, ""),
-    ("zookeeper", Takes::Refused, ""),
-    ("zk-tls-config-file", Takes::Refused, ""),
-    ("user-metrics", Takes::Refused, ""),
-    ("broker-loggers", Takes::Refused, ""),
-    ("groups", Takes::Refused, ""),
-    ("client-quotas", Takes::Refused, ""),
+    ("user", Takes::Refused, USERS),
+    ("user-defaults", Takes::Refused, USERS),
 ];
 
 /// Runs the tool.
@@ -99,6 +102,10 @@ pub(crate) async fn run(
     Ok(0)
 }
 
+fn absent<T>(kind: &str, why: &str) -> Result<T, Failure> {
+    refuse(format!("The entity type {kind} is not supported: {why}."))
+}
+
 fn refuse<T>(line: impl Into<String>) -> Result<T, Failure> {
     Err(Failure::Stderr(line.into()))
 }
@@ -125,12 +132,10 @@ fn entity_type(parsed: &Parsed) -> Result<&str, Failure> {
     for kind in &kinds {
         match *kind {
             "topics" | "brokers" | "groups" => {}
-            "clients" | "users" | "ips" | "client-metrics" | "broker-loggers" => {
-                return refuse(format!(
-                    "The entity type {kind} is not supported by this tool yet; topics, brokers and \
-                     groups are."
-                ));
-            }
+            "users" => return absent(kind, USERS),
+            "clients" | "ips" => return absent(kind, QUOTAS),
+            "client-metrics" => return absent(kind, CLIENT_METRICS),
+            "broker-loggers" => return absent(kind, LOGGERS),
             kind => {
                 return refuse(format!(
                     "Invalid entity type {kind}, the entity type must be one of topics, clients, \

@@ -20,7 +20,7 @@ use crate::pattern::Pattern;
 const DESERIALIZERS: &str = "A deserializer of org.apache.kafka.common.serialization: String, \
     ByteArray, Bytes, Boolean, Short, Integer, Long, Float, Double, UUID or Void.";
 
-pub(crate) const SPECS: [Spec; 23] = [
+pub(crate) const SPECS: [Spec; 20] = [
     (
         "command-property",
         Takes::Values("String: consumer_prop"),
@@ -73,7 +73,6 @@ pub(crate) const SPECS: [Spec; 23] = [
     ),
     ("key-deserializer", Takes::Value("String: deserializer for keys"), DESERIALIZERS),
     ("max-messages", Takes::Value("Integer: num_messages"), "Exit after this many records."),
-    ("new-consumer", Takes::Refused, ""),
     (
         "offset",
         Takes::Value("String: consume offset"),
@@ -93,8 +92,6 @@ pub(crate) const SPECS: [Spec; 23] = [
     ),
     ("topic", Takes::Value("String: topic"), "The topic to read."),
     ("value-deserializer", Takes::Value("String: deserializer for values"), DESERIALIZERS),
-    ("whitelist", Takes::Refused, ""),
-    ("zookeeper", Takes::Refused, ""),
 ];
 
 /// Runs the tool until it has what it was asked for, or Ctrl-C.
@@ -273,7 +270,8 @@ fn start(parsed: &Parsed) -> Result<Start, Failure> {
     }
 }
 
-async fn topics(client: &Client, parsed: &Parsed) -> Result<Vec<String>, Failure> {
+/// The topics that `--topic` or `--include` means.
+pub(crate) async fn topics(client: &Client, parsed: &Parsed) -> Result<Vec<String>, Failure> {
     match parsed.value("include") {
         None => Ok(vec![parsed.required("topic")?.to_owned()]),
         Some(text) => {

@@ -10,7 +10,7 @@ use letterbox_client::{
 use letterbox_env::Env;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, TRANSACTIONS, Takes};
 use crate::connect::Properties;
 use crate::failure::{Failure, plain};
 use crate::files::read_properties;
@@ -91,7 +91,7 @@ const SPECS: [Spec; 21] = [
         Takes::Value("Long"),
         "Milliseconds to wait before a retry. (default: 100)",
     ),
-    ("socket-buffer-size", Takes::Refused, ""),
+    ("socket-buffer-size", Takes::Refused, "the operating system sizes the buffers of sockets"),
     ("sync", Takes::Nothing, "Send one record at a time."),
     (
         "timeout",
@@ -271,6 +271,9 @@ fn options(env: &Env, parsed: &Parsed) -> Result<(ProducerOptions, Properties), 
 
 /// Producer settings by Kafka's names.
 pub(crate) fn producer_options(properties: &mut Properties) -> Result<ProducerOptions, Failure> {
+    if properties.get("transactional.id").is_some() {
+        return Err(Failure::Stderr(format!("transactional.id is set, but {TRANSACTIONS}.")));
+    }
     let defaults = ProducerOptions::default();
     let acks = match properties.get("acks").as_deref() {
         None | Some("-1" | "all") => Acks::All,

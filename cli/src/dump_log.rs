@@ -19,7 +19,7 @@ use crate::json;
 use batches::{Batches, Head, Segment};
 
 const SPECS: [Spec; 15] = [
-    ("cluster-metadata-decoder", Takes::Refused, ""),
+    ("cluster-metadata-decoder", Takes::Refused, METADATA_LOG),
     (
         "deep-iteration",
         Takes::Nothing,
@@ -48,15 +48,32 @@ const SPECS: [Spec; 15] = [
     ),
     ("offsets-decoder", Takes::Nothing, "Decode the records as those of __consumer_offsets."),
     ("print-data-log", Takes::Nothing, "Print keys and values. Implied by each decoder option."),
-    ("remote-log-metadata-decoder", Takes::Refused, ""),
-    ("share-group-state-decoder", Takes::Refused, ""),
+    (
+        "remote-log-metadata-decoder",
+        Takes::Refused,
+        "tiered storage is not offered by this version, which writes no __remote_log_metadata",
+    ),
+    (
+        "share-group-state-decoder",
+        Takes::Refused,
+        "share groups are not offered by this version, which writes no __share_group_state",
+    ),
     ("skip-record-metadata", Takes::Nothing, "Print only the keys and values of records."),
-    ("transaction-log-decoder", Takes::Refused, ""),
+    (
+        "transaction-log-decoder",
+        Takes::Refused,
+        "transactions are not offered by this version, which writes no __transaction_state",
+    ),
     ("value-decoder-class", Takes::Value("String"), DECODER),
     ("verify-index-only", Takes::Nothing, "Check an index without printing its entries."),
 ];
 const DECODER: &str = "A decoder of org.apache.kafka.tools.api: StringDecoder, DefaultDecoder, \
     IntegerDecoder or LongDecoder. (default: StringDecoder)";
+
+const METADATA_LOG: &str = "the metadata log of Letterbox (__letterbox_metadata) is not in Kafka's \
+    format; kafka-metadata-quorum, kafka-topics and kafka-configs tell what it holds";
+/// What the file of a metadata log of Letterbox begins with.
+const METADATA_MAGIC: &[u8] = b"LBXRAFT";
 
 /// Runs the tool.
 pub(crate) fn run(
@@ -194,6 +211,9 @@ fn dump_log(dump: &mut Dump<'_>, base_offset: i64) -> Result<(), Failure> {
     let Dump { env, file, options, complaints, out } = dump;
     writeln!(out, "Log starting offset: {base_offset}")?;
     let segment = Segment::open(env, file)?;
+    if segment.begins_with(METADATA_MAGIC)? {
+        return Err(Failure::Stderr(format!("{file}: {METADATA_LOG}.")));
+    }
     let mut batches = Batches::new(&segment, 0);
     let mut previous = None;
     while let Some(head) = batches.next()? {

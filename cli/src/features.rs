@@ -4,11 +4,11 @@ use std::io::Write;
 
 use letterbox_env::Env;
 
-use crate::args::{Command, Grammar, Spec, Takes};
+use crate::args::{CONTROLLERS, Command, Grammar, Spec, Takes};
 use crate::connect;
 use crate::failure::Failure;
 
-const SPECS: [Spec; 1] = [("bootstrap-controller", Takes::Refused, "")];
+const SPECS: [Spec; 1] = [("bootstrap-controller", Takes::Refused, CONTROLLERS)];
 const COMMANDS: &[Command] = &[
     ("describe", "Describes the current active feature flags.", &[]),
     ("upgrade", "", &[]),

@@ -11,11 +11,8 @@ use crate::connect;
 use crate::failure::{Failure, plain};
 use crate::pattern::{Pattern, is_internal};
 
-const SPECS: [Spec; 8] = [
-    ("broker-list", Takes::Refused, ""),
+const SPECS: [Spec; 5] = [
     ("exclude-internal-topics", Takes::Nothing, "Exclude internal topics."),
-    ("max-wait-ms", Takes::Refused, ""),
-    ("offsets", Takes::Refused, ""),
     ("partitions", Takes::Value("String: partition ids"), "Partition ids, separated by commas."),
     (
         "time",

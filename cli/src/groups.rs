@@ -26,7 +26,10 @@ const ONLY_WITH: [(&str, &[&str]); 5] = [
     ("verbose", &["describe"]),
 ];
 
-const SPECS: [Spec; 28] = [
+const NO_PATTERNS: &str = "consumers cannot give the broker an expression to choose topics by \
+    (ConsumerGroupHeartbeat, KIP-848), so there is none to check";
+
+const SPECS: [Spec; 27] = [
     ("all-groups", Takes::Nothing, "Apply to all consumer groups."),
     ("all-topics", Takes::Nothing, "Apply to all topics of the group when resetting offsets."),
     ("by-duration", Takes::Value("String"), "Reset offsets to this long ago, as PnDTnHnMnS."),
@@ -73,9 +76,8 @@ const SPECS: [Spec; 28] = [
         "A topic, or topic:0,1 for some of its partitions. May be repeated.",
     ),
     ("type", Takes::Perhaps("String"), "With --list: show types, or only groups of these types."),
-    ("validate-regex", Takes::Refused, ""),
+    ("validate-regex", Takes::Refused, NO_PATTERNS),
     ("verbose", Takes::Nothing, "Show more columns."),
-    ("zookeeper", Takes::Refused, ""),
 ];
 
 /// Runs the tool.

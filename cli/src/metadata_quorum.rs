@@ -7,14 +7,14 @@ use letterbox_client::{Error, QuorumReplica, QuorumStatus, decode_uuid, encode_u
 use letterbox_env::{Env, split_address};
 use uuid::Uuid;
 
-use crate::args::{Command, Grammar, Parsed, Spec, Takes};
+use crate::args::{CONTROLLERS, Command, Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause};
 use crate::files::read_properties;
 use crate::json;
 use crate::text::columns;
 
-const SPECS: [Spec; 1] = [("bootstrap-controller", Takes::Refused, "")];
+const SPECS: [Spec; 1] = [("bootstrap-controller", Takes::Refused, CONTROLLERS)];
 const COMMANDS: &[Command] = &[
     (
         "describe",

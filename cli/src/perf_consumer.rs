@@ -9,18 +9,23 @@ use tokio::time::Instant;
 
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
-use crate::console_consumer::consumer_options;
+use crate::console_consumer::{consumer_options, topics};
 use crate::failure::Failure;
 use crate::metrics::{self, Metric};
 
-const SPECS: [Spec; 17] = [
+const SPECS: [Spec; 16] = [
     (
         "command-property",
         Takes::Values("String: prop1=val1"),
         "A consumer setting. May be repeated.",
     ),
     ("consumer.config", Takes::Value("String: config file"), "(DEPRECATED) Use --command-config."),
-    ("date-format", Takes::Refused, ""),
+    (
+        "date-format",
+        Takes::Value("String: date format"),
+        "How times are printed, in UTC: the letters y, M, d, H, m, s and S of Java's \
+         SimpleDateFormat. (default: yyyy-MM-dd HH:mm:ss:SSS)",
+    ),
     (
         "fetch-size",
         Takes::Value("Integer: size"),
@@ -29,7 +34,7 @@ const SPECS: [Spec; 17] = [
     ("from-latest", Takes::Nothing, "Start with the latest record instead of the earliest."),
     ("group", Takes::Value("String: gid"), "The consumer group. Without it, no group is used."),
     ("hide-header", Takes::Nothing, "Do not print the column names."),
-    ("include", Takes::Refused, ""),
+    ("include", Takes::Value("String: Java regex"), "The topics to read, as a regular expression."),
     ("messages", Takes::Value("Long: count"), "(DEPRECATED) Use --num-records."),
     ("num-records", Takes::Value("Long: count"), "REQUIRED: Number of records to read."),
     ("print-metrics", Takes::Nothing, "Print the metrics of the consumer at the end."),
@@ -43,14 +48,13 @@ const SPECS: [Spec; 17] = [
         Takes::Nothing,
         "Report each interval instead of the total at the end.",
     ),
-    ("socket-buffer-size", Takes::Refused, ""),
-    ("threads", Takes::Refused, ""),
+    ("socket-buffer-size", Takes::Refused, "the operating system sizes the buffers of sockets"),
     (
         "timeout",
         Takes::Value("Long: milliseconds"),
         "Milliseconds to wait for the next record before exiting. (default: 10000)",
     ),
-    ("topic", Takes::Value("String: topic"), "REQUIRED: The topic to read."),
+    ("topic", Takes::Value("String: topic"), "The topic to read."),
 ];
 
 /// Runs the tool.
@@ -63,10 +67,13 @@ pub(crate) async fn run(
     let parsed = Grammar::new("This tool is used to verify the consumer performance.", &SPECS)
         .parse(args)?;
     let bootstrap = parsed.required("bootstrap-server")?.to_owned();
-    let topic = parsed.required("topic")?.to_owned();
     parsed.exactly_one(
         &["num-records", "messages"],
-        "Exactly one of the following arguments is required: [num-records], [messages]",
+        "Exactly one of the following arguments is required: [messages], [num-records]",
+    )?;
+    parsed.exactly_one(
+        &["topic", "include"],
+        "Exactly one of the following arguments is required: [topic], [include]",
     )?;
     parsed.excludes("consumer.config", &["command-config"])?;
     for (old, new) in [("messages", "num-records"), ("consumer.config", "command-config")] {
@@ -91,10 +98,11 @@ pub(crate) async fn run(
         writeln!(out, "{times}, {names}")?;
     }
     let (began, began_ms) = (Instant::now(), env.clock.wall_ms());
+    let topics = topics(&client, &parsed).await?;
     if in_group {
-        consumer.subscribe([topic])?;
+        consumer.subscribe(topics)?;
     } else {
-        assign(&client, &mut consumer, topic).await?;
+        assign(&client, &mut consumer, &topics).await?;
     }
     let read = read(env, &mut consumer, &wanted, out).await?;
     let elapsed = began.elapsed();
@@ -109,7 +117,8 @@ pub(crate) async fn run(
     let (joins, assigned) = (consumer.joins(), consumer.assignment().len());
     consumer.close().await?;
     if wanted.report_every.is_none() {
-        writeln!(out, "{}", line(began_ms, env.clock.wall_ms(), elapsed, read))?;
+        let dates = [began_ms, env.clock.wall_ms()].map(|ms| wanted.dates.of(ms));
+        writeln!(out, "{}", line(dates, elapsed, read))?;
     }
     if parsed.has("print-metrics") {
         let metrics = metrics(read, elapsed, joins, u64::try_from(assigned).unwrap_or(0));
@@ -125,6 +134,7 @@ struct Wanted {
     timeout: Duration,
     /// `None`: only the whole at the end.
     report_every: Option<Duration>,
+    dates: DateFormat,
 }
 
 impl Wanted {
@@ -137,7 +147,9 @@ impl Wanted {
         }
         let detailed = parsed.has("show-detailed-stats");
         let report_every = detailed.then(|| Duration::from_millis(interval));
-        Ok(Self { count, timeout, report_every })
+        let dates = parsed.value("date-format").unwrap_or(DATE_FORMAT);
+        let dates = DateFormat::parse(dates).map_err(|why| parsed.wrong(why))?;
+        Ok(Self { count, timeout, report_every, dates })
     }
 }
 
@@ -155,15 +167,17 @@ fn settings(env: &Env, parsed: &Parsed) -> Result<Properties, Failure> {
     Ok(properties)
 }
 
-/// Gives `consumer`, which is in no group, all partitions of `topic`.
-async fn assign(client: &Client, consumer: &mut Consumer, topic: String) -> Result<(), Failure> {
-    let metadata = client.metadata(Some(std::slice::from_ref(&topic))).await?;
-    let partitions = metadata
-        .topics
-        .values()
-        .filter(|found| found.error.is_none())
-        .flat_map(|found| found.partitions.keys());
-    consumer.assign(partitions.map(|id| TopicPartition::new(topic.clone(), *id)));
+/// Gives `consumer`, which is in no group, all partitions of `topics`.
+async fn assign(
+    client: &Client,
+    consumer: &mut Consumer,
+    topics: &[String],
+) -> Result<(), Failure> {
+    let metadata = client.metadata(Some(topics)).await?;
+    let found = metadata.topics.values().filter(|found| found.error.is_none());
+    consumer.assign(found.flat_map(|topic| {
+        topic.partitions.keys().map(|id| TopicPartition::new(topic.name.clone(), *id))
+    }));
     Ok(())
 }
 
@@ -221,7 +235,7 @@ async fn read(
             read.add(record);
             let (at, earlier) = reported;
             if wanted.report_every.is_some_and(|interval| at.elapsed() >= interval) {
-                let (now, mib) = (date(env.clock.wall_ms()), mib(read.bytes));
+                let (now, mib) = (wanted.dates.of(env.clock.wall_ms()), mib(read.bytes));
                 let rates = rates(at.elapsed(), read.since(earlier), read.count);
                 writeln!(out, "{now}, 0, {mib:.4}, {rates}")?;
                 out.flush()?;
@@ -248,14 +262,9 @@ fn metrics(read: Read, elapsed: Duration, joins: u64, assigned: u64) -> [Metric;
     ]
 }
 
-fn line(began_ms: i64, ended_ms: i64, elapsed: Duration, read: Read) -> String {
-    format!(
-        "{}, {}, {:.4}, {}",
-        date(began_ms),
-        date(ended_ms),
-        mib(read.bytes),
-        rates(elapsed, read, read.count)
-    )
+fn line([began, ended]: [String; 2], elapsed: Duration, read: Read) -> String {
+    let (mib, rates) = (mib(read.bytes), rates(elapsed, read, read.count));
+    format!("{began}, {ended}, {mib:.4}, {rates}")
 }
 
 /// The columns from MB.sec on for what was `read` in `elapsed`, with `shown` as the number of
@@ -282,9 +291,79 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / 1_048_576.0
 }
 
-/// `yyyy-MM-dd HH:mm:ss:SSS` in UTC.
-fn date(ms: i64) -> String {
-    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+const DATE_FORMAT: &str = "yyyy-MM-dd HH:mm:ss:SSS";
+
+/// The part of Java's SimpleDateFormat that has numbers only: runs of a letter with their length,
+/// and what stands between them.
+struct DateFormat(Vec<(char, usize)>);
+
+/// What is no letter of a format.
+const LITERAL: usize = 0;
+
+impl DateFormat {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut parts: Vec<(char, usize)> = Vec::new();
+        let (mut chars, mut is_quoted) = (text.chars().peekable(), false);
+        while let Some(c) = chars.next() {
+            match c {
+                '\'' if chars.next_if_eq(&'\'').is_some() => parts.push((c, LITERAL)),
+                '\'' => is_quoted = !is_quoted,
+                c if is_quoted || !c.is_ascii_alphabetic() => parts.push((c, LITERAL)),
+                'y' | 'M' | 'd' | 'H' | 'm' | 's' | 'S' => {
+                    let mut width = 1;
+                    while chars.next_if_eq(&c).is_some() {
+                        width += 1;
+                    }
+                    if c == 'M' && width > 2 {
+                        return Err(format!(
+                            "--date-format {text}: names of months are not \
+                            supported; write M or MM"
+                        ));
+                    }
+                    parts.push((c, width));
+                }
+                c => {
+                    return Err(format!(
+                        "--date-format {text}: the letter {c} is not supported; y, M, d, H, m, s \
+                         and S are, and others in single quotes"
+                    ));
+                }
+            }
+        }
+        if is_quoted {
+            return Err(format!("--date-format {text}: a quote is not closed"));
+        }
+        Ok(Self(parts))
+    }
+
+    /// `ms` since 1970, in UTC.
+    fn of(&self, ms: i64) -> String {
+        let (year, month, day) = date(ms.div_euclid(86_400_000));
+        let rest = ms.rem_euclid(86_400_000);
+        let mut text = String::new();
+        for &(c, width) in &self.0 {
+            let number = match (c, width) {
+                (c, LITERAL) => {
+                    text.push(c);
+                    continue;
+                }
+                ('y', 2) => year.rem_euclid(100),
+                ('y', _) => year,
+                ('M', _) => month,
+                ('d', _) => day,
+                ('H', _) => rest / 3_600_000,
+                ('m', _) => rest / 60_000 % 60,
+                ('s', _) => rest / 1000 % 60,
+                _ => rest % 1000,
+            };
+            text.push_str(&format!("{number:0width$}"));
+        }
+        text
+    }
+}
+
+/// Year, month and day of a day since 1970.
+fn date(days: i64) -> (i64, i64, i64) {
     // Days since 0000-03-01 in the Gregorian calendar, so that leap days come last.
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
@@ -295,9 +374,7 @@ fn date(ms: i64) -> String {
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}:{:03}", rest % 1000)
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -306,11 +383,18 @@ mod tests {
 
     #[test]
     fn dates_and_lines_are_those_of_kafka() {
-        assert_eq!(date(0), "1970-01-01 00:00:00:000");
-        assert_eq!(date(1_709_209_815_250), "2024-02-29 12:30:15:250");
-        assert_eq!(date(951_868_799_999), "2000-02-29 23:59:59:999");
+        let shown = |format: &str, ms| DateFormat::parse(format).unwrap().of(ms);
+        assert_eq!(shown(DATE_FORMAT, 0), "1970-01-01 00:00:00:000");
+        assert_eq!(shown(DATE_FORMAT, 1_709_209_815_250), "2024-02-29 12:30:15:250");
+        assert_eq!(shown(DATE_FORMAT, 951_868_799_999), "2000-02-29 23:59:59:999");
+        let short = shown("yy/M/d 'at' H.m.s S ''", 1_706_745_605_007);
+        assert_eq!(short, "24/2/1 at 0.0.5 7 '");
+        for format in ["EEE d", "MMM", "'open"] {
+            assert!(DateFormat::parse(format).is_err(), "{format}");
+        }
         let read = Read { count: 10, bytes: 1_048_576, joining: Duration::from_secs(1) };
-        let printed = line(0, 2000, Duration::from_secs(2), read);
+        let dates = [0, 2000].map(|ms| shown(DATE_FORMAT, ms));
+        let printed = line(dates, Duration::from_secs(2), read);
         assert_eq!(
             printed,
             "1970-01-01 00:00:00:000, 1970-01-01 00:00:02:000, 1.0000, 0.5000, 10, 5.0000, 1000, \

@@ -9,7 +9,7 @@ use letterbox_client::{Delivery, Error, Producer, ProducerRecord};
 use letterbox_env::Env;
 use tokio::time::Instant;
 
-use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::args::{Grammar, Parsed, Spec, TRANSACTIONS, Takes};
 use crate::connect::Properties;
 use crate::console_producer::producer_options;
 use crate::failure::{Failure, plain};
@@ -57,8 +57,8 @@ const SPECS: [Spec; 15] = [
         "REQUIRED: Approximate records per second; -1 for no limit.",
     ),
     ("topic", Takes::Value("TOPIC"), "REQUIRED: The topic to send to."),
-    ("transaction-duration-ms", Takes::Refused, ""),
-    ("transactional-id", Takes::Refused, ""),
+    ("transaction-duration-ms", Takes::Refused, TRANSACTIONS),
+    ("transactional-id", Takes::Refused, TRANSACTIONS),
     (
         "warmup-records",
         Takes::Value("WARMUP-RECORDS"),

@@ -17,7 +17,7 @@ use letterbox_client::{
 use letterbox_env::Env;
 
 use self::file::{Assignment, as_json, moves_of};
-use crate::args::{Grammar, Parsed, Spec, Takes};
+use crate::args::{CONTROLLERS, Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause, sentence};
 use crate::files;
@@ -25,9 +25,12 @@ use crate::text::joined;
 
 const ACTIONS: [&str; 5] = ["generate", "execute", "verify", "cancel", "list"];
 
+const NO_THROTTLES: &str = "this version does not throttle replication (leader. and \
+    follower.replication.throttled.rate, replica.alter.log.dirs.io.max.bytes.per.second)";
+
 const SPECS: [Spec; 16] = [
     ("additional", Takes::Nothing, "With --execute: although other partitions move already."),
-    ("bootstrap-controller", Takes::Refused, ""),
+    ("bootstrap-controller", Takes::Refused, CONTROLLERS),
     (
         "broker-list",
         Takes::Value("String: brokerlist"),
@@ -54,9 +57,13 @@ const SPECS: [Spec; 16] = [
         "The JSON file with the brokers of each partition, the preferred leader first. Example: \
          {\"partitions\":[{\"topic\":\"foo\",\"partition\":1,\"replicas\":[1,2,3]}],\"version\":1}",
     ),
-    ("replica-alter-log-dirs-throttle", Takes::Refused, ""),
-    ("throttle", Takes::Refused, ""),
-    ("timeout", Takes::Refused, ""),
+    ("replica-alter-log-dirs-throttle", Takes::Refused, NO_THROTTLES),
+    ("throttle", Takes::Refused, NO_THROTTLES),
+    (
+        "timeout",
+        Takes::Refused,
+        "it is a time for moves between log directories, which this version does not make",
+    ),
     (
         "topics-to-move-json-file",
         Takes::Value("String: topics to reassign json file path"),

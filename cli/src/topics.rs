@@ -26,7 +26,7 @@ const FILTERS: [&str; 4] = [
     "at-min-isr-partitions",
 ];
 
-const SPECS: [Spec; 24] = [
+const SPECS: [Spec; 21] = [
     ("alter", Takes::Nothing, "Alter the number of partitions."),
     (
         "at-min-isr-partitions",
@@ -40,7 +40,11 @@ const SPECS: [Spec; 24] = [
     ),
     ("create", Takes::Nothing, "Create a new topic."),
     ("delete", Takes::Nothing, "Delete a topic."),
-    ("delete-config", Takes::Refused, ""),
+    (
+        "delete-config",
+        Takes::Values("String: name"),
+        "Does nothing any more: kafka-configs --alter --delete-config removes configurations.",
+    ),
     ("describe", Takes::Nothing, "List details for the given topics."),
     ("exclude-internal", Takes::Nothing, "Exclude internal topics when listing or describing."),
     (
@@ -97,9 +101,6 @@ const SPECS: [Spec; 24] = [
         Takes::Nothing,
         "When describing, show only partitions with replicas that are not in the ISR.",
     ),
-    ("zookeeper", Takes::Refused, ""),
-    ("force", Takes::Refused, ""),
-    ("disable-rack-aware", Takes::Refused, ""),
 ];
 
 /// Runs the tool.
@@ -115,6 +116,13 @@ pub(crate) async fn run(
     let line = "Command must include exactly one action: --list, --describe, --create, --alter or \
         --delete";
     let action = parsed.exactly_one(&ACTIONS, line)?;
+    if parsed.has("delete-config") {
+        writeln!(
+            err,
+            "delete-config option is no longer supported and deprecated since version 4.0. The \
+             config will be fully removed in future releases."
+        )?;
+    }
     check(&parsed, action)?;
     let client = connect::admin(env, &parsed, None, err).await?;
     let result = match action {

@@ -37,7 +37,11 @@ const SPECS: [Spec; 12] = [
         Takes::Value("GROUP-PROTOCOL"),
         "The group protocol; only classic is supported. (default: classic)",
     ),
-    ("group-remote-assignor", Takes::Refused, ""),
+    (
+        "group-remote-assignor",
+        Takes::Refused,
+        "the broker assigns no partitions (ConsumerGroupHeartbeat, KIP-848)",
+    ),
     (
         "max-messages",
         Takes::Value("MAX-MESSAGES"),

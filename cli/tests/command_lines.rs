@@ -269,7 +269,11 @@ async fn tools_with_commands_refuse_what_is_none() {
             "kafka-cluster cluster-id --include-fenced-brokers",
             "include-fenced-brokers is not a recognized option",
         ),
-        ("kafka-acls --add --topic a", "The option --add is not supported by this tool yet."),
+        (
+            "kafka-acls --add --topic a",
+            "The option --add is not supported: there is no authorizer in this version, and so no \
+             ACL to change (CreateAcls, DeleteAcls).",
+        ),
         (
             "kafka-acls --topic a",
             "Command must include exactly one action: --list, --add, --remove. ",
@@ -332,6 +336,74 @@ async fn tools_with_commands_refuse_what_is_none() {
     ] {
         accepts(line).await;
     }
+}
+
+/// By the name of what is not offered.
+#[tokio::test(start_paused = true)]
+async fn what_the_broker_does_not_offer_is_refused_with_the_reason() {
+    for (line, name, reason) in [
+        ("kafka-configs --describe --entity-type users", "type users", "DescribeClientQuotas"),
+        ("kafka-configs --describe --entity-type users", "type users", "AlterUserScramCredentials"),
+        ("kafka-configs --describe --entity-type clients", "type clients", "AlterClientQuotas"),
+        ("kafka-configs --describe --entity-type ips", "type ips", "quotas"),
+        (
+            "kafka-configs --describe --entity-type client-metrics",
+            "client-metrics",
+            "PushTelemetry",
+        ),
+        ("kafka-configs --describe --entity-type broker-loggers", "broker-loggers", "--log-level"),
+        ("kafka-configs --describe --user alice", "--user", "SCRAM"),
+        ("kafka-configs --describe --client-defaults", "--client-defaults", "quotas"),
+        ("kafka-configs --describe --ip 1.2.3.4", "--ip", "quotas"),
+        ("kafka-configs --describe --broker-logger 1", "--broker-logger", "BROKER_LOGGER"),
+        ("kafka-reassign-partitions --execute --throttle 1", "--throttle", "throttle replication"),
+        ("kafka-consumer-groups --validate-regex a.*", "--validate-regex", "KIP-848"),
+        ("kafka-producer-perf-test --transactional-id t", "--transactional-id", "EndTxn"),
+        ("kafka-dump-log --transaction-log-decoder", "-decoder", "__transaction_state"),
+        ("kafka-dump-log --cluster-metadata-decoder", "-decoder", "__letterbox_metadata"),
+        ("kafka-topics --list --bootstrap-controller a:1", "bootstrap-controller", "recognized"),
+        ("kafka-features describe --bootstrap-controller a:1", "--bootstrap-controller", "brokers"),
+    ] {
+        let (code, stdout, stderr) = run(line).await;
+        let first = stderr.lines().next().unwrap_or_default();
+        assert!(
+            code == 1 && stdout.is_empty() && first.contains(name) && first.contains(reason),
+            "{line}: {stderr}"
+        );
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file.as_file(), b"transactional.id=t\n").unwrap();
+    for tool in [
+        "kafka-console-producer --topic a",
+        "kafka-producer-perf-test --topic a --num-records 1 --record-size 1 --throughput 1",
+    ] {
+        let (code, _, stderr) =
+            run(&format!("{tool} --command-config {}", file.path().display())).await;
+        assert!(code == 1 && stderr.contains("are not offered by this version"), "{stderr}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_option_that_does_nothing_any_more_is_said_as_kafkas_tool_says_it() {
+    let (_, stdout, stderr) = run("kafka-topics --list --delete-config a --delete-config b").await;
+    let first = stderr.lines().next().unwrap_or_default();
+    assert!(
+        stdout.is_empty() && first.starts_with("delete-config option is no longer"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("no broker answers at"), "{stderr}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_consumer_of_the_performance_test_reads_a_topic_or_those_that_match() {
+    let one = "Exactly one of the following arguments is required: [topic], [include]";
+    refuses("kafka-consumer-perf-test --num-records 1", one).await;
+    refuses("kafka-consumer-perf-test --num-records 1 --topic a --include b", one).await;
+    let line = "kafka-consumer-perf-test --num-records 1 --include a.*";
+    accepts(&format!("{line} --date-format yyyy-MM-dd")).await;
+    let refused = "--date-format EEE: the letter E is not supported; y, M, d, H, m, s and S are, \
+        and others in single quotes";
+    refuses(&format!("{line} --date-format EEE"), refused).await;
 }
 
 #[tokio::test(start_paused = true)]

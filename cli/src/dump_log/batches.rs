@@ -41,6 +41,11 @@ impl Segment {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 
+    pub(super) fn begins_with(&self, magic: &[u8]) -> Result<bool, Failure> {
+        let bytes = u64::try_from(magic.len()).unwrap_or(u64::MAX);
+        Ok(self.bytes >= bytes && self.read(0, bytes)? == magic)
+    }
+
     fn read(&self, position: u64, bytes: u64) -> Result<Bytes, Failure> {
         let failed =
             |error: std::io::Error| Failure::Stderr(format!("cannot read {}: {error}", self.path));

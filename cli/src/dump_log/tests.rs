@@ -347,3 +347,11 @@ fn keys_and_values_that_are_no_text_are_replaced_as_java_does() {
     let (_, out, _) = folder.dump(&["--files", &log, "--print-data-log", "--skip-record-metadata"]);
     assert!(out.ends_with("| key: \u{fffd}k payload: v\u{fffd}\n"), "{out}");
 }
+
+#[test]
+fn a_metadata_log_of_ours_is_named_as_what_it_is() {
+    let folder = folder();
+    let log = folder.file("00000000000000000000.log", b"LBXRAFT2\x7f\x7f and so on");
+    let (code, out, _) = folder.dump(&["--files", &log]);
+    assert!(code.unwrap_err().contains("is not in Kafka's format"), "{out}");
+}
