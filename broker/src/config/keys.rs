@@ -49,11 +49,9 @@ pub enum Kind {
 pub enum Effect {
     /// It does what its meaning says.
     Honoured,
-    /// Nothing to act on, and nothing is missed; the reason completes "has no effect: …".
+    /// Nothing acts on it; the reason completes "has no effect: …". Any value but the default is a
+    /// warning, or a refusal with `config.strict=true`.
     None(&'static str),
-    /// It asks for a function that this version lacks; a warning, or a refusal with
-    /// `config.strict=true`.
-    Absent(&'static str),
     /// Going on without it would drop security or safety: any value but the default is refused.
     Guard(&'static str),
 }
@@ -64,7 +62,7 @@ impl Effect {
     pub fn reason(self) -> Option<&'static str> {
         match self {
             Self::Honoured => None,
-            Self::None(reason) | Self::Absent(reason) | Self::Guard(reason) => Some(reason),
+            Self::None(reason) | Self::Guard(reason) => Some(reason),
         }
     }
 }
@@ -96,7 +94,7 @@ impl Key {
     pub fn documentation(&self) -> String {
         match self.effect {
             Effect::Honoured => self.help.to_owned(),
-            Effect::None(reason) | Effect::Absent(reason) => format!("No effect: {reason}."),
+            Effect::None(reason) => format!("No effect: {reason}."),
             Effect::Guard(reason) => format!("Only the default is accepted: {reason}."),
         }
     }
@@ -302,8 +300,7 @@ pub(super) fn judge(name: &str, value: &str, strict: bool) -> Verdict {
         };
     };
     if is_empty && !matches!(key.kind, Kind::WordsOrNone(_)) {
-        // A text or list may be empty; what it then means is what the key means when it is not set.
-        return match key.kind.check(value).is_ok() && strict {
+        return match key.default == Some("") && strict {
             true => Verdict::Keep(None),
             false => ignore(format!(
                 "it is empty, so {}",
@@ -320,11 +317,8 @@ pub(super) fn judge(name: &str, value: &str, strict: bool) -> Verdict {
         (Effect::Honoured, Err(why)) => Verdict::Refuse(Problem::value(name, value, why)),
         (_, Ok(())) if key.is_default(value) => Verdict::Keep(None),
         (Effect::Guard(why), _) => guard(why),
-        (Effect::None(reason) | Effect::Absent(reason), Err(why)) => {
-            ignore(format!("it {why}, and {reason}"))
-        }
-        (Effect::None(reason), Ok(())) => Verdict::Keep(Some(reason.to_owned())),
-        (Effect::Absent(reason), Ok(())) => match strict {
+        (Effect::None(reason), Err(why)) => ignore(format!("it {why}, and {reason}")),
+        (Effect::None(reason), Ok(())) => match strict {
             true => ignore(reason.to_owned()),
             false => Verdict::Keep(Some(reason.to_owned())),
         },
@@ -514,16 +508,27 @@ mod tests {
             ("num.partitions", ""),
             ("remote.log.storage.system.enable", "true"),
             ("group.id", "a"),
+            ("confluent.support.metrics.enable", "false"),
+            ("request.timeout.ms", "60000"),
+            ("request.timeout.ms", "soon"),
+            ("num.io.threads", "16"),
+            ("broker.rack", ""),
+            ("log.dirs", " "),
         ] {
             assert!(
                 matches!(judge(name, value, true), Verdict::Refuse(Problem::Strict { .. })),
                 "{name}={value}"
             );
         }
-        for (name, value) in
-            [("num.io.threads", "16"), ("group.share.max.size", "200"), ("broker.rack", "")]
-        {
-            assert!(matches!(judge(name, value, true), Verdict::Keep(_)), "{name}={value}");
+        // The default, and what acts.
+        for (name, value) in [
+            ("num.io.threads", "8"),
+            ("group.share.max.size", "200"),
+            ("accepted.lost.directory.ids", ""),
+            ("log.cleanup.policy", ""),
+            ("broker.rack", "a"),
+        ] {
+            assert_eq!(judge(name, value, true), Verdict::Keep(None), "{name}={value}");
         }
     }
 }

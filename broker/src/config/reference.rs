@@ -18,7 +18,7 @@ protocol (`kafka-configs`). Names, types, bounds and defaults are those of Apach
 broker itself uses (`broker/src/config/`).
 
 - A setting that nothing acts on is a warning at start: unknown keys, keys of clients and other products, empty values, and the keys of the
-  second table. `config.strict=true` refuses them, but those whose function the broker does by itself.
+  second table with another value than their default. `config.strict=true` refuses all of these, so what such a broker was given acts.
 - Refused always: a value that a key of the first table does not take, the keys of the third table, a listener with TLS or SASL, and a
   process that is not both broker and voter of the metadata quorum.
 - Files are read as UTF-8, or as Latin-1 where they are not UTF-8, with Java's `\\\\uXXXX` escapes. Errors name the line or the key.
@@ -81,7 +81,7 @@ fn page() -> String {
     table(
         "Broker settings without effect",
         why,
-        broker_rows(|effect| matches!(effect, Effect::None(_) | Effect::Absent(_)), reason),
+        broker_rows(|effect| matches!(effect, Effect::None(_)), reason),
     );
     table(
         "Broker settings that are refused unless they have their default",

@@ -557,7 +557,7 @@ impl ConfigRules for Rules {
                     return Err(format!("Cannot update these configs dynamically: [{key}]"));
                 }
                 row.kind.check(given).map_err(invalid)?;
-                if let Effect::None(reason) | Effect::Absent(reason) = row.effect {
+                if let Effect::None(reason) = row.effect {
                     tracing::warn!(key, "setting has no effect: {reason}");
                 }
                 Ok(())
