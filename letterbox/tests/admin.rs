@@ -118,6 +118,10 @@ fn probes_and_scrapers_are_answered() {
         "kafka_consumergroup_lag_sum{consumergroup=\"readers\",topic=\"orders\"} 2",
         "kafka_coordinator_group_groupmetadatamanager_numgroups 1",
         "kafka_controller_kafkacontroller_offlinepartitionscount 0",
+        "kafka_controller_controllerstats_uncleanleaderelections_total 0",
+        "kafka_server_raftmetrics_current_state{current_state=\"leader\"} 1",
+        "kafka_server_raftmetrics_current_leader 1",
+        "kafka_server_raftmetrics_current_vote 1",
         "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 4",
         "kafka_network_requestmetrics_errors_total{request=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"} \
          1",

@@ -16,6 +16,7 @@ mod proposer;
 mod unclean;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use letterbox_env::Env;
@@ -125,6 +126,7 @@ pub struct Controller {
     queue: mpsc::Sender<Job>,
     news: mpsc::Sender<News>,
     stop: CancellationToken,
+    unclean: Arc<AtomicU64>,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
@@ -156,18 +158,27 @@ impl Controller {
             stopped: stop.clone(),
             told: None,
         };
+        let unclean = Arc::<AtomicU64>::default();
         let proposer = Proposer {
             env,
             quorum: Arc::clone(&quorum),
             rules,
             jobs,
             stopped: stop.clone(),
+            unclean: Arc::clone(&unclean),
             term: None,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(proposer.run());
         tasks.spawn(watch.run());
-        Self { quorum, queue, news, stop, tasks: Arc::new(Mutex::new(tasks)) }
+        Self { quorum, queue, news, stop, unclean, tasks: Arc::new(Mutex::new(tasks)) }
+    }
+
+    /// Leaders that this node has elected as the active controller, since it started, without
+    /// knowing that they have every committed record.
+    #[must_use]
+    pub fn unclean_elections(&self) -> u64 {
+        self.unclean.load(Ordering::Relaxed)
     }
 
     /// Tells the active controller that a broker lives. Never told twice.

@@ -6,6 +6,7 @@
 //! each caller gets its own outcome when the decision is applied.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use letterbox_env::Env;
@@ -63,6 +64,8 @@ pub(super) struct Proposer {
     pub(super) rules: Arc<dyn ConfigRules>,
     pub(super) jobs: mpsc::Receiver<Job>,
     pub(super) stopped: CancellationToken,
+    /// See [`super::Controller::unclean_elections`].
+    pub(super) unclean: Arc<AtomicU64>,
     /// The term in which this node's image is known to be complete.
     pub(super) term: Option<u64>,
 }
@@ -105,20 +108,25 @@ impl Proposer {
             let mut image = (*self.quorum.image()).clone();
             let mut decided = Vec::new();
             let mut jobs = Vec::new();
+            let mut unclean = 0_usize;
             while decided.len() < RECORDS_TOGETHER_MAX
                 && let Some(mut job) = rest.next()
             {
                 if job.is_abandoned() {
                     continue;
                 }
-                self.evaluate(&mut job, &mut image, &mut decided);
+                let elected = self.evaluate(&mut job, &mut image, &mut decided);
+                unclean = unclean.saturating_add(elected);
                 jobs.push(job);
             }
             if jobs.is_empty() {
                 return;
             }
             let result = self.propose(term, &decided).await;
-            if result.is_err() {
+            if result.is_ok() {
+                let unclean = u64::try_from(unclean).unwrap_or(u64::MAX);
+                self.unclean.fetch_add(unclean, Ordering::Relaxed);
+            } else {
                 self.term = None;
             }
             jobs.into_iter().for_each(|job| job.complete(result.clone().map_err(Into::into)));
@@ -141,15 +149,16 @@ impl Proposer {
         }
     }
 
+    /// How many leaders the operation elects uncleanly.
     fn evaluate(
         &self,
         job: &mut Job,
         image: &mut MetadataImage,
         decided: &mut Vec<MetadataRecord>,
-    ) {
+    ) -> usize {
         let context = Context { random: &*self.env.random, rules: &*self.rules };
         let Decision { records, outcome } = job.operation.decide(image, &context);
-        unclean::tell(image, &records);
+        let unclean = unclean::tell(image, &records);
         // Leads that are given back are told of where that is begun.
         if !matches!(job.operation, Operation::BalanceLeaders(_)) {
             leads::tell(image, &records);
@@ -160,6 +169,7 @@ impl Proposer {
         }
         decided.extend(records);
         job.outcome = Some(outcome);
+        unclean
     }
 
     /// Commits `records`; the index that shows them.

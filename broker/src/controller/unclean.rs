@@ -7,8 +7,9 @@ use crate::metadata::{Election, MetadataImage, MetadataRecord, PartitionState};
 const NAMED_MAX: usize = 20;
 
 /// Says what `records`, decided on `image`, elect without knowing that it has every committed
-/// record.
-pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) {
+/// record, and how many those are.
+pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) -> usize {
+    let mut count = 0_usize;
     for (election, why) in [
         (
             Election::LastKnown,
@@ -23,6 +24,7 @@ pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) {
         ),
     ] {
         let named = elected(image, records, election);
+        count = count.saturating_add(named.len());
         if !named.is_empty() {
             tracing::warn!(partitions = named.len(), first = first(&named), "{why}");
         }
@@ -38,6 +40,7 @@ pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) {
              the others have is set aside or cut. See docs/offline-partitions.md for how to choose"
         );
     }
+    count
 }
 
 fn first(named: &[String]) -> String {
@@ -116,6 +119,7 @@ mod tests {
         ];
         assert_eq!(elected(&image, &next, Election::Unclean), ["t-0 by 2 in epoch 1"]);
         assert_eq!(elected(&image, &next, Election::LastKnown), ["t-2 by 2 in epoch 1"]);
+        assert_eq!((tell(&image, &next), tell(&image, &next[1..2])), (2, 0));
     }
 
     #[test]

@@ -44,6 +44,13 @@ pub(crate) struct ReasonLabel {
     pub reason: &'static str,
 }
 
+/// The label of the node's state in the metadata quorum.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct StateLabel {
+    /// Kafka's word for it.
+    pub current_state: &'static str,
+}
+
 /// Every metric of the broker.
 pub(crate) struct Metrics {
     table: Table,
@@ -86,6 +93,17 @@ pub(crate) struct Metrics {
     pub active_controller: Gauge<i64, AtomicI64>,
     /// Applied metadata.
     pub metadata_offset: Gauge<i64, AtomicI64>,
+    /// The end of the metadata log here.
+    pub metadata_end: Gauge<i64, AtomicI64>,
+    /// The term of the metadata quorum.
+    pub quorum_epoch: Gauge<i64, AtomicI64>,
+    /// Who leads it; −1 for nobody.
+    pub quorum_leader: Gauge<i64, AtomicI64>,
+    /// Whom this node has voted for; −1 for nobody.
+    pub quorum_vote: Gauge<i64, AtomicI64>,
+    quorum_state: Family<StateLabel, Gauge<i64, AtomicI64>>,
+    /// Leaders elected without knowing that they have every committed record.
+    pub unclean_elections: Counter,
     /// Connections that a panic ended.
     pub panics: Counter,
     /// Bytes that clients make the broker hold.
@@ -179,6 +197,12 @@ impl Metrics {
             offline_dirs: Gauge::default(),
             active_controller: Gauge::default(),
             metadata_offset: Gauge::default(),
+            metadata_end: Gauge::default(),
+            quorum_epoch: Gauge::default(),
+            quorum_leader: Gauge::default(),
+            quorum_vote: Gauge::default(),
+            quorum_state: Family::default(),
+            unclean_elections: Counter::default(),
             panics: Counter::default(),
             client_memory_used: Gauge::default(),
             client_memory_size: Gauge::default(),
@@ -208,6 +232,12 @@ impl Metrics {
         r.add("kafka_log_logmanager_offlinelogdirectorycount", None, "", "Log directories out of use", &self.offline_dirs);
         r.add("kafka_controller_kafkacontroller_activecontrollercount", None, "", "1 while this node leads the metadata quorum", &self.active_controller);
         r.add("kafka_server_raftmetrics_high_watermark", None, "", "Metadata entries applied by this node", &self.metadata_offset);
+        r.add("kafka_server_raftmetrics_log_end_offset", None, "", "Metadata entries in the log of this node", &self.metadata_end);
+        r.add("kafka_server_raftmetrics_current_epoch", None, "", "Epoch of the metadata quorum", &self.quorum_epoch);
+        r.add("kafka_server_raftmetrics_current_leader", None, "", "node.id of the leader of the metadata quorum; -1 while none is known", &self.quorum_leader);
+        r.add("kafka_server_raftmetrics_current_vote", None, "", "node.id that this node has voted for in this epoch; -1 for none", &self.quorum_vote);
+        r.add("kafka_server_raftmetrics_current_state", None, "current_state", "1 for what this node is in the metadata quorum: leader, follower, candidate, voted, unattached or observer", &self.quorum_state);
+        r.add("kafka_controller_controllerstats_uncleanleaderelections", None, "", "Leaders that this node elected as the active controller, since its start, without knowing that they have every committed record", &self.unclean_elections);
         r.add("letterbox_request_duration", Some(Unit::Seconds), "request", "From a whole request to its answer, by API", &self.request_seconds);
         r.add("letterbox_network_received", BYTES, "", "Bytes read from clients", &self.bytes_in);
         r.add("letterbox_network_sent", BYTES, "", "Bytes written to clients", &self.bytes_out);
@@ -224,6 +254,12 @@ impl Metrics {
     /// What the next scrape tells of single topics and partitions.
     pub(crate) fn show(&self, details: Details) {
         self.details.show(details);
+    }
+
+    /// This node is that in the metadata quorum, and nothing else.
+    pub(crate) fn show_quorum_state(&self, current_state: &'static str) {
+        self.quorum_state.clear();
+        self.quorum_state.get_or_create(&StateLabel { current_state }).set(1);
     }
 
     /// Counts an error in an answer to `request`.
@@ -297,7 +333,10 @@ mod tests {
         metrics.request_seconds.get_or_create(&ApiLabel { request: "Fetch" }).observe(1.0);
         metrics.answered_with("Fetch", "NONE");
         metrics.closed.get_or_create(&ReasonLabel { reason: "idle" }).inc();
+        metrics.show_quorum_state("follower");
+        metrics.show_quorum_state("leader");
         let text = metrics.render();
+        assert!(!text.contains("\"follower\""), "{text}");
         for (name, kind, labels, _) in &metrics.table.rows {
             let behind = match kind_name(*kind) {
                 "counter" => "_total",

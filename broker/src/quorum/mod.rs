@@ -300,6 +300,9 @@ pub struct QuorumStatus {
     pub leader: Option<BrokerId>,
     /// The newest term that this node knows.
     pub term: u64,
+    /// Whom it has voted for in that term.
+    #[serde(default)]
+    pub vote: Option<BrokerId>,
     /// The voters and where they are reached.
     pub voters: BTreeMap<BrokerId, (String, u16)>,
     /// The other members, which have all entries and do not vote.

@@ -422,6 +422,7 @@ impl MetadataQuorum for RaftQuorum {
             node_id: self.node_id,
             leader: metrics.current_leader.and_then(broker_id),
             term: metrics.current_term,
+            vote: metrics.vote.leader_id.voted_for().and_then(broker_id),
             voters,
             observers,
             last_log_index: metrics.last_log_index.unwrap_or(0),

@@ -40,6 +40,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use letterbox_env::BoxListener;
 use letterbox_env::panics::Confined;
+use letterbox_protocol::model::BrokerId;
 use letterbox_storage::{LogDir, LogManager, OpenProgress};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -239,6 +240,23 @@ fn starting(opening: Option<(usize, usize, Option<Duration>)>) -> String {
     )
 }
 
+/// What a node is in the metadata quorum, in the words of Kafka's metric.
+fn state_of(
+    node: BrokerId,
+    is_voter: bool,
+    leader: Option<BrokerId>,
+    vote: Option<BrokerId>,
+) -> &'static str {
+    match (leader, vote) {
+        (Some(leader), _) if leader == node => "leader",
+        _ if !is_voter => "observer",
+        (Some(_), _) => "follower",
+        (None, Some(vote)) if vote == node => "candidate",
+        (None, Some(_)) => "voted",
+        (None, None) => "unattached",
+    }
+}
+
 /// Reads what is counted elsewhere.
 fn refresh(services: &Services, logs: &LogManager) {
     let metrics = &services.metrics;
@@ -256,7 +274,17 @@ fn refresh(services: &Services, logs: &LogManager) {
     metrics.show(details);
     let status = services.quorum.status();
     metrics.active_controller.set(i64::from(status.leader == Some(status.node_id)));
-    metrics.metadata_offset.set(i64::try_from(status.applied_index).unwrap_or(i64::MAX));
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    metrics.metadata_offset.set(number(status.applied_index));
+    metrics.metadata_end.set(number(status.last_log_index));
+    metrics.quorum_epoch.set(number(status.term));
+    let id = |of: Option<BrokerId>| of.map_or(-1, |id| id.0.into());
+    metrics.quorum_leader.set(id(status.leader));
+    metrics.quorum_vote.set(id(status.vote));
+    let is_voter = status.voters.contains_key(&status.node_id);
+    metrics.show_quorum_state(state_of(status.node_id, is_voter, status.leader, status.vote));
+    let unclean = services.controller.unclean_elections();
+    metrics.unclean_elections.inner().store(unclean, Ordering::Relaxed);
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     {
         metrics.request_memory_free.set(services.memory.free() as f64);
@@ -273,6 +301,22 @@ fn refresh(services: &Services, logs: &LogManager) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_state_in_the_quorum_is_told_in_kafkas_words() {
+        let id = |id: i32| Some(BrokerId(id)).filter(|id| id.0 > 0);
+        for (is_voter, leader, vote, word) in [
+            (true, 1, 1, "leader"),
+            (true, 2, 2, "follower"),
+            (true, 0, 1, "candidate"),
+            (true, 0, 2, "voted"),
+            (true, 0, 0, "unattached"),
+            (false, 2, 2, "observer"),
+            (false, 0, 0, "observer"),
+        ] {
+            assert_eq!(state_of(BrokerId(1), is_voter, id(leader), id(vote)), word);
+        }
+    }
 
     #[test]
     fn a_start_says_how_far_it_is() {
