@@ -796,8 +796,7 @@ async fn makes_and_repairs(client: &Client) {
         ("0/1", None, 1)
     );
 
-    // A pod and its volume, as Kubernetes would make them.
-    plays_kubernetes(client, "demo-broker-0").await;
+    // A volume and its pod, as Kubernetes would make them.
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
     // The claim that the operator made; a person made it larger.
     let made = claims.get("data-demo-broker-0-0").await.unwrap();
@@ -811,6 +810,8 @@ async fn makes_and_repairs(client: &Client) {
     .unwrap();
     claims.create(&PostParams::default(), &larger).await.unwrap();
     is_bound(&claims, "data-demo-broker-0-0", "2Gi").await;
+    // After it: a pod that is older than its claim has another volume.
+    plays_kubernetes(client, "demo-broker-0").await;
     // As if that one had been there from the beginning.
     let uid = claims.get("data-demo-broker-0-0").await.unwrap().uid();
     let mut nodes = clusters.get("demo").await.unwrap().status.unwrap().nodes;
