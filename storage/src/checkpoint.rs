@@ -19,6 +19,8 @@ pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 /// Up to where each log was compacted.
 pub(super) const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
+/// Where each log ended when it was last closed. Not one of Kafka's files.
+pub(super) const LOG_ENDS: &str = "log-end-offset-checkpoint";
 /// Whose the partitions in the files above are. Not one of Kafka's files.
 pub(super) const TOPIC_IDS: &str = "partition-topic-ids";
 /// The leader epochs of one partition.
@@ -36,13 +38,16 @@ pub(super) const NOT_SYNCED: &str = "not-synced";
 /// Left by a clean stop, taken away at the start.
 pub(super) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 
-/// Offsets by topic and partition.
-pub(super) type Offsets = BTreeMap<Name, Offset>;
+/// Offsets by topic and partition, and the id of the topic that each is of, which Kafka does not
+/// say.
+pub(super) type Offsets = BTreeMap<Name, (Offset, Option<TopicId>)>;
 
 fn malformed(path: &Path, reason: impl Into<String>) -> LogError {
     let mut reason = reason.into();
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS, TOPIC_IDS].contains(&name) {
+    let files =
+        [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS, LOG_ENDS, TOPIC_IDS];
+    if files.contains(&name) {
         reason.push_str(
             "; restore the file, or remove it: docs/offline-partitions.md says what that costs",
         );
@@ -84,29 +89,31 @@ fn write_lines(disk: &dyn Disk, path: &Path, lines: &[String]) -> Result<(), Log
 
 /// Reads an offset checkpoint; empty when there is none.
 pub(super) fn read_offsets(disk: &dyn Disk, path: &Path) -> Result<Offsets, LogError> {
-    let parse = |row: &Vec<String>| match row.as_slice() {
-        [topic, partition, offset] => {
-            Some(((topic.as_str().into(), partition.parse().ok()?), offset.parse().ok()?))
-        }
-        _ => None,
+    let parse = |row: &Vec<String>| {
+        let [topic, partition, offset, id @ ..] = row.as_slice() else { return None };
+        let id = match id {
+            [] => None,
+            [id] => Some(decode_uuid(id)?),
+            _ => return None,
+        };
+        Some(((topic.as_str().into(), partition.parse().ok()?), (offset.parse().ok()?, id)))
     };
-    read_lines(disk, path)?
-        .iter()
-        .map(|row| {
-            parse(row).ok_or_else(|| malformed(path, "a line is not `topic partition offset`"))
-        })
-        .collect()
+    let expected = "a line is not `topic partition offset topic-id`";
+    let rows = read_lines(disk, path)?;
+    rows.iter().map(|row| parse(row).ok_or_else(|| malformed(path, expected))).collect()
 }
 
 /// Writes an offset checkpoint. Blocks.
-pub(super) fn write_offsets<'a>(
+pub(super) fn write_offsets(
     disk: &dyn Disk,
     path: &Path,
-    offsets: impl Iterator<Item = (&'a str, i32, Offset)>,
+    offsets: &Offsets,
 ) -> Result<(), LogError> {
-    let lines: Vec<_> =
-        offsets.map(|(topic, partition, offset)| format!("{topic} {partition} {offset}")).collect();
-    write_lines(disk, path, &lines)
+    let line = |((topic, partition), (offset, id)): (&Name, &(Offset, Option<TopicId>))| {
+        let id = id.map_or_else(String::new, |id| format!(" {}", encode_uuid(id)));
+        format!("{topic} {partition} {offset}{id}")
+    };
+    write_lines(disk, path, &offsets.iter().map(line).collect::<Vec<_>>())
 }
 
 /// Reads whose partitions are whose; `None` when there is no such file.
@@ -283,16 +290,15 @@ mod tests {
         let (disk, dir) = (Env::real().disk, tempfile::tempdir().unwrap());
         let path = dir.path().join(RECOVERY_POINTS);
         assert!(read_offsets(&*disk, &path).unwrap().is_empty());
-        let offsets = Offsets::from([(("a.b-c".into(), 3), 77), (("t".into(), 0), 0)]);
-        write_offsets(
-            &*disk,
-            &path,
-            offsets.iter().map(|((topic, partition), offset)| (&**topic, *partition, *offset)),
-        )
-        .unwrap();
-        assert_eq!(disk.read(&path).unwrap(), b"0\n2\na.b-c 3 77\nt 0 0\n");
+        let id = Uuid::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+        let offsets =
+            Offsets::from([(("a.b-c".into(), 3), (77, Some(id))), (("t".into(), 0), (0, None))]);
+        write_offsets(&*disk, &path, &offsets).unwrap();
+        let written = b"0\n2\na.b-c 3 77 ASNFZ4mrze_-3LqYdlQyEA\nt 0 0\n";
+        assert_eq!(disk.read(&path).unwrap(), written);
         assert_eq!(read_offsets(&*disk, &path).unwrap(), offsets);
-        for bad in ["", "1\n0\n", "0\n2\nt 0 0\n", "0\n1\nt 0\n", "0\n1\nt x 0\n"] {
+        let bads = ["0\n1\nt 0\n", "0\n1\nt x 0\n", "0\n1\nt 0 0 x\n", "0\n1\nt 0 0 x y\n"];
+        for bad in ["", "1\n0\n", "0\n2\nt 0 0\n"].into_iter().chain(bads) {
             disk.write_atomically(&path, bad.as_bytes()).unwrap();
             let error = read_offsets(&*disk, &path).unwrap_err();
             assert!(
@@ -301,7 +307,6 @@ mod tests {
                 "{bad:?}: {error}"
             );
         }
-        let id = Uuid::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
         let path = dir.path().join(TOPIC_IDS);
         assert_eq!(read_topic_ids(&*disk, &path).unwrap(), None);
         write_topic_ids(&*disk, &path, [("t", 7, id)].into_iter()).unwrap();

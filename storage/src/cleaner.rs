@@ -22,6 +22,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
 
 use letterbox_env::panics::lock;
@@ -60,6 +61,8 @@ pub(super) struct Pass {
     pub(super) first_dirty: Offset,
     /// Looked at for every batch.
     pub(super) stop: CancellationToken,
+    /// How many keys it has in memory.
+    pub(super) keys: Arc<AtomicUsize>,
 }
 
 /// The last offset of each key below `upper`.
@@ -67,6 +70,14 @@ struct LastOffsets {
     seed: u128,
     by_key: HashMap<u128, Offset, BuildHasherDefault<DefaultHasher>>,
     upper: Offset,
+    /// See [`Pass::keys`].
+    keys: Arc<AtomicUsize>,
+}
+
+impl Drop for LastOffsets {
+    fn drop(&mut self) {
+        self.keys.store(0, Ordering::Relaxed);
+    }
 }
 
 impl LastOffsets {
@@ -219,8 +230,12 @@ impl Log {
         end: Offset,
         pass: &Pass,
     ) -> Result<Option<LastOffsets>, LogError> {
-        let mut last =
-            LastOffsets { seed: pass.seed, by_key: HashMap::default(), upper: pass.first_dirty };
+        let mut last = LastOffsets {
+            seed: pass.seed,
+            by_key: HashMap::default(),
+            upper: pass.first_dirty,
+            keys: pass.keys.clone(),
+        };
         for segment in segments {
             let (path, max) = (segment.path(".log"), self.config().batch_unpacked_max());
             let found = segment.find(pass.first_dirty).during("read", &path)?;
@@ -234,6 +249,7 @@ impl Log {
                     let goes_on = Records::of(&bytes, &header, max)
                         .and_then(|records| last.take(records, pass.first_dirty, pass.keys_max))
                         .map_err(|error| damaged(segment, error))?;
+                    last.keys.store(last.by_key.capacity(), Ordering::Relaxed);
                     if !goes_on {
                         return Ok((last.upper > pass.first_dirty).then_some(last));
                     }

@@ -16,7 +16,7 @@ use super::Log;
 use super::cold::ColdReads;
 use super::error::{AppendError, LogError};
 use super::fence::Fence;
-use super::open_segments::OpenSegments;
+use super::open_segments::{AnswerFiles, OpenSegments};
 use super::partition_table::PartitionTable;
 use super::types::Origin;
 
@@ -30,6 +30,7 @@ pub struct LogDir {
     pub(super) disk: Arc<dyn Disk>,
     fence: Arc<Fence>,
     pub(super) open_segments: Arc<OpenSegments>,
+    pub(super) answers: Arc<AnswerFiles>,
     cold_reads: ColdReads,
     space: Space,
     /// A log in it was not opened or not closed in order.
@@ -124,13 +125,14 @@ impl LogDir {
         (fence, disk): (Arc<Fence>, Arc<dyn Disk>),
         partitions: PartitionTable,
         dirs: usize,
-        descriptors: usize,
+        (descriptors, answers): (usize, Arc<AnswerFiles>),
     ) -> Self {
         Self {
             path,
             disk,
             fence,
             open_segments: Arc::new(OpenSegments::new(descriptors, dirs)),
+            answers,
             cold_reads: ColdReads::new(dirs),
             space: Space::default(),
             unclean: AtomicBool::new(false),
@@ -147,7 +149,8 @@ impl LogDir {
     pub(super) fn unusable(disk: &Arc<dyn Disk>, path: &Path, why: &LogError) -> Self {
         let (fence, disk) = Fence::around(path, disk);
         let table = PartitionTable::unread(&disk, path);
-        let dir = Self::new(path.into(), (fence, disk), table, 1, 0);
+        let none = (0, Arc::new(AnswerFiles::new(0)));
+        let dir = Self::new(path.into(), (fence, disk), table, 1, none);
         dir.mark_unclean();
         dir.fence.close(with_causes(why).into());
         dir

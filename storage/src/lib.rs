@@ -49,7 +49,7 @@ pub use dir::LogDir;
 pub use error::{AppendError, LogError, ReadError, RecordError};
 pub use lifecycle::WantedLog;
 pub use manager::{LogManager, LogManagerOptions, OfflineLog};
-pub use open_segments::sealed_files_max;
+pub use open_segments::{AnswerFile, sealed_files_max};
 pub use partition::{Log, Loss};
 pub use producers::ProducerView;
 pub use progress::OpenProgress;

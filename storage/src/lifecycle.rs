@@ -75,6 +75,9 @@ struct Leaving {
     log: Option<Arc<Log>>,
 }
 
+/// Where a new log stands in a request, and what it lacks of what was counted.
+type Place = (usize, Loss);
+
 impl LogManager {
     /// The logs of these partitions, in their order: those that are open, or can be opened now, or
     /// new ones, in the log directories that have the fewest.
@@ -89,8 +92,9 @@ impl LogManager {
         let _one = self.changing.lock().await;
         let mut answers: Vec<Option<Result<Arc<Log>, LogError>>> = Vec::with_capacity(wanted.len());
         let mut counts: Vec<usize> = self.dirs.iter().map(|dir| dir.partitions.len()).collect();
-        let mut new: Vec<Vec<(usize, WantedLog)>> = self.dirs.iter().map(|_| Vec::new()).collect();
+        let mut new: Vec<Vec<(Place, WantedLog)>> = self.dirs.iter().map(|_| Vec::new()).collect();
         for (at, wanted) in wanted.into_iter().enumerate() {
+            let mut loss = Loss::New;
             if let Some(log) = self.get(wanted.topic_id, wanted.partition) {
                 log.set_config(wanted.config);
                 answers.push(Some(Ok(log)));
@@ -121,6 +125,7 @@ impl LogManager {
                         answers.push(Some(opened));
                         continue;
                     }
+                    loss = Loss::Records;
                 }
                 Err(error) => {
                     answers.push(Some(Err(error)));
@@ -140,14 +145,14 @@ impl LogManager {
                 Some(((dir, count), new)) => {
                     dir.expect(NEW_LOG_BYTES);
                     *count += 1;
-                    new.push((at, wanted));
+                    new.push(((at, loss), wanted));
                     answers.push(None);
                 }
                 None => answers.push(Some(Err(LogError::NoLogDir))),
             }
         }
         for (dir, new) in self.dirs.iter().zip(new).filter(|(_, new)| !new.is_empty()) {
-            for (at, made) in self.make_logs(dir.clone(), new).await {
+            for ((at, _), made) in self.make_logs(dir.clone(), new).await {
                 if let Some(answer) = answers.get_mut(at) {
                     *answer = Some(made);
                 }
@@ -160,15 +165,15 @@ impl LogManager {
     async fn make_logs(
         &self,
         dir: Arc<LogDir>,
-        new: Vec<(usize, WantedLog)>,
-    ) -> Vec<(usize, Result<Arc<Log>, LogError>)> {
+        new: Vec<(Place, WantedLog)>,
+    ) -> Vec<(Place, Result<Arc<Log>, LogError>)> {
         let (memory, now) = (self.memory.clone(), self.env.clock.wall_ms());
         let made = self
             .env
             .urgent(move || {
-                let (places, new): (Vec<usize>, Vec<WantedLog>) = new.into_iter().unzip();
+                let (places, new): (Vec<Place>, Vec<WantedLog>) = new.into_iter().unzip();
                 let found = make(&dir, &new);
-                let log = |(wanted, made): (WantedLog, Result<PathBuf, LogError>)| {
+                let log = |loss, wanted, made: Result<PathBuf, LogError>| {
                     let path = made?;
                     let recovered = Recovered::empty(&dir.disk, &path, 0);
                     let WantedLog { topic, topic_id, partition, config, .. } = wanted;
@@ -181,12 +186,14 @@ impl LogManager {
                         kept: Kept::default(),
                         lacks_metadata: true,
                         counts_unsynced: false,
-                        loss: Loss::Records,
+                        loss,
                         lacks_records: false,
                     };
                     Ok(Arc::new(Log::new(identity, recovered, config, memory.clone(), now)))
                 };
-                places.into_iter().zip(new.into_iter().zip(found).map(log)).collect::<Vec<_>>()
+                let all = places.into_iter().zip(new.into_iter().zip(found));
+                all.map(|(place, (wanted, made))| (place, log(place.1, wanted, made)))
+                    .collect::<Vec<_>>()
             })
             .await;
         let mut logs = lock(&self.logs);

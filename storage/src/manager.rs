@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::fence::Fence;
 use super::lifecycle::{deleted_name, partition_name};
 use super::memory::Memory;
 use super::open::{Found, Opened, Owned, holds_no_log};
+use super::open_segments::AnswerFiles;
 use super::partition_table::{Name, PartitionTable};
 use super::producers::ProducerMemory;
 use super::progress::OpenProgress;
@@ -32,6 +34,8 @@ use letterbox_protocol::topics::KAFKA_METADATA_DIR;
 /// Partitions opened or closed at the same time.
 const PARALLEL_MAX: usize = 8;
 const PROGRESS_EVERY: usize = 1000;
+/// What a key that compaction remembers takes of memory.
+const KEY_BYTES: usize = 40;
 
 /// How the logs are kept.
 #[derive(Clone, Debug)]
@@ -128,6 +132,9 @@ pub struct LogManager {
     pub(super) changing: tokio::sync::Mutex<()>,
     /// Renamed files and directories, and when they go.
     pub(super) doomed: Arc<Mutex<Vec<Doomed>>>,
+    answers: Arc<AnswerFiles>,
+    /// Keys that compaction has in memory.
+    pub(super) compaction_keys: Arc<AtomicUsize>,
     /// [`LogManagerOptions::cleaner_backoff`] as it is now.
     pub(super) cleaner_backoff: watch::Sender<Duration>,
 }
@@ -152,12 +159,14 @@ impl LogManager {
     pub async fn open(env: Env, options: LogManagerOptions) -> Result<Arc<Self>, LogError> {
         let (disk, paths, unusable) =
             (env.disk.clone(), options.dirs.clone(), options.unusable.clone());
-        let (descriptors, dirs) = (options.descriptors, options.dirs.len());
+        let answers = Arc::new(AnswerFiles::new(options.descriptors));
+        let descriptors = (options.descriptors, answers.clone());
+        let dirs = options.dirs.len();
         let open = move |path: &PathBuf| match unusable.get(path) {
             Some(source) => {
                 Err(LogError::Io { action: "use", path: path.clone(), source: source.clone() })
             }
-            None => open_dir(&disk, path, dirs, descriptors),
+            None => open_dir(&disk, path, dirs, descriptors.clone()),
         };
         let opened = env.blocking(move || paths.iter().map(open).collect::<Vec<_>>()).await;
         let (mut dirs, mut locks, mut found) = (Vec::new(), Vec::new(), Vec::new());
@@ -207,6 +216,8 @@ impl LogManager {
             offline: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             doomed: Arc::new(Mutex::new(doomed)),
+            answers,
+            compaction_keys: Arc::default(),
         };
         manager.open_logs(found).await;
         Ok(Arc::new(manager))
@@ -331,6 +342,13 @@ impl LogManager {
         self.dirs.iter().any(|dir| dir.partitions.is_unread())
     }
 
+    /// Whether every log directory that was read had the list of its partitions: what is nowhere was
+    /// never made there.
+    #[must_use]
+    pub fn had_lists(&self) -> bool {
+        self.dirs.iter().all(|dir| dir.partitions.is_unread() || dir.partitions.had_list())
+    }
+
     /// Every open log, by topic id and partition.
     #[must_use]
     pub fn logs(&self) -> Vec<Arc<Log>> {
@@ -370,6 +388,18 @@ impl LogManager {
     #[must_use]
     pub fn tail_cache_bytes(&self) -> usize {
         self.memory.cache.used()
+    }
+
+    /// Files that answers keep open until they are read.
+    #[must_use]
+    pub fn answer_files(&self) -> usize {
+        self.answers.open()
+    }
+
+    /// Bytes of the keys that compaction has in memory.
+    #[must_use]
+    pub fn compaction_bytes(&self) -> usize {
+        self.compaction_keys.load(Ordering::Relaxed).saturating_mul(KEY_BYTES)
     }
 
     /// Idempotent producers that are remembered, in each of their partitions; the bytes that they
@@ -460,7 +490,7 @@ fn open_dir(
     disk: &Arc<dyn Disk>,
     path: &Path,
     dirs: usize,
-    descriptors: usize,
+    descriptors: (usize, Arc<AnswerFiles>),
 ) -> Result<OpenedDir, LogError> {
     disk.create_dir_all_durably(path).during("create", path)?;
     let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {

@@ -219,8 +219,10 @@ impl Found {
     /// Everything that is known to have been there, or nothing.
     fn recover_all(&self, kept: &Kept) -> Result<Recovered, LogError> {
         let (disk, path) = (&self.dir.disk, &self.path);
-        let (point, durable_end, start) = (kept.recovery_point, kept.durable_end, kept.log_start);
-        let recovered = recover(disk, path, point, durable_end, start, self.clean)?;
+        let (point, start) = (kept.recovery_point, kept.log_start);
+        // An earlier version moved the recovery point there.
+        let closed_end = self.clean.then(|| kept.closed_end.unwrap_or(point));
+        let recovered = recover(disk, path, point, kept.durable_end, start, closed_end)?;
         let end_offset = recovered.end_offset();
         if start > end_offset {
             return Err(LogError::StartsPastEnd {
@@ -240,7 +242,7 @@ impl Found {
             kept.log_start = had;
         }
         (kept.recovery_point, kept.durable_end) = (0, 0);
-        let mut recovered = recover(disk, path, 0, 0, kept.log_start, false)?;
+        let mut recovered = recover(disk, path, 0, 0, kept.log_start, None)?;
         let records_end = recovered.end_offset();
         if had > records_end {
             recovered.go_on_at(disk, path, had);

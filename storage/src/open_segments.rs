@@ -11,6 +11,10 @@
 //!   were not used for the longest are closed when there are too many.
 //! - Compaction holds the files of those that become one open, few at once.
 //!
+//! An answer keeps the files open that it is sent from, however they are counted otherwise. So all
+//! answers together have as many as one kind of segments may have ([`AnswerFiles`]), and beyond that
+//! each has its first.
+//!
 //! What the upkeep looks at, a segment's size and its largest timestamp, stays in memory.
 
 use std::collections::VecDeque;
@@ -36,11 +40,58 @@ fn most_of(descriptors: usize) -> usize {
     (descriptors / PART).clamp(1, MOST)
 }
 
-/// Descriptors that sealed segments take at most in a process that may hold `descriptors`.
+/// Descriptors that sealed segments take at most in a process that may hold `descriptors`, what
+/// answers keep open too.
 #[must_use]
 pub fn sealed_files_max(descriptors: usize) -> usize {
     let most = most_of(descriptors);
-    FILES * (2 * most + most.min(HELD_MOST))
+    FILES * (2 * most + most.min(HELD_MOST)) + descriptors / PART
+}
+
+/// The files that answers keep open until they are read, of all log directories.
+pub(super) struct AnswerFiles {
+    most: usize,
+    open: AtomicUsize,
+}
+
+/// One of them; it counts until it is dropped.
+pub struct AnswerFile(Arc<AnswerFiles>);
+
+impl AnswerFiles {
+    /// In a process that may hold `descriptors`.
+    pub(super) fn new(descriptors: usize) -> Self {
+        Self { most: (descriptors / PART).max(1), open: AtomicUsize::new(0) }
+    }
+
+    /// How many they are.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more, if there is room or it `must` be.
+    pub(super) fn take(self: &Arc<Self>, must: bool) -> Option<AnswerFile> {
+        let file = AnswerFile::counted(self);
+        (must || self.open() <= self.most).then_some(file)
+    }
+}
+
+impl AnswerFile {
+    fn counted(of: &Arc<AnswerFiles>) -> Self {
+        of.open.fetch_add(1, Ordering::Relaxed);
+        Self(of.clone())
+    }
+}
+
+impl Clone for AnswerFile {
+    fn clone(&self) -> Self {
+        Self::counted(&self.0)
+    }
+}
+
+impl Drop for AnswerFile {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The sealed segments of one log directory that are open.

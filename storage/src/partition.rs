@@ -58,6 +58,9 @@ const RESERVE_MIN: u64 = 64 << 10;
 const RESERVE_MAX: u64 = 1 << 20;
 /// The files of a segment.
 const SUFFIXES: [&str; 4] = [".log", ".index", ".timeindex", ".txnindex"];
+/// Fewer bytes past the recovery point than this are looked at by the next start rather than that
+/// the stop waits for the indexes and the producers of each log.
+const CLOSE_BYTES: u64 = 1 << 20;
 /// Bytes after which the recovery point moves before its time.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
@@ -70,8 +73,10 @@ pub enum Loss {
     /// not on the device (`flush.on.ack=false`, perhaps only before it was made `true`).
     End,
     /// Records within it, or all: it was opened with a loss that a person has accepted, or made in
-    /// this run.
+    /// this run in the place of one that is missing.
     Records,
+    /// All there ever was, if anything: it was made in this run, and no log directory knew of it.
+    New,
 }
 
 /// The log of one partition. See the module's description for what holds between its offsets.
@@ -900,7 +905,7 @@ impl Log {
         let mut inner = lock(&self.inner);
         let is_durable = self.config.load().durable;
         let (end, active) = (self.end_offset(), self.active());
-        if !checkpoint {
+        if !checkpoint && !self.is_closed() {
             self.top_up_reserve(&mut inner, &active);
         }
         inner.bytes_since_sync = 0;
@@ -1067,8 +1072,9 @@ impl Log {
         self.recovery_point.load(Ordering::Acquire)
     }
 
-    pub(super) fn expire_producers(&self, now: TimestampMs, expiration_ms: i64) {
-        lock(&self.inner).producers.expire(now, expiration_ms);
+    /// See [`Producers::expire`].
+    pub(super) fn expire_producers(&self, now: TimestampMs, expiration_ms: i64, early_ms: i64) {
+        lock(&self.inner).producers.expire(now, expiration_ms, early_ms);
     }
 
     /// Closes files, empties caches and gives back the reserve that nobody used since the last
@@ -1091,19 +1097,22 @@ impl Log {
         }
     }
 
-    /// Takes no more appends, makes everything durable, trims the reserve, moves the recovery
-    /// point. Blocks.
+    /// Takes no more appends, makes everything durable, trims the reserve. The recovery point moves
+    /// only where the next start would have much to look at. Blocks.
     pub(super) fn close(&self) -> io::Result<()> {
         let _one = self.disk_work()?;
         let mut inner = lock(&self.inner);
         self.closed.store(true, Ordering::Relaxed);
         self.trim_reserve(&mut inner).inspect_err(|error| drop(self.failed("trim", error)))?;
-        let is_untouched = inner.bytes_since_checkpoint == 0
-            && self.recovery_point() == self.end_offset()
+        let (bytes, end) = (inner.bytes_since_checkpoint, self.end_offset());
+        let is_small = bytes < CLOSE_BYTES;
+        let is_untouched = bytes == 0 && self.recovery_point() == end;
+        let is_on_device = self.synced_end() == end && !inner.dir_changed && !inner.lacks_metadata;
+        let has_nothing_to_sync = (is_untouched || is_small && is_on_device)
             && inner.unsynced.is_empty()
             && !inner.epochs_changed;
         drop(inner);
-        if is_untouched { Ok(()) } else { self.sync_locked(true).map(drop) }
+        if has_nothing_to_sync { Ok(()) } else { self.sync_locked(!is_small).map(drop) }
     }
 
     /// Its topic was deleted: takes no more appends, and nothing that is queued for it has an
@@ -1125,7 +1134,11 @@ impl Log {
     pub(super) fn leave(&self) {
         self.set_gone();
         let _one = lock(&self.disk_work);
-        self.segments.load().iter().for_each(|segment| segment.leave());
+        let (cutting, renaming) = (lock(&self.cutting), lock(&self.renaming));
+        // Also those that are out of the list, and whose files may still be there: a reader may have
+        // the list of before.
+        let out = cutting.iter().flat_map(|cutting| &cutting.leaving).chain(&renaming.left);
+        self.segments.load().iter().chain(out).for_each(|segment| segment.leave());
     }
 
     /// Whether somebody works on its files, for whom syncs wait.
@@ -1380,6 +1393,7 @@ impl Log {
     /// damaged. Where that cannot be written, nothing is cut and the log is as it was.
     fn lower_recovery_point(&self, offset: Offset) -> Result<(), LogError> {
         let partitions = &self.dir.partitions;
+        partitions.lower_end(self, offset)?;
         let before = self.recovery_point.fetch_min(offset, Ordering::AcqRel);
         if offset < before {
             partitions

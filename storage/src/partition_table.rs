@@ -2,7 +2,8 @@
 //! of each.
 //!
 //! Kafka's checkpoint files know a partition by its name, and a name may be used again by another
-//! topic. Here every row belongs to one topic id:
+//! topic. Here every row belongs to one topic id, which it names (those of Kafka and of earlier
+//! versions do not):
 //! - A log changes a row only while the row has its topic id. What a deleted log still writes has
 //!   no effect.
 //! - `partition-topic-ids`, the one file that is not Kafka's, says whose the rows are. At a start
@@ -24,7 +25,8 @@ use letterbox_env::panics::lock;
 
 use super::Log;
 use super::checkpoint::{
-    self, CLEANER_OFFSETS, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS, TOPIC_IDS,
+    self, CLEANER_OFFSETS, HIGH_WATERMARKS, LOG_ENDS, LOG_STARTS, Offsets, RECOVERY_POINTS,
+    TOPIC_IDS,
 };
 use super::error::{IoContext, LogError};
 use letterbox_protocol::model::{Offset, TopicId};
@@ -40,23 +42,29 @@ pub(super) struct Kept {
     pub(super) high_watermark: Offset,
     /// Up to where it was compacted; `None`: never.
     pub(super) cleaned: Option<Offset>,
+    /// Where the log ended, on the device, when it was last closed, if it was not cut since.
+    pub(super) closed_end: Option<Offset>,
     /// Up to where the device had the log when its offsets were written, exclusive: a log that ends
-    /// before has lost records. Stands in no file: it is the recovery point, and the high watermark
-    /// where this broker wrote it (Kafka's may be ahead of the device).
+    /// before has lost records. Stands in no file: it is the recovery point, the end when it was
+    /// closed, and the high watermark where this broker wrote it (Kafka's may be ahead of the
+    /// device).
     pub(super) durable_end: Offset,
 }
 
 impl Kept {
     /// Up to where the log is known to have held records, exclusive.
     pub(super) fn end_offset(&self) -> Offset {
-        self.recovery_point.max(self.high_watermark).max(self.log_start)
+        let closed_end = self.closed_end.unwrap_or(0);
+        self.recovery_point.max(self.high_watermark).max(self.log_start).max(closed_end)
     }
 }
 
 #[derive(Default)]
 struct Row {
-    /// `None` until its directory is opened, when only Kafka's files speak of it.
+    /// `None` until its directory is opened, when only the files of offsets speak of it.
     topic_id: Option<TopicId>,
+    /// Whose they say it is; Kafka's do not say.
+    said: Option<TopicId>,
     kept: Kept,
 }
 
@@ -66,6 +74,8 @@ pub(super) struct PartitionTable {
     dir: PathBuf,
     /// Its files were not read, so they are not written over.
     is_unread: bool,
+    /// `partition-topic-ids` was there when it was read.
+    had_list: bool,
     /// Held while files are written, so that no older content comes after a newer one. Locked
     /// before `rows`.
     writing: Mutex<()>,
@@ -98,8 +108,13 @@ impl PartitionTable {
             rows.of.entry(name).or_default().topic_id = Some(id);
         }
         let mut read = |file, set: fn(&mut Kept, Offset)| -> Result<(), LogError> {
-            for (name, offset) in checkpoint::read_offsets(&**disk, &dir.join(file))? {
-                set(&mut rows.of.entry(name).or_default().kept, offset);
+            for (name, (offset, said)) in checkpoint::read_offsets(&**disk, &dir.join(file))? {
+                let row = rows.of.entry(name).or_default();
+                let of = row.topic_id.or(row.said);
+                if said.is_none() || of.is_none() || said == of {
+                    set(&mut row.kept, offset);
+                    row.said = said;
+                }
             }
             Ok(())
         };
@@ -107,19 +122,19 @@ impl PartitionTable {
         read(LOG_STARTS, |kept, offset| kept.log_start = offset)?;
         read(HIGH_WATERMARKS, |kept, offset| kept.high_watermark = offset)?;
         read(CLEANER_OFFSETS, |kept, offset| kept.cleaned = Some(offset))?;
+        read(LOG_ENDS, |kept, offset| kept.closed_end = Some(offset))?;
         for Row { kept, .. } in rows.of.values_mut() {
-            kept.durable_end = if is_ours {
-                kept.recovery_point.max(kept.high_watermark)
-            } else {
-                kept.recovery_point
-            };
+            let high_watermark = if is_ours { kept.high_watermark } else { 0 };
+            let closed_end = kept.closed_end.unwrap_or(0);
+            kept.durable_end = kept.recovery_point.max(high_watermark).max(closed_end);
         }
         if is_ours {
             let (of, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
                 rows.of.into_iter().partition(|(_, row)| row.topic_id.is_some());
             (rows.of, rows.stale) = (of, gone.into_keys().collect());
         }
-        Ok(Self { rows: Mutex::new(rows), is_unread: false, ..Self::unread(disk, dir) })
+        let rows = Mutex::new(rows);
+        Ok(Self { rows, is_unread: false, had_list: is_ours, ..Self::unread(disk, dir) })
     }
 
     /// The table of a log directory that cannot be used: nothing is known, and nothing will be
@@ -129,6 +144,7 @@ impl PartitionTable {
             disk: disk.clone(),
             dir: dir.into(),
             is_unread: true,
+            had_list: false,
             writing: Mutex::default(),
             rows: Mutex::default(),
         }
@@ -153,6 +169,11 @@ impl PartitionTable {
     /// Whether it is not known which partitions lie there.
     pub(super) fn is_unread(&self) -> bool {
         self.is_unread
+    }
+
+    /// Whether its list was there at the start: a partition that is not in it was never made there.
+    pub(super) fn had_list(&self) -> bool {
+        self.had_list
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -191,6 +212,9 @@ impl PartitionTable {
                 displaced.entry(name.clone()).or_insert(other);
             }
             None => {
+                if row.said.is_some_and(|said| said != topic_id) {
+                    row.kept = Kept::default();
+                }
                 row.topic_id = Some(topic_id);
                 *ids_changed = true;
             }
@@ -210,7 +234,7 @@ impl PartitionTable {
         for (name, topic_id) in new {
             if rows
                 .of
-                .insert(name.clone(), Row { topic_id: Some(*topic_id), kept: Kept::default() })
+                .insert(name.clone(), Row { topic_id: Some(*topic_id), ..Row::default() })
                 .is_some()
             {
                 rows.stale.insert(name.clone());
@@ -277,6 +301,23 @@ impl PartitionTable {
         self.write(RECOVERY_POINTS)
     }
 
+    /// Writes where these logs end, which are closed. Blocks.
+    pub(super) fn set_ends<'a>(
+        &self,
+        logs: impl IntoIterator<Item = &'a Log>,
+    ) -> Result<(), LogError> {
+        let _one = lock(&self.writing);
+        self.rows().change(logs, |kept, log| kept.closed_end = Some(log.synced_end()));
+        self.write(LOG_ENDS)
+    }
+
+    /// Has a log end at `end` or before where it was closed: it is going to be cut. Blocks.
+    pub(super) fn lower_end(&self, log: &Log, end: Offset) -> Result<(), LogError> {
+        let _one = lock(&self.writing);
+        let lower = |kept: &mut Kept, _: &_| kept.closed_end = kept.closed_end.min(Some(end));
+        if self.rows().change([log], lower) { self.write(LOG_ENDS) } else { Ok(()) }
+    }
+
     /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have
     /// left. Of one that is ahead of the device (`flush.on.ack=false`) only what the device has, so
     /// that a start may ask for all of it. Blocks.
@@ -326,7 +367,7 @@ impl PartitionTable {
         }
         let stale = std::mem::take(&mut self.rows().stale);
         if !stale.is_empty() {
-            let files = [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS];
+            let files = [RECOVERY_POINTS, LOG_STARTS, HIGH_WATERMARKS, CLEANER_OFFSETS, LOG_ENDS];
             let written = files.into_iter().try_for_each(|file| self.write(file));
             if written.is_err() {
                 self.rows().stale.extend(stale);
@@ -352,17 +393,16 @@ impl PartitionTable {
             RECOVERY_POINTS => Some(kept.recovery_point),
             LOG_STARTS => Some(kept.log_start),
             HIGH_WATERMARKS => Some(kept.high_watermark),
+            LOG_ENDS => kept.closed_end,
             _ => kept.cleaned,
         };
         let rows = self.rows();
-        let offsets: Vec<_> = rows
+        let offsets: Offsets = rows
             .written()
-            .filter_map(|(name, row)| Some((name.clone(), offset(&row.kept)?)))
+            .filter_map(|(name, row)| Some((name.clone(), (offset(&row.kept)?, row.topic_id))))
             .collect();
         drop(rows);
-        let offsets =
-            offsets.iter().map(|((topic, partition), offset)| (&**topic, *partition, *offset));
-        checkpoint::write_offsets(&*self.disk, &self.dir.join(file), offsets)
+        checkpoint::write_offsets(&*self.disk, &self.dir.join(file), &offsets)
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut};
 use letterbox_env::Failing;
@@ -42,8 +42,9 @@ pub(super) struct ProducerMemory {
     known: AtomicUsize,
     max: usize,
     refused: AtomicU64,
-    /// A batch was refused since the last look.
-    lacks_room: AtomicBool,
+    /// How many producers the partitions had in which a batch was refused since the last look, the
+    /// largest number, and one more; 0 when none was.
+    lacks_room: AtomicUsize,
     failing: Failing<()>,
 }
 
@@ -53,7 +54,7 @@ impl ProducerMemory {
             known: AtomicUsize::new(0),
             max: bytes / BYTES_EACH,
             refused: AtomicU64::new(0),
-            lacks_room: AtomicBool::new(false),
+            lacks_room: AtomicUsize::new(0),
             failing: Failing::default(),
         }
     }
@@ -75,12 +76,13 @@ impl ProducerMemory {
 
     /// Whether those that are idle are to be forgotten before their time.
     pub(super) fn is_tight(&self) -> bool {
-        self.known() > self.max / 4 * 3 || self.lacks_room.load(Ordering::Relaxed)
+        let refused = self.lacks_room.load(Ordering::Relaxed).checked_sub(1);
+        self.known() > self.max / 4 * 3 || refused.is_some_and(|len| !self.has_room(len))
     }
 
     /// Those that are idle were forgotten; says, once, that none was refused meanwhile.
     pub(super) fn looked_at(&self) {
-        if !self.lacks_room.swap(false, Ordering::Relaxed) && self.failing.succeeded() {
+        if self.lacks_room.swap(0, Ordering::Relaxed) == 0 && self.failing.succeeded() {
             tracing::info!("there is room for new idempotent producers again");
         }
     }
@@ -91,9 +93,10 @@ impl ProducerMemory {
         len < self.max.saturating_sub(self.known())
     }
 
-    fn refuse(&self, producer_id: ProducerId) -> AppendError {
+    /// In a partition that has `len` of them.
+    fn refuse(&self, producer_id: ProducerId, len: usize) -> AppendError {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        self.lacks_room.store(true, Ordering::Relaxed);
+        self.lacks_room.fetch_max(len.saturating_add(1), Ordering::Relaxed);
         if self.failing.failed(()) {
             tracing::warn!(
                 limit_bytes = self.max.saturating_mul(BYTES_EACH),
@@ -247,7 +250,7 @@ impl Producers {
         } else if !is_behind_refused {
             return Ok(());
         }
-        Err(memory.refuse(header.producer_id))
+        Err(memory.refuse(header.producer_id, self.by_id.len()))
     }
 
     /// Notes a stored batch.
@@ -305,16 +308,22 @@ impl Producers {
 
     /// Forgets producers that have sent nothing for `expiration_ms` (`producer.id.expiration.ms`).
     /// What counts is when their batches came, not the timestamps of their records: who sends
-    /// records of last year is still known when it sends one of them again.
-    pub(super) fn expire(&mut self, now: TimestampMs, expiration_ms: i64) {
-        let before = self.by_id.len();
+    /// records of last year is still known when it sends one of them again. While there is no room
+    /// for new ones, those go too that have sent nothing for `early_ms`.
+    pub(super) fn expire(&mut self, now: TimestampMs, expiration_ms: i64, early_ms: i64) {
+        let memory = &self.memory;
         self.by_id.retain(|_, producer| {
             // Neither records nor a clock of before are of the future.
             let since = producer.idle_since.get_or_insert(now);
             *since = (*since).min(now);
-            now.saturating_sub(*since) < expiration_ms
+            let idle_ms = now.saturating_sub(*since);
+            let is_tight = || memory.as_ref().is_some_and(|memory| memory.is_tight());
+            let stays = idle_ms < expiration_ms && (idle_ms < early_ms || !is_tight());
+            if !stays && let Some(memory) = memory {
+                memory.known.fetch_sub(1, Ordering::Relaxed);
+            }
+            stays
         });
-        self.counted(before, self.by_id.len());
     }
 
     /// Whether the batch is the last its producer sent: compaction keeps it, empty, so that the
@@ -450,9 +459,9 @@ mod tests {
         for mut producers in [producers, restored] {
             assert_eq!(producers.views()[0].last_timestamp, 1_500);
             // It is as old as the newest of its records.
-            producers.expire(2_999, 1_000);
+            producers.expire(2_999, 1_000, 1_000);
             assert_eq!(producers.len(), 1);
-            producers.expire(3_000, 1_000);
+            producers.expire(3_000, 1_000, 1_000);
             assert_eq!(producers.len(), 0);
         }
     }
@@ -554,6 +563,29 @@ mod tests {
         assert_eq!(memory.used(), 0);
     }
 
+    /// One batch that was refused had all producers forgotten that were idle, in all logs.
+    #[test]
+    fn no_more_are_forgotten_early_than_there_has_to_be_room_for() {
+        let memory = Arc::new(ProducerMemory::new(100 * BYTES_EACH));
+        let mut of_logs = [Producers::default(), Producers::default()];
+        of_logs.iter_mut().for_each(|producers| producers.count_in(memory.clone()));
+        (100..110).for_each(|id| of_logs[0].note(&of(id, 0)));
+        (0..50).for_each(|id| of_logs[1].note(&of(id, 0)));
+        let expire = |of_logs: &mut [Producers; 2], now| {
+            of_logs.each_mut().map(|producers| {
+                producers.expire(now, 1_000, 500);
+                producers.len()
+            })
+        };
+        assert_eq!(expire(&mut of_logs, 0), [10, 50]);
+        assert_eq!(expire(&mut of_logs, 900), [10, 50], "none was refused");
+        let refused = of_logs[1].check(&of(60, 0), 900).unwrap_err().code();
+        assert_eq!((refused, memory.is_tight()), (19, true));
+        assert_eq!(expire(&mut of_logs, 900), [0, 49], "one more, and there is no room");
+        assert!(!memory.is_tight() && of_logs[1].check(&of(60, 0), 900).is_ok());
+        assert_eq!(expire(&mut of_logs, 1_000), [0, 0]);
+    }
+
     /// The second batch of a producer is not taken after the first one was refused.
     #[test]
     fn what_follows_a_refused_batch_is_refused_though_there_is_room_again() {
@@ -561,7 +593,7 @@ mod tests {
         producers.count_in(Arc::new(ProducerMemory::new(2 * BYTES_EACH)));
         producers.note(&of(1, 0));
         assert_eq!(producers.check(&of(2, 0), 50).unwrap_err().code(), 19);
-        producers.expire(50, 0);
+        producers.expire(50, 0, 0);
         for (first, now, is_taken) in
             [(1, 51, false), (0, 51, true), (1, 60_049, false), (1, 60_050, true)]
         {
@@ -574,18 +606,18 @@ mod tests {
         let mut producers = Producers::default();
         producers.note(&batch(0, 0, 1, 0));
         for (now, left) in [(50_000, 1), (50_999, 1), (51_000, 0)] {
-            producers.expire(now, 1_000);
+            producers.expire(now, 1_000, 1_000);
             assert_eq!(producers.len(), left, "at {now}");
         }
         // Its records are of 1970, but they come now.
         for now in [50_000, 50_900, 51_800] {
             producers.note(&batch(0, 0, 1, 0));
-            producers.expire(now, 1_000);
+            producers.expire(now, 1_000, 1_000);
             assert_eq!(producers.len(), 1, "at {now}");
         }
         // After a restart the records alone tell how long it has been silent.
         let mut read = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
-        read.expire(51_801, 1_000);
+        read.expire(51_801, 1_000, 1_000);
         assert_eq!(read.len(), 0);
     }
 }

@@ -59,7 +59,8 @@ impl Log {
     }
 
     /// As [`Log::try_read_cached`], from the files. Blocks when they are cold. The content is not
-    /// read: only headers, to find where batches begin.
+    /// read: only headers, to find where batches begin. While answers keep too many files open it
+    /// gives what lies in the first file or, without `at_least_one_batch`, nothing.
     ///
     /// # Errors
     /// `OffsetOutOfRange`; `Corrupt`; `Io`.
@@ -171,9 +172,11 @@ impl Log {
                 }
                 None => return Ok(false),
             };
+        let is_first = at_least_one && result.bytes == 0;
+        let Some(counted) = self.dir.answers.take(is_first) else { return Ok(false) };
         let len = usize::try_from(stop - start).unwrap_or(usize::MAX);
         let (file, cold_reads) = (segment.files()?.log.clone(), self.dir.cold_reads().clone());
-        result.slices.push(Slice::File { file, position: start, len, cold_reads });
+        result.slices.push(Slice::File { file, position: start, len, cold_reads, counted });
         result.bytes += len;
         result.next_offset = next_offset;
         Ok(stop == size && result.bytes < max_bytes)

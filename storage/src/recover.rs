@@ -40,7 +40,7 @@ pub struct Recovered {
     pub(super) first_timestamp: Option<TimestampMs>,
     /// Files of segments that were deleted, to be removed.
     pub(super) deleted: Vec<PathBuf>,
-    /// Bytes that were read and checked.
+    /// Bytes of the batches that were looked at: after a stop in order, past the recovery point.
     pub bytes_scanned: u64,
     /// Bytes of batches that were cut from the tail; a reserve is none.
     pub bytes_cut: u64,
@@ -110,9 +110,9 @@ impl Recovered {
 /// Opens the partition directory `dir`. Blocks.
 ///
 /// `recovery_point`: what lies below it needs no look. `durable_end`: below it everything was
-/// durable too; one before the recovery point says nothing. `clean`: the broker was stopped in
-/// order, and no checksum needs a look as long as the log ends at the recovery point. `start`:
-/// where a log without segments begins.
+/// durable too; one before the recovery point says nothing. `closed_end`: the broker was stopped in
+/// order, and no checksum needs a look as long as the log ends there; past the recovery point its
+/// indexes may not have been on the device. `start`: where a log without segments begins.
 ///
 /// # Errors
 /// `Corrupt` when something that was durable is damaged or gone; `Malformed`; `Io`.
@@ -122,7 +122,7 @@ pub fn recover(
     recovery_point: Offset,
     durable_end: Offset,
     start: Offset,
-    clean: bool,
+    closed_end: Option<Offset>,
 ) -> Result<Recovered, LogError> {
     let durable_end = durable_end.max(recovery_point);
     let list = || -> Result<Vec<String>, LogError> {
@@ -157,7 +157,7 @@ pub fn recover(
         return Ok(Recovered { epochs_changed, deleted, producers, ..empty });
     }
     let (epochs, recovery_point, clean) =
-        epochs_or_all(&**disk, dir, &segments, recovery_point, clean)?;
+        epochs_or_all(&**disk, dir, &segments, recovery_point, closed_end.is_some())?;
     let mut found = Recovered {
         segments,
         end_offset: 0,
@@ -173,10 +173,10 @@ pub fn recover(
     };
     let epochs = found.epochs.clone();
     found.scan_tail(disk, dir, recovery_point, durable_end, clean)?;
-    if clean && found.end_offset != recovery_point {
-        // A stop in order leaves them the same. A header was damaged since, or somebody else has
-        // written: what the headers say is believed no more.
-        return recover(disk, dir, recovery_point, durable_end, start, false);
+    if clean && Some(found.end_offset) != closed_end {
+        // A header was damaged since, or somebody else has written: what the headers say is
+        // believed no more.
+        return recover(disk, dir, recovery_point, durable_end, start, None);
     }
     if let Some(active) = found.segments.last() {
         found.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
@@ -379,8 +379,10 @@ impl Recovered {
                     format!("batch has offset {}, expected {next} or more", header.base_offset),
                 )));
             }
-            if !clean {
+            if !clean || header.base_offset >= recovery_point {
                 self.bytes_scanned += header.size() as u64;
+            }
+            if !clean {
                 let computed = stored_crc(&*file, at, &header)?;
                 if computed != header.crc {
                     return Ok(Err((

@@ -157,7 +157,7 @@ impl Log {
 /// is gone on with the next time.
 #[derive(Default)]
 pub(super) struct Renaming {
-    left: VecDeque<Arc<Segment>>,
+    pub(super) left: VecDeque<Arc<Segment>>,
     /// Files under their new names.
     done: Vec<PathBuf>,
 }

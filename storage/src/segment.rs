@@ -493,7 +493,12 @@ impl Segment {
             return Ok(0);
         }
         write_pending(files, indexes)?;
-        if trusted && self.is_indexed_right(indexes.last_offset)? {
+        // What lies past it may not be on the device, also after a stop in order.
+        let is_past = |relative: u32| self.base + i64::from(relative) >= offset;
+        let is_trusted = trusted
+            && !indexes.last_offset.is_some_and(|last| is_past(last.0))
+            && !indexes.last_time.is_some_and(|last| is_past(last.1));
+        if is_trusted && self.is_indexed_right(indexes.last_offset)? {
             return Ok(indexes.last_offset.map_or(0, |last| u64::from(last.1)));
         }
         // What was not synced may be anything: only an ascending prefix is kept, looked at entry by

@@ -399,7 +399,7 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
                 .rev()
                 .find(|(size, _)| bytes.starts_with(&whole[..*size as usize]))
                 .unwrap();
-            let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
+            let found = recover(&disk, &path, 0, 0, 0, None).unwrap();
             assert_eq!(
                 (found.end_offset(), disk.read(&file).unwrap().len() as u64),
                 (expected.1, expected.0),
@@ -408,7 +408,7 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         }
         // The same below the recovery point is no torn tail.
         put(&whole[..cut]);
-        let lost = recover(&disk, &path, 12, 0, 0, false);
+        let lost = recover(&disk, &path, 12, 0, 0, None);
         assert!(matches!(lost, Err(LogError::Corrupt { .. })), "cut at {cut}");
         assert_eq!(disk.read(&file).unwrap().len(), cut, "nothing is cut below the recovery point");
     }
@@ -419,7 +419,7 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         let mut bytes = whole.clone();
         bytes[last.0 as usize..][..unwritten].fill(0x7f);
         put(&bytes);
-        let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
+        let found = recover(&disk, &path, 0, 0, 0, None).unwrap();
         assert_eq!(
             (found.end_offset(), disk.read(&file).unwrap().len() as u64),
             (last.1, last.0),
@@ -434,13 +434,13 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         put(&bytes);
         let (start, expected) = *ends.iter().rev().find(|(size, _)| *size <= at as u64).unwrap();
         let inside = at as u64 - start;
-        let found = recover(&disk, &path, 0, 0, 0, false).unwrap();
+        let found = recover(&disk, &path, 0, 0, 0, None).unwrap();
         if inside >= 16 {
             assert_eq!(found.end_offset(), expected, "flip at {at}");
             assert!(matches!(
                 {
                     put(&bytes);
-                    recover(&disk, &path, 12, 0, 0, false)
+                    recover(&disk, &path, 12, 0, 0, None)
                 },
                 Err(LogError::Corrupt { .. })
             ));
@@ -1311,7 +1311,8 @@ fn compacted() -> LogConfig {
 }
 
 fn pass(now: i64, first_dirty: Offset, keys_max: usize) -> super::cleaner::Pass {
-    super::cleaner::Pass { seed: 7, keys_max, now, first_dirty, stop: CancellationToken::new() }
+    let (stop, keys) = (CancellationToken::new(), Arc::default());
+    super::cleaner::Pass { seed: 7, keys_max, now, first_dirty, stop, keys }
 }
 
 #[tokio::test]

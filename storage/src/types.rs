@@ -7,6 +7,7 @@ use letterbox_env::FileRef;
 
 use super::Log;
 use super::cold::ColdReads;
+use super::open_segments::AnswerFile;
 use letterbox_protocol::model::{LeaderEpoch, Offset, TimestampMs};
 
 /// Where a batch comes from; decides what is checked and who chooses the offsets.
@@ -64,6 +65,8 @@ pub enum Slice {
         len: usize,
         /// For who reads it.
         cold_reads: ColdReads,
+        /// Counts the file while it is kept.
+        counted: AnswerFile,
     },
 }
 

@@ -198,16 +198,17 @@ impl LogManager {
     }
 
     /// Forgets the producers that have sent nothing for `producer.id.expiration.ms`, and where too
-    /// many are known those that are idle longest.
+    /// many are known those that are idle longest, until there is room.
     pub(super) async fn expire_producers(&self, now: TimestampMs, stop: &CancellationToken) {
         let (memory, logs, stop) = (self.memory.producers.clone(), self.logs(), stop.clone());
-        let mut idle_ms = self.options.producer_id_expiration_ms;
+        let expiration_ms = self.options.producer_id_expiration_ms;
+        let mut idle_ms = expiration_ms;
         let forget = move || loop {
             for log in &logs {
                 if stop.is_cancelled() {
                     return;
                 }
-                log.expire_producers(now, idle_ms);
+                log.expire_producers(now, expiration_ms, idle_ms);
             }
             if !memory.is_tight() || idle_ms <= RETRIES_END_MS {
                 return memory.looked_at();
@@ -263,6 +264,7 @@ impl LogManager {
     async fn compact(&self, stop: &CancellationToken) {
         let (env, keys_max, stops) =
             (self.env.clone(), self.options.cleaner_keys_max, stop.clone());
+        let keys = self.compaction_keys.clone();
         let compact = move |log: &Arc<Log>| {
             if !log.config().cleanup_policy.compact {
                 return;
@@ -273,6 +275,7 @@ impl LogManager {
                 now: env.clock.wall_ms(),
                 first_dirty: log.dir.partitions.cleaned(log).clamp(0, log.end_offset()),
                 stop: stops.clone(),
+                keys: keys.clone(),
             };
             let done = log
                 .compact(&pass)
@@ -369,7 +372,9 @@ impl LogManager {
 }
 
 fn close_dir(dir: &LogDir, logs: &[Arc<Log>]) -> Result<(), LogError> {
-    dir.partitions.set_recovery_points(logs.iter().map(|log| &**log))?;
+    let logs = || logs.iter().map(|log| &**log);
+    dir.partitions.set_recovery_points(logs())?;
+    dir.partitions.set_ends(logs())?;
     if !dir.is_clean() {
         tracing::warn!(dir = %dir.path.display(), "not every log of the directory was opened and \
             closed cleanly; the next start checks the ends of its logs");

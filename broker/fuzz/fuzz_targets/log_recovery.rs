@@ -47,10 +47,12 @@ fuzz_target!(|input: &[u8]| {
         write_log(dir.path(), base, second);
     }
     let disk = Arc::clone(&Env::real().disk);
-    let Ok(found) = recover(&disk, dir.path(), recovery_point, 0, 0, clean) else { return };
+    let closed = |end| clean.then_some(end);
+    let found = recover(&disk, dir.path(), recovery_point, 0, 0, closed(recovery_point));
+    let Ok(found) = found else { return };
     let end = found.end_offset();
     drop(found);
-    let again = recover(&disk, dir.path(), recovery_point.min(end), 0, 0, clean)
+    let again = recover(&disk, dir.path(), recovery_point.min(end), 0, 0, closed(end))
         .unwrap_or_else(|error| panic!("recovered once to {end}, then: {error}"));
     assert_eq!((again.end_offset(), again.bytes_cut), (end, 0));
 });

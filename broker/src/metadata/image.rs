@@ -387,11 +387,17 @@ impl PartitionState {
         min_insync.min(self.replicas.len().saturating_sub(self.adding.len())).max(1)
     }
 
+    /// Whether that replica is known to have every committed record.
+    #[must_use]
+    pub fn has_all(&self, id: BrokerId) -> bool {
+        self.isr.contains(&id) || self.elr.contains(&id)
+    }
+
     /// Whether the log of that replica is out of use and does not count for anything: where no
     /// other one has every committed record it was lost with its disk, and nobody has accepted it.
     #[must_use]
     pub fn is_lost_on(&self, id: BrokerId) -> bool {
-        self.offline.contains(&id) && !self.isr.contains(&id) && !self.elr.contains(&id)
+        self.offline.contains(&id) && !self.has_all(id)
     }
 
     /// Whether it is not known which of several replicas has the most, and nobody is known to have

@@ -112,6 +112,12 @@ pub(crate) struct Metrics {
     pub client_memory_size: Gauge<f64, AtomicU64>,
     /// Bytes in the tail cache of all logs.
     pub tail_cache_used: Gauge<f64, AtomicU64>,
+    /// Bytes of the keys that compaction has in memory.
+    pub compaction_memory: Gauge<f64, AtomicU64>,
+    /// Decoders at work apart from the threads that serve connections.
+    pub decoders: Gauge<i64, AtomicI64>,
+    /// Files that answers keep open.
+    pub answer_files: Gauge<i64, AtomicI64>,
     /// Free bytes of request memory.
     pub request_memory_free: Gauge<f64, AtomicU64>,
     /// Bytes that groups with their members hold.
@@ -207,6 +213,9 @@ impl Metrics {
             client_memory_used: Gauge::default(),
             client_memory_size: Gauge::default(),
             tail_cache_used: Gauge::default(),
+            compaction_memory: Gauge::default(),
+            decoders: Gauge::default(),
+            answer_files: Gauge::default(),
             request_memory_free: Gauge::default(),
             group_members_memory: Gauge::default(),
             group_offsets_memory: Gauge::default(),
@@ -248,6 +257,9 @@ impl Metrics {
         r.add("letterbox_group_offsets_memory", BYTES, "", "Memory of committed offsets; past 536870912 commits that add to it are told to retry", &self.group_offsets_memory);
         r.add("letterbox_client_memory_used", BYTES, "", "Memory that clients hold: requests, and answers that they have not read", &self.client_memory_used);
         r.add("letterbox_client_memory_limit", BYTES, "", "Bound of letterbox_client_memory_used (queued.max.request.bytes)", &self.client_memory_size);
+        r.add("letterbox_compaction_memory", BYTES, "", "Memory of the keys that compaction remembers, at most log.cleaner.dedupe.buffer.size", &self.compaction_memory);
+        r.add("letterbox_decoders", None, "", "Large batches that are unpacked now, to be checked or to look up a time; at most one for each CPU", &self.decoders);
+        r.add("letterbox_answer_files", None, "", "Files that answers to Fetch keep open until they are read; past a sixteenth of the open files that the process may have, an answer has one", &self.answer_files);
         r.add("letterbox_tail_cache_used", BYTES, "", "Memory for the newest batches of all logs", &self.tail_cache_used);
     }
 

@@ -20,9 +20,7 @@ use super::start::StartError;
 use crate::config::Config;
 use crate::controller::{Controller, ControllerError, DECIDE_WITHIN_MAX};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
-use crate::metadata::decide::{
-    Decide, FoundLogs, ItemResult, Kind, OpenLogs, RegisterBroker, SetClusterId,
-};
+use crate::metadata::decide::{Decide, FoundLogs, ItemResult, Kind, RegisterBroker, SetClusterId};
 use crate::metadata::{BrokerRegistration, Endpoint, MetadataImage, SecurityProtocol};
 use crate::quorum::{MetadataQuorum, QuorumError};
 use crate::replication::ReplicaManager;
@@ -252,8 +250,8 @@ fn found_logs(config: &Config, directories: &Directories, logs: &LogManager) -> 
     let given_up = given_up.filter_map(|id| decode_uuid(id)).collect();
     let offline = logs.not_open().into_iter();
     let offline = offline.map(|(topic, id, index)| (topic.to_string(), id, index)).collect();
-    let (open, has_unread) = (BTreeMap::<_, OpenLogs>::new(), logs.has_unread());
-    let mut found = FoundLogs { open, offline, has_unread, given_up };
+    let (has_unread, has_lists) = (logs.has_unread(), logs.had_lists());
+    let mut found = FoundLogs { open: BTreeMap::new(), offline, has_unread, has_lists, given_up };
     for log in logs.logs() {
         let (id, index, loss) = (log.topic_id(), log.partition(), log.loss());
         let Some(directory) = directories.in_use.get(log.dir().path()) else {
@@ -265,7 +263,7 @@ fn found_logs(config: &Config, directories: &Directories, logs: &LogManager) -> 
         let whole = loss == Loss::None;
         let list = if whole { &mut open.whole } else { &mut open.may_have_lost };
         list.entry(id).or_default().insert(index);
-        if loss == Loss::Records {
+        if matches!(loss, Loss::Records | Loss::New) {
             open.lacks_records.entry(id).or_default().insert(index);
         }
     }

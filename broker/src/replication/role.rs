@@ -244,9 +244,8 @@ impl Replica {
     /// Whether nobody counts on what is here, because another broker leads and this one is neither
     /// in sync nor eligible: what is not here is copied.
     pub(crate) fn may_be_copied(&self) -> bool {
-        let PartitionState { leader, isr, elr, .. } = &self.assigned;
-        let counts = isr.contains(&self.me) || elr.contains(&self.me);
-        leader.is_some_and(|leader| leader != self.me) && !counts
+        let is_led = self.assigned.leader.is_some_and(|leader| leader != self.me);
+        is_led && !self.assigned.has_all(self.me)
     }
 
     /// Whether this broker leads and others have the partition too.

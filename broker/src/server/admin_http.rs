@@ -291,8 +291,11 @@ fn refresh(services: &Services, logs: &LogManager) {
         metrics.client_memory_used.set(services.memory.used() as f64);
         metrics.client_memory_size.set(services.memory.size() as f64);
         metrics.tail_cache_used.set(logs.tail_cache_bytes() as f64);
+        metrics.compaction_memory.set(logs.compaction_bytes() as f64);
     }
     let groups = services.groups.memory();
+    metrics.answer_files.set(count(logs.answer_files()));
+    metrics.decoders.set(count(services.validation.begun() + services.lookups.begun()));
     metrics.group_members_memory.set(count(groups.groups_bytes()));
     metrics.group_offsets_memory.set(count(groups.offsets_bytes()));
 }

@@ -536,7 +536,7 @@ mod tests {
 
     #[test]
     fn connections_leave_the_files_of_partitions_their_descriptors() {
-        let connections = Arc::new(Connections::new(usize::MAX, usize::MAX, 1_000));
+        let connections = Arc::new(Connections::new(usize::MAX, usize::MAX, 2_000));
         let ip = IpAddr::from([127, 0, 0, 1]);
         let mut places = Vec::new();
         let mut fill = |partitions| {
@@ -550,12 +550,13 @@ mod tests {
         };
         assert_eq!(
             fill(10_000),
-            (ConnectionBound::Descriptors, 250),
+            (ConnectionBound::Descriptors, 500),
             "a quarter, however many partitions"
         );
-        let spare = SPARE_DESCRIPTORS + sealed_files_max(1_000);
-        assert_eq!(fill(50), (ConnectionBound::Descriptors, 1_000 - 150 - spare));
-        assert_eq!(fill(0), (ConnectionBound::Descriptors, 1_000 - spare));
+        let spare = SPARE_DESCRIPTORS + sealed_files_max(2_000);
+        assert!(sealed_files_max(2_000) > 3 * (2 * 125 + 16) + 124, "also the files of answers");
+        assert_eq!(fill(50), (ConnectionBound::Descriptors, 2_000 - 150 - spare));
+        assert_eq!(fill(0), (ConnectionBound::Descriptors, 2_000 - spare));
     }
 
     const MIB: usize = 1024 * 1024;

@@ -15,12 +15,19 @@ use tokio::sync::{Notify, Semaphore};
 /// Turns for such work; first come, first served.
 pub(crate) struct Heavy {
     turns: Semaphore,
+    most: usize,
 }
 
 impl Heavy {
     /// For a process with `workers` async threads.
     pub(crate) fn new(workers: usize) -> Self {
-        Self { turns: Semaphore::new((workers / 2).max(1)) }
+        let most = (workers / 2).max(1);
+        Self { turns: Semaphore::new(most), most }
+    }
+
+    /// Jobs that have begun.
+    pub(crate) fn begun(&self) -> usize {
+        self.most.saturating_sub(self.turns.available_permits())
     }
 
     /// Runs `job` of a connection when it is its turn. A job that has begun runs to its end when

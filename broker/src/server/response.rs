@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes};
 use letterbox_env::{BoxStream, Env, FileRef};
-use letterbox_storage::ColdReads;
+use letterbox_storage::{AnswerFile, ColdReads};
 use tokio::io::{AsyncWriteExt, Interest};
 
 use super::budget::Share;
@@ -27,6 +27,8 @@ pub(crate) enum Part {
         len: u64,
         /// Turns for reads that wait for the device.
         cold_reads: ColdReads,
+        /// Counts the file while it is held.
+        counted: AnswerFile,
     },
 }
 
@@ -139,7 +141,7 @@ impl Response {
         for part in self.parts {
             match part {
                 Part::Bytes(bytes) => waiting.push(bytes),
-                Part::File { file, position, len, cold_reads }
+                Part::File { file, position, len, cold_reads, counted: _counted }
                     if len < SENDFILE_MIN
                         || stream.as_tcp().is_none()
                         || file.as_fd().is_none() =>
@@ -153,7 +155,7 @@ impl Response {
                         at += chunk;
                     }
                 }
-                Part::File { file, position, len, cold_reads } => {
+                Part::File { file, position, len, cold_reads, counted: _counted } => {
                     write_all(stream, &mut waiting, taken).await?;
                     let range = (position, len);
                     send_file(stream, env, &cold_reads, &file, range, taken).await?;

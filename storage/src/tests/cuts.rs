@@ -1,6 +1,7 @@
 //! Logs that are cut, emptied or set aside, whatever fails in the middle of it.
 
 use super::*;
+use letterbox_protocol::batch::HEADER_BYTES;
 
 /// The directories in which something was set aside.
 pub(super) fn strays(disk: &SimDisk) -> Vec<PathBuf> {
@@ -31,7 +32,11 @@ const BATCHES: i64 = 30;
 
 /// The `nth` batch of an idempotent producer, of two records.
 fn produced(nth: i64) -> BytesMut {
-    let mut builder = BatchBuilder::new(nth).producer(3, 0, i32::try_from(2 * nth).unwrap());
+    produced_by(3, nth)
+}
+
+fn produced_by(id: i64, nth: i64) -> BytesMut {
+    let mut builder = BatchBuilder::new(nth).producer(id, 0, i32::try_from(2 * nth).unwrap());
     builder.push(nth, None, Some(format!("{nth}: a value of some length").as_bytes()), &[]);
     builder.push(nth, None, Some(b"and another"), &[]);
     builder.build()
@@ -280,4 +285,42 @@ async fn a_directory_aside_that_nothing_came_into_goes_at_the_next_start() {
     let manager = open(&disk.env(), Path::new(DIR)).await;
     manager.remove_doomed(&CancellationToken::new()).await;
     assert_eq!(strays(&disk), *kept_alone);
+}
+
+/// Its files have the names of those of the log that comes after it.
+#[tokio::test]
+async fn a_log_that_is_deleted_half_way_through_a_cut_opens_no_file_of_another_one() {
+    for fault in [Fault::NoSpace, Fault::NoDescriptor] {
+        let mut half_way = 0;
+        for at in 0.. {
+            let disk = SimDisk::new(at);
+            let (manager, log) = filled(&disk).await;
+            // As a reader has them.
+            let before = log.segments.load_full();
+            disk.inject(fault, "", at, 1);
+            let is_done = log.truncate_to(10).is_ok();
+            disk.heal();
+            log.dir.check_space(Some(0));
+            half_way += u64::from(!is_done && log.end_offset() == 10);
+            manager.delete(vec![(TOPIC.into(), ID, 0)]).await;
+            let config = LogConfig { segment_bytes: 700, ..small() };
+            let new = manager.create(TOPIC, Uuid::from_u128(77), 0, config).await.unwrap();
+            for nth in 0..BATCHES {
+                new.append(produced_by(4, nth), &client(nth)).unwrap();
+            }
+            new.sync().unwrap();
+            for segment in before.iter() {
+                let mut head = [0; HEADER_BYTES];
+                let Ok(files) = segment.files() else { continue };
+                if files.log.read_exact_at(&mut head, 0).is_ok() {
+                    let producer_id = BatchHeader::parse(&head).unwrap().producer_id;
+                    assert_eq!(producer_id, 3, "{fault:?} after {at}: {}", segment.base);
+                }
+            }
+            if disk.stats().faults.is_empty() {
+                assert!(half_way > 0, "{fault:?}: it has to have met something");
+                break;
+            }
+        }
+    }
 }

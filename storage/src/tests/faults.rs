@@ -284,6 +284,7 @@ async fn indexes_that_are_made_anew_are_there_as_a_whole_or_not_at_all() {
                 keyed(&log, i, &[(&format!("k{key}"), Some(&value))]);
             }
             log.set_high_watermark(200);
+            log.checkpoint().unwrap();
             manager.close().await.unwrap();
             let segments = log.segments.load_full();
             drop((manager, log));
@@ -555,6 +556,7 @@ async fn what_lies_around_damage_is_read() {
         append(&log, i, &["a"]);
     }
     log.set_high_watermark(140);
+    log.checkpoint().unwrap();
     manager.close().await.unwrap();
     let bases: Vec<Offset> = log.segments.load().iter().map(|segment| segment.base).collect();
     let path = log.path.join("00000000000000000000.log");

@@ -704,3 +704,93 @@ async fn a_log_that_one_log_directory_could_not_make_is_served_from_the_other() 
         assert!(!ends_the_use || moved > 0, "{fault:?}");
     }
 }
+
+/// A file of offsets from before the topic was made again was put back: the log counted as damaged.
+/// Files of earlier versions do not say whose their rows are.
+#[tokio::test]
+async fn a_row_of_another_topic_says_nothing_and_one_without_an_id_is_taken() {
+    let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+    let file = dir.join("replication-offset-checkpoint");
+    let manager = open(&disk.env(), dir).await;
+    let old = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+    for i in 0..10 {
+        append(&old, i, &["old"]);
+    }
+    old.sync().unwrap();
+    old.set_high_watermark(10);
+    manager.checkpoint().await;
+    let before = disk.read(&file).unwrap();
+    manager.delete(gone(TOPIC, OLD)).await;
+    let new = manager.create(TOPIC, NEW, 0, small()).await.unwrap();
+    append(&new, 1, &["new"]);
+    new.sync().unwrap();
+    new.set_high_watermark(1);
+    manager.checkpoint().await;
+    let after = String::from_utf8(disk.read(&file).unwrap()).unwrap();
+    let id = format!(" {}", letterbox_protocol::model::encode_uuid(NEW));
+    assert!(after.contains(&id), "{after}");
+    drop((manager, old, new));
+    for (content, high_watermark) in [
+        (before, 0),
+        (after.replace(&id, "").into_bytes(), 1),
+        (after.replace(&id, "").replace("orders 0 1", "orders 0 2").into_bytes(), -1),
+    ] {
+        disk.end_process();
+        disk.write_atomically(&file, &content).unwrap();
+        let manager = open(&disk.env(), dir).await;
+        let log = manager.get(NEW, 0);
+        let found = log.map_or(-1, |log| log.high_watermark());
+        assert_eq!(found, high_watermark, "{:?}", manager.offline_logs());
+    }
+}
+
+/// Who it is told to may count on it as before: nothing was in it.
+#[tokio::test]
+async fn a_log_that_could_not_be_made_before_is_new() {
+    let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+    let manager = open(&disk.env(), dir).await;
+    assert!(!manager.had_lists(), "the first start");
+    disk.inject(Fault::NoSpace, "", 0, u64::MAX);
+    assert!(manager.create(TOPIC, NEW, 0, small()).await.is_err());
+    disk.heal();
+    manager.dirs().iter().for_each(|dir| dir.check_space(Some(0)));
+    assert_eq!(manager.create(TOPIC, NEW, 0, small()).await.unwrap().loss(), Loss::New);
+    drop(manager);
+    disk.end_process();
+    assert!(open(&disk.env(), dir).await.had_lists());
+}
+
+/// Where a log ended when it was closed is asked for by the next starts, but not of what came in its
+/// place.
+#[tokio::test]
+async fn a_log_that_was_cut_or_made_again_since_it_was_closed_may_end_before() {
+    for is_cut in [true, false] {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let manager = open(&disk.env(), dir).await;
+        let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+        for i in 0..5 {
+            append(&log, i, &["a"]);
+        }
+        manager.close().await.unwrap();
+        drop((manager, log));
+        disk.end_process();
+        let manager = open(&disk.env(), dir).await;
+        let log = manager.get(OLD, 0).unwrap();
+        if is_cut {
+            log.truncate_to(2).unwrap();
+            log.sync().unwrap();
+        } else {
+            // It was another broker's meanwhile.
+            manager.delete(gone(TOPIC, OLD)).await;
+            let log = manager.create(TOPIC, OLD, 0, small()).await.unwrap();
+            append(&log, 1, &["b"]);
+            append(&log, 1, &["b"]);
+            log.sync().unwrap();
+        }
+        drop((manager, log));
+        disk.power_cut();
+        let manager = open(&disk.env(), dir).await;
+        let end = manager.get(OLD, 0).map(|log| log.end_offset());
+        assert_eq!(end, Some(2), "{is_cut}: {:?}", manager.offline_logs());
+    }
+}

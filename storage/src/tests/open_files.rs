@@ -171,3 +171,28 @@ async fn compaction_of_many_segments_needs_few_descriptors() {
     log.compact(&pass(1, 0, 1_000)).unwrap().unwrap();
     assert!(log.segments_count() <= before / 2 + 1, "{before}, then {}", log.segments_count());
 }
+
+/// Clients that read no answer took all descriptors.
+#[tokio::test]
+async fn the_files_of_all_answers_have_one_bound() {
+    let disk = SimDisk::new(1);
+    let manager = rolls_for_each_batch(&disk).await;
+    let log = manager.create(TOPIC, ID, 0, each_batch(small())).await.unwrap();
+    for i in 0..200 {
+        append(&log, 1_000 + i, &["a"]);
+        log.sync().unwrap();
+    }
+    let read = |from, is_first| log.read_from_disk(from, usize::MAX, 200, is_first).unwrap();
+    let first = read(0, true);
+    assert_eq!((first.slices.len(), manager.answer_files()), (MOST, MOST));
+    let second = read(100, true);
+    assert_eq!((second.slices.len(), second.next_offset), (1, 101), "it goes on its way");
+    let other = read(150, false);
+    assert_eq!((other.bytes, other.next_offset), (0, 150), "it is not the first of its answer");
+    assert!(log.try_read_from_page_cache(150, 1 << 20, 200, false).is_none_or(|of| of.bytes == 0));
+    assert_eq!(manager.answer_files(), MOST + 1);
+    drop(first);
+    assert_eq!(read(100, false).slices.len(), MOST - 1);
+    drop(second);
+    assert_eq!(manager.answer_files(), 0);
+}

@@ -79,6 +79,10 @@ pub struct FoundLogs {
     pub offline: Vec<(String, Option<TopicId>, i32)>,
     /// A log directory could not be read: what is nowhere else may lie in it.
     pub has_unread: bool,
+    /// Every log directory that was read has had the list of its partitions: one that is nowhere was
+    /// never made, or was in another log directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_lists: bool,
     /// The log directories whose loss a person has accepted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub given_up: BTreeSet<Uuid>,
@@ -132,6 +136,8 @@ struct Directories {
     are_given_up: bool,
     /// One that was registered before is not there, and nobody has accepted that.
     lack_one: bool,
+    /// All that were registered before are there, in the state of then.
+    are_all_there: bool,
     /// The broker was registered.
     were_registered: bool,
 }
@@ -157,11 +163,11 @@ impl Directories {
         };
         let standing: BTreeMap<_, _> = directories.iter().map(standing).collect();
         let are_other = known.is_some() && !standing.values().any(|one| *one == Standing::Known);
+        let is_there = |id: &Uuid| standing.get(id) == Some(&Standing::Known);
+        let are_all_there = known.is_some_and(|known| known.directories.keys().all(is_there));
         let lost_now = known.into_iter().flat_map(|known| &known.directories);
-        let lost_now = lost_now.filter(|(id, stamp)| {
-            let is_there = standing.get(id) == Some(&Standing::Known) || absent.contains(id);
-            !is_there && stamp.before.is_none()
-        });
+        let lost_now = lost_now
+            .filter(|(id, stamp)| !is_there(id) && !absent.contains(id) && stamp.before.is_none());
         let lost_now: Vec<_> = lost_now.map(|(id, stamp)| (*id, stamp.run)).collect();
         let mut gone = known.map_or(Vec::new(), |known| known.gone.clone());
         gone.retain(|(id, run)| !directories.get(id).is_some_and(|stamp| stamp.is_of(*run)));
@@ -175,6 +181,7 @@ impl Directories {
             are_other,
             are_given_up: had_gone && gone.is_empty(),
             lack_one: lost_now.iter().any(|(id, _)| !is_given_up(id)),
+            are_all_there,
             gone,
             were_registered: present.is_some(),
         }
@@ -314,7 +321,16 @@ impl RegisterBroker {
         state: &PartitionState,
     ) -> Change<'a> {
         let found = self.found.as_ref().map(|logs| logs.of(topic, index));
-        let (found, directory) = found.map_or((None, None), |(found, id)| (Some(found), id));
+        let (mut found, directory) = found.map_or((None, None), |(found, id)| (Some(found), id));
+        // It was never made, and nothing was committed as long as it counted without a log.
+        let has_lists = self.found.as_ref().is_some_and(|found| found.has_lists);
+        if found == Some(Found::Nowhere)
+            && has_lists
+            && directories.are_all_there
+            && state.has_all(self.id)
+        {
+            found = Some(Found::Whole);
+        }
         let was_lost = state.is_lost_on(self.id);
         let is_other = directory.map_or(directories.are_other, |id| {
             match directories.standing.get(&id) {

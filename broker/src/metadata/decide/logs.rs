@@ -42,6 +42,9 @@ pub struct LogReport {
     /// earlier version does not say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lacks_records: bool,
+    /// It was made since its broker has started, and was never there before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_new: bool,
 }
 
 impl Decide for ReportLogs {
@@ -57,7 +60,7 @@ impl Decide for ReportLogs {
 impl ReportLogs {
     fn take(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
         registered(&draft.image, self.broker, self.broker_epoch)?;
-        for LogReport { topic_id, partition, is_offline, may_have_lost, lacks_records } in
+        for LogReport { topic_id, partition, is_offline, may_have_lost, lacks_records, is_new } in
             &self.logs
         {
             let image = &draft.image;
@@ -68,9 +71,11 @@ impl ReportLogs {
                 continue;
             };
             let mut change = Change::of(image, context.rules, topic, state);
-            if *lacks_records {
+            // Nothing was committed as long as it counted without a log.
+            let is_whole = *is_new && state.has_all(self.broker);
+            if *lacks_records && !is_whole {
                 change = change.lost(self.broker);
-            } else if *may_have_lost {
+            } else if *may_have_lost && !is_whole {
                 change = change.shortened(self.broker);
             }
             let Some(next) = change.with_log(self.broker, *is_offline).build() else { continue };

@@ -48,7 +48,8 @@ async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
             partition: key.1,
             is_offline: *is_offline,
             may_have_lost: loss != Loss::None,
-            lacks_records: loss == Loss::Records,
+            lacks_records: matches!(loss, Loss::Records | Loss::New),
+            is_new: loss == Loss::New,
         }
     };
     let operation = ReportLogs {

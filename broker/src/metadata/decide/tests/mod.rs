@@ -579,6 +579,7 @@ fn report_logs(world: &mut World, broker: BrokerId, n: u8, is_offline: bool) {
         is_offline,
         may_have_lost: partition > 0,
         lacks_records: partition == 2,
+        is_new: false,
     });
     let broker_epoch = world.image.brokers.get(&broker).map_or(0, |known| known.epoch);
     let _ = world.run(&ReportLogs { broker, broker_epoch, logs: logs.collect() });

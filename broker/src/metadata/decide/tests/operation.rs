@@ -105,10 +105,12 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
     });
     let open = proptest::collection::btree_map(uuid(), open, 0..3);
     let ids = || proptest::collection::btree_set(uuid(), 0..3);
-    let found =
-        (open, offline, any::<bool>(), ids()).prop_map(|(open, offline, has_unread, given_up)| {
-            FoundLogs { open, offline, has_unread, given_up }
-        });
+    let found = (open, offline, any::<(bool, bool)>(), ids()).prop_map(
+        |(open, offline, flags, given_up)| {
+            let (has_unread, has_lists) = flags;
+            FoundLogs { open, offline, has_unread, has_lists, given_up }
+        },
+    );
     let found = proptest::option::of(found);
     let stamp =
         (uuid(), proptest::option::of(uuid())).prop_map(|(run, before)| Stamp { run, before });
@@ -190,6 +192,7 @@ fn operation() -> impl Strategy<Value = Operation> {
                     is_offline,
                     may_have_lost: partition > 0,
                     lacks_records: partition > 1,
+                    is_new: partition > 2,
                 };
                 let logs = logs.into_iter().map(of_one).collect();
                 ReportLogs { broker, broker_epoch, logs }.into()

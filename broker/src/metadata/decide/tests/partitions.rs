@@ -108,15 +108,16 @@ impl One {
         self.0.run(&AlterConfigs { resources, validate_only: false }).remove(0).1.unwrap();
     }
 
-    /// `is` is `offline`, `online`, `shorter` or `anew`: the last two are online.
+    /// `is` is `offline`, `online`, `shorter`, `anew` or `new`: the last three are online.
     fn log(&mut self, id: BrokerId, is: &str) {
         let topic_id = self.0.image.topic("t").unwrap().id;
         let logs = vec![LogReport {
             topic_id,
             partition: 0,
             is_offline: is == "offline",
-            may_have_lost: matches!(is, "shorter" | "anew"),
-            lacks_records: is == "anew",
+            may_have_lost: matches!(is, "shorter" | "anew" | "new"),
+            lacks_records: matches!(is, "anew" | "new"),
+            is_new: is == "new",
         }];
         let broker_epoch = self.epoch(id);
         self.0.run(&ReportLogs { broker: id, broker_epoch, logs }).unwrap();
@@ -152,6 +153,7 @@ impl One {
             }
             "offline" => found.offline.push(("t".to_owned(), None, 0)),
             "unread" => found.has_unread = true,
+            "never" => found.has_lists = true,
             _ => {}
         }
         let ids = |name: &str| line.find(name).map(|ids| ids.split(','));
@@ -1450,6 +1452,42 @@ fn the_loss_of_a_disk_may_be_accepted_before_another_one_comes() {
         epoch 1 nobody leads elr 1 last-known 1
         > start-with broker=1 disk=6 log=none accepted=1
         epoch 1 nobody leads last-known 2,3 lost 1
+        ",
+    );
+}
+
+/// The disks are full. Who left while others could commit has not everything.
+#[test]
+fn a_log_that_could_not_be_made_was_not_lost() {
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=2 disk=1 log=never
+        epoch 0 1 leads isr 1,2,3
+        > start-with broker=1 disk=1 log=never
+        epoch 0 1 leads isr 1,2,3
+        > log broker=1 is=offline
+        epoch 1 2 leads isr 2,3 offline 1
+        > log broker=2 is=offline
+        epoch 2 3 leads isr 3 offline 1,2
+        > log broker=3 is=offline
+        epoch 3 nobody leads elr 3 last-known 3 offline 1,2,3
+        > log broker=1 is=new
+        epoch 3 nobody leads elr 3 last-known 3 offline 2,3 lost 1
+        > start-with broker=2 disk=1 log=never
+        epoch 3 nobody leads elr 3 last-known 3 offline 3 lost 1,2
+        > log broker=3 is=new
+        epoch 4 3 leads isr 3 lost 1,2
+        > log broker=3 is=offline
+        epoch 5 nobody leads elr 3 last-known 3 offline 3 lost 1,2
+        > start-with broker=3 disk=1 log=never
+        epoch 6 3 leads isr 3 lost 1,2
+        # It may have been in another log directory.
+        > start-with broker=3 disk=2,1 log=whole
+        epoch 6 3 leads isr 3 lost 1,2
+        > start-with broker=3 disk=2 log=never
+        epoch 7 nobody leads last-known 3 offline 3 lost 1,2
         ",
     );
 }

@@ -518,8 +518,8 @@ impl From<Slice> for Part {
     fn from(slice: Slice) -> Self {
         match slice {
             Slice::Memory(bytes) => Self::Bytes(bytes),
-            Slice::File { file, position, len, cold_reads } => {
-                Self::File { file, position, len: len as u64, cold_reads }
+            Slice::File { file, position, len, cold_reads, counted } => {
+                Self::File { file, position, len: len as u64, cold_reads, counted }
             }
         }
     }
