@@ -284,7 +284,32 @@ async fn tools_with_commands_refuse_what_is_none() {
             "kafka-transactions describe-producers --topic a --partition x",
             "argument --partition: could not convert 'x' to integer (32 bit)",
         ),
-        ("kafka-features upgrade", "The command upgrade is not supported by this tool yet."),
+        (
+            "kafka-features version-mapping",
+            "The command version-mapping is not supported by this tool yet.",
+        ),
+        ("kafka-features upgrade", "You must specify at least one feature to upgrade"),
+        (
+            "kafka-features upgrade --release-version 4.3",
+            "The option --release-version is not supported: which levels a release of Apache Kafka \
+             has is not known to this tool; use --feature.",
+        ),
+        (
+            "kafka-features upgrade --feature a",
+            "Can't parse feature=level string a: equals sign not found.",
+        ),
+        (
+            "kafka-features upgrade --feature a=0",
+            "The upgradeType flag should be set to SAFE_DOWNGRADE or UNSAFE_DOWNGRADE when the \
+             provided maxVersionLevel:0 is < 1.",
+        ),
+        ("kafka-features downgrade --feature a=-1", "Cannot specify a negative version level."),
+        (
+            "kafka-features disable --feature a --feature a",
+            "Feature a was specified more than once.",
+        ),
+        ("kafka-features disable --feature ", "Provided feature can not be empty."),
+        ("kafka-features describe --node-id -1", "Invalid node id -1: must be non-negative."),
         (
             "kafka-metadata-quorum describe",
             "One of --status or --replication must be specified with describe sub-command",

@@ -17,7 +17,7 @@ mod topics;
 pub use acls::{AccessControlEntry, AclResource, ResourceFilter};
 pub use cluster::{
     ApiVersions, Endpoint, FinalizedFeatures, LogDirectory, LogReplica, QuorumNode, QuorumReplica,
-    QuorumStatus, VersionRange,
+    QuorumStatus, UpgradeType, VersionRange,
 };
 pub use configs::{
     AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType, TopicConfigs,

@@ -43,7 +43,7 @@ pub use admin::{
     EligibleLeaders, Endpoint, FinalizedFeatures, FoundOffset, GroupMember, IsolationLevel,
     ListedGroup, LogDirectory, LogReplica, MorePartitions, NewTopic, OffsetSpec,
     PartitionReassignment, ProducerState, QuorumNode, QuorumReplica, QuorumStatus, ResourceFilter,
-    ResourceType, TopicConfigs, TopicCreated, VersionRange,
+    ResourceType, TopicConfigs, TopicCreated, UpgradeType, VersionRange,
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};

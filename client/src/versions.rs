@@ -57,7 +57,7 @@ mod tests {
             DescribeProducersRequest DescribeQuorumRequest DescribeTopicPartitionsRequest ElectLeadersRequest FetchRequest FindCoordinatorRequest HeartbeatRequest
             IncrementalAlterConfigsRequest InitProducerIdRequest JoinGroupRequest LeaveGroupRequest ListConfigResourcesRequest
             ListGroupsRequest ListOffsetsRequest ListPartitionReassignmentsRequest MetadataRequest OffsetCommitRequest OffsetDeleteRequest OffsetFetchRequest
-            ProduceRequest RemoveRaftVoterRequest SyncGroupRequest UnregisterBrokerRequest);
+            ProduceRequest RemoveRaftVoterRequest SyncGroupRequest UnregisterBrokerRequest UpdateFeaturesRequest);
     }
 
     #[test]

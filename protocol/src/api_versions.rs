@@ -23,10 +23,10 @@ pub struct SupportedFeature {
 }
 
 /// A feature and the level that the whole cluster has agreed on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FinalizedFeature {
     /// Such as `transaction.version`.
-    pub name: String,
+    pub name: &'static str,
     /// The level in force.
     pub level: i16,
 }
@@ -57,7 +57,7 @@ pub fn api_versions_response(
         });
     let finalized = finalized.iter().map(|feature| {
         FinalizedFeatureKey::default()
-            .with_name(StrBytes::from_string(feature.name.clone()))
+            .with_name(StrBytes::from_static_str(feature.name))
             .with_min_version_level(feature.level)
             .with_max_version_level(feature.level)
     });
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn features_from_zero_are_for_version_4() {
-        let finalized = [FinalizedFeature { name: "group.version".to_owned(), level: 1 }];
+        let finalized = [FinalizedFeature { name: "group.version", level: 1 }];
         let count = |version| {
             let response = api_versions_response(version, FEATURES, 7, &finalized);
             (response.supported_features.len(), response.finalized_features.len())

@@ -90,6 +90,7 @@ macro_rules! served {
             // Never flexible.
             47 OffsetDelete OffsetDeleteRequest OffsetDeleteResponse (0, 0, 1),
             55 DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse (0, 2, 0),
+            57 UpdateFeatures UpdateFeaturesRequest UpdateFeaturesResponse (0, 2, 0),
             60 DescribeCluster DescribeClusterRequest DescribeClusterResponse (0, 2, 0),
             61 DescribeProducers DescribeProducersRequest DescribeProducersResponse (0, 0, 0),
             64 UnregisterBroker UnregisterBrokerRequest UnregisterBrokerResponse (0, 0, 0),

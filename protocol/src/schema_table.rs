@@ -351,6 +351,16 @@ pub(super) static REQUESTS: &[Message] = &[
             ])), V(0, MAX), NEVER, None),
         ])), V(0, MAX), NEVER, None),
     ] },
+    Message { key: 57, name: "UpdateFeaturesRequest", versions: V(0, 2), flexible: V(0, MAX), fields: &[
+        f!("timeoutMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("FeatureUpdates", Array(&Struct(&[
+            f!("Feature", Str, V(0, MAX), NEVER, None),
+            f!("MaxVersionLevel", Fixed(2), V(0, MAX), NEVER, None),
+            f!("AllowDowngrade", Fixed(1), V(0, 0), NEVER, None),
+            f!("UpgradeType", Fixed(1), V(1, MAX), NEVER, None),
+        ])), V(0, MAX), NEVER, None),
+        f!("ValidateOnly", Fixed(1), V(1, MAX), NEVER, None),
+    ] },
     Message { key: 60, name: "DescribeClusterRequest", versions: V(0, 2), flexible: V(0, MAX), fields: &[
         f!("IncludeClusterAuthorizedOperations", Fixed(1), V(0, MAX), NEVER, None),
         f!("EndpointType", Fixed(1), V(1, MAX), NEVER, None),
@@ -916,6 +926,16 @@ pub(super) static RESPONSES: &[Message] = &[
                 f!("Port", Fixed(2), V(2, MAX), NEVER, None),
             ])), V(2, MAX), NEVER, None),
         ])), V(2, MAX), NEVER, None),
+    ] },
+    Message { key: 57, name: "UpdateFeaturesResponse", versions: V(0, 2), flexible: V(0, MAX), fields: &[
+        f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),
+        f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+        f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+        f!("Results", Array(&Struct(&[
+            f!("Feature", Str, V(0, MAX), NEVER, None),
+            f!("ErrorCode", Fixed(2), V(0, MAX), NEVER, None),
+            f!("ErrorMessage", Str, V(0, MAX), V(0, MAX), None),
+        ])), V(0, 1), NEVER, None),
     ] },
     Message { key: 60, name: "DescribeClusterResponse", versions: V(0, 2), flexible: V(0, MAX), fields: &[
         f!("ThrottleTimeMs", Fixed(4), V(0, MAX), NEVER, None),

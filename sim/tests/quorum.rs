@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use letterbox_broker::controller::{Controller, ControllerError};
-use letterbox_broker::metadata::MetadataImage;
 use letterbox_broker::metadata::decide::liveness::Heartbeat;
 use letterbox_broker::metadata::decide::{
     AllocateProducerIds, CreateTopics, NewTopic, RegisterBroker, TopicPlacement,
 };
+use letterbox_broker::metadata::features::Release;
+use letterbox_broker::metadata::{MetadataImage, Stamp};
 use letterbox_broker::quorum::{
     MetadataQuorum, QuorumConfig, QuorumError, QuorumStatus, QuorumTiming, RaftQuorum,
 };
@@ -30,6 +31,7 @@ use letterbox_sim::cluster::{Cluster, Exit, NetworkOptions, Process};
 use letterbox_sim::rng::Rng;
 use letterbox_sim::seeds;
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 const PORT: u16 = 9093;
@@ -159,7 +161,7 @@ fn note(seen: &Shared, error: &ControllerError) {
 async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
     let registration = RegisterBroker {
         id: BrokerId(id),
-        directories: BTreeMap::new(),
+        directories: [(Uuid::from_u128(1), Stamp::default())].into(),
         absent: Default::default(),
         endpoints: Vec::new(),
         rack: None,
@@ -168,6 +170,7 @@ async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
         found: None,
         min_insync_replicas: 1,
         replaces: None,
+        release: Release::own(),
     };
     loop {
         match controller.run(registration.clone()).await {

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use letterbox_broker::controller::Controller;
+use letterbox_broker::metadata::Stamp;
 use letterbox_broker::metadata::decide::{CreateTopics, NewTopic, RegisterBroker, TopicPlacement};
+use letterbox_broker::metadata::features::Release;
 use letterbox_broker::quorum::{
     MetadataQuorum, QuorumConfig, QuorumTiming, RaftQuorum, Seat, VoterChange,
 };
@@ -156,7 +158,7 @@ async fn node(process: Process, id: i32, seen: Shared) -> Exit {
 async fn topics(controller: &Controller, id: i32, mut rng: Rng, seen: &Shared) {
     let registration = RegisterBroker {
         id: BrokerId(1),
-        directories: BTreeMap::new(),
+        directories: [(Uuid::from_u128(1), Stamp::default())].into(),
         absent: Default::default(),
         endpoints: Vec::new(),
         rack: None,
@@ -165,6 +167,7 @@ async fn topics(controller: &Controller, id: i32, mut rng: Rng, seen: &Shared) {
         min_insync_replicas: 1,
         replaces: None,
         found: None,
+        release: Release::own(),
     };
     while id == 1 && controller.run(registration.clone()).await.is_err() {
         sleep(Duration::from_millis(50)).await;

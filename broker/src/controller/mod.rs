@@ -160,6 +160,7 @@ impl Controller {
         };
         let unclean = Arc::<AtomicU64>::default();
         let proposer = Proposer {
+            node: quorum.status().node_id,
             env,
             quorum: Arc::clone(&quorum),
             rules,
@@ -401,6 +402,7 @@ mod tests {
     use crate::metadata::decide::{
         DeleteTopics, FoundLogs, OpenLogs, RegisterBroker, TopicSelector,
     };
+    use crate::metadata::features::Release;
 
     /// It was refused at every start.
     #[test]
@@ -419,6 +421,7 @@ mod tests {
             found: Some(FoundLogs { open, ..FoundLogs::default() }),
             min_insync_replicas: 1,
             replaces: None,
+            release: Release::own(),
         };
         let registration = Operation::from(registration);
         let encoded = registration.encode().unwrap();

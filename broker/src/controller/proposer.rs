@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use letterbox_env::Env;
+use letterbox_protocol::model::BrokerId;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,7 @@ impl Job {
 }
 
 pub(super) struct Proposer {
+    pub(super) node: BrokerId,
     pub(super) env: Env,
     pub(super) quorum: Arc<dyn MetadataQuorum>,
     pub(super) rules: Arc<dyn ConfigRules>,
@@ -156,7 +158,7 @@ impl Proposer {
         image: &mut MetadataImage,
         decided: &mut Vec<MetadataRecord>,
     ) -> usize {
-        let context = Context { random: &*self.env.random, rules: &*self.rules };
+        let context = Context { node: self.node, random: &*self.env.random, rules: &*self.rules };
         let Decision { records, outcome } = job.operation.decide(image, &context);
         let unclean = unclean::tell(image, &records);
         // Leads that are given back are told of where that is begun.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use letterbox_protocol::model::{BrokerId, TopicId};
 
+use super::features::Release;
 use super::image::{ConfigResource, MetadataImage, PartitionState, Topic, metric_name};
 use super::record::{
     BrokerFenceRecord, ClusterIdRecord, ConfigRecord, FeatureRecord, MetadataRecord,
@@ -34,6 +35,12 @@ pub enum ApplyError {
     NoSuchBroker { id: BrokerId },
     #[error("producer ids would go back from {present} to {record}")]
     ProducerIdsGoBack { present: i64, record: i64 },
+    #[error(
+        "{name} is finalized at level {level}, which {release} does not support: it supports \
+         {levels}. Run a release that does",
+        release = Release::own(), levels = Release::own().levels(name)
+    )]
+    UnsupportedLevel { name: String, level: i16 },
 }
 
 /// The image after the batch `records`, which is the entry `index` of the metadata log.
@@ -85,10 +92,7 @@ impl MetadataImage {
                 Ok(())
             }
             MetadataRecord::ProducerIds(record) => self.apply_producer_ids(record),
-            MetadataRecord::Feature(record) => {
-                self.apply_feature(record);
-                Ok(())
-            }
+            MetadataRecord::Feature(record) => self.apply_feature(record),
             MetadataRecord::RemovedTopics(record) => {
                 self.removed_topics.restore(record);
                 Ok(())
@@ -251,13 +255,18 @@ impl MetadataImage {
         Ok(())
     }
 
-    fn apply_feature(&mut self, record: &FeatureRecord) {
-        let features = Arc::make_mut(&mut self.features);
-        if record.level == 0 {
-            features.remove(&record.name);
-        } else {
-            features.insert(record.name.clone(), record.level);
+    fn apply_feature(&mut self, record: &FeatureRecord) -> Result<(), ApplyError> {
+        let FeatureRecord { name, level } = record;
+        if *level != 0 && !Release::own().levels(name).has(*level) {
+            return Err(ApplyError::UnsupportedLevel { name: name.clone(), level: *level });
         }
+        let features = Arc::make_mut(&mut self.features);
+        if *level == 0 {
+            features.remove(name);
+        } else {
+            features.insert(name.clone(), *level);
+        }
+        Ok(())
     }
 
     /// The records that make this image out of an empty one: the content of a snapshot.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::entry::Unfinished;
+use super::features::Release;
 use super::removed::RemovedTopics;
 use super::shared_map::SharedMap;
 
@@ -197,6 +198,9 @@ pub struct BrokerRegistration {
     /// wrote it: nobody can then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,
+    /// What it runs, and which levels of features that supports.
+    #[serde(default, skip_serializing_if = "Release::is_unknown")]
+    pub release: Release,
 }
 
 /// Which state of a log directory it is: an older one, a copy that was put back say, has another run.

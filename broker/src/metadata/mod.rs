@@ -9,6 +9,7 @@
 //! Refuses: to skip a record that it does not understand. See [`record`].
 
 pub mod decide;
+pub mod features;
 pub mod identity;
 pub mod record;
 

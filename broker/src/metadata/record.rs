@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::Unfinished;
 pub use super::envelope::{DecodeError, Subject};
 use super::envelope::{Envelope, kinds};
+use super::features::FIRST;
 use super::image::{BrokerRegistration, ConfigResource, PartitionState};
 pub use super::removed::RemovedTopicsRecord;
 
@@ -172,6 +173,13 @@ pub struct FeatureRecord {
     pub level: i16,
 }
 
+impl FeatureRecord {
+    /// 0 is read also by what knows no levels, and would go on whatever the level.
+    fn version(&self) -> u16 {
+        u16::from(self.level > FIRST)
+    }
+}
+
 impl MetadataRecord {
     /// The record that sets `key` of `resource`, or removes it.
     #[must_use]
@@ -189,6 +197,7 @@ impl MetadataRecord {
         let envelope = self.to_envelope()?;
         Ok(match self {
             Self::Partition(record) => Envelope { v: record.version(), ..envelope },
+            Self::Feature(record) => Envelope { v: record.version(), ..envelope },
             // An earlier version sets aside what it could delete.
             Self::RemovedTopics(_) => Envelope { i: true, ..envelope },
             _ => envelope,
@@ -208,7 +217,7 @@ kinds! {
     Config "config" 0,
     GroupConfig "groupConfig" 0,
     ProducerIds "producerIds" 0,
-    Feature "feature" 0,
+    Feature "feature" 1,
     RemovedTopics "removedTopics" 0,
     Unfinished "unfinished" 0,
 }

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::controller::{Controller, ControllerError, DECIDE_WITHIN_MAX};
 use crate::metadata::decide::liveness::{Heartbeat, HeartbeatAnswer};
 use crate::metadata::decide::{Decide, FoundLogs, ItemResult, Kind, RegisterBroker, SetClusterId};
+use crate::metadata::features::Release;
 use crate::metadata::{BrokerRegistration, Endpoint, MetadataImage, SecurityProtocol};
 use crate::quorum::{MetadataQuorum, QuorumError};
 use crate::replication::ReplicaManager;
@@ -88,6 +89,7 @@ impl Membership {
             found: Some(found.clone()),
             flushes_on_ack: config.in_file("log.flush.on.ack").eq_ignore_ascii_case("true"),
             min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
+            release: Release::own(),
         };
         let (mut waits, mut epoch) = (false, None);
         while epoch.is_none() {

@@ -222,7 +222,15 @@ impl Guest {
         if kind != HELLO && kind != WHO && kind != ATTEND {
             return Err(invalid("the peer does not say hello"));
         }
-        let hello: Hello = serde_json::from_slice(&body)?;
+        let hello = match Hello::read(&body) {
+            Ok(hello) => hello,
+            // The other side finds the versions in the answer, and says the same.
+            Err(error) => {
+                let own = identity.hello(identity.node_id);
+                write_frame(stream, HELLO, &serde_json::to_vec(&own)?).await?;
+                return Err(error);
+            }
+        };
         if kind == ATTEND {
             let attended = voters::attend(&self.door.env, identity, hello).await?;
             write_frame(stream, ANSWER, &serde_json::to_vec(&attended)?).await?;

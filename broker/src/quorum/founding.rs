@@ -28,7 +28,7 @@ use letterbox_protocol::model::encode_uuid;
 use uuid::Uuid;
 
 use super::identity::{Hello, Identity};
-use super::network::{VERSIONS, ask_who};
+use super::network::ask_who;
 use super::types::{Known, Members, Voter};
 
 /// Between two rounds of asking.
@@ -62,12 +62,8 @@ pub enum FoundingError {
          controller.quorum.voters of each voter, and run one process with node.id {node}"
     )]
     FoundElsewhere { told_by: u64, node: u64, at: String, found: Uuid, incarnation: Uuid },
-    #[error(
-        "voter {node} speaks versions {} to {} of the protocol between brokers, and this one {} to \
-         {}; upgrade one version at a time",
-        versions.0, versions.1, VERSIONS.0, VERSIONS.1
-    )]
-    OtherVersion { node: u64, versions: (u16, u16) },
+    #[error("voter {node}: {reason}")]
+    OtherVersion { node: u64, reason: String },
 }
 
 /// What a new voter does next.
@@ -180,13 +176,8 @@ fn compare(own: &Hello, hello: &Hello) -> Result<(), FoundingError> {
 }
 
 fn check_version(hello: &Hello) -> Result<(), FoundingError> {
-    match hello.version() {
-        Some(_) => Ok(()),
-        None => {
-            let (node, versions) = (hello.from, hello.versions);
-            Err(FoundingError::OtherVersion { node, versions })
-        }
-    }
+    let other = |reason| FoundingError::OtherVersion { node: hello.from, reason };
+    hello.speaks.version().map(drop).map_err(other)
 }
 
 /// The one cluster that these and this voter name, if any does.
@@ -315,6 +306,7 @@ fn say_who_is_missing(
 
 #[cfg(test)]
 mod tests {
+    use super::super::identity::Speaks;
     use super::super::types::{Reached, log_id};
     use super::*;
 
@@ -331,7 +323,7 @@ mod tests {
     /// A voter that is new; its log is `log(id)`.
     fn new(from: u64) -> Hello {
         Hello {
-            versions: VERSIONS,
+            speaks: Speaks::default(),
             cluster_id: None,
             from,
             to: 0,
@@ -496,7 +488,8 @@ mod tests {
         let other = of_cluster(founded(2, [1, 2, 3]), "other");
         assert_eq!(said(of_cluster(new(1), "one"), &[other]), expected);
         assert_eq!(corrects(of_cluster(new(1), "one"), &[of_cluster(new(2), "other")]), expected);
-        let other = Hello { versions: (VERSIONS.1 + 1, u16::MAX), ..new(2) };
-        assert!(corrects(new(1), &[other]).contains("upgrade one version at a time"));
+        let speaks = Speaks { versions: (900, 901), ..Speaks::default() };
+        let other = Hello { speaks, ..new(2) };
+        assert!(corrects(new(1), &[other]).contains("upgrade one release at a time"));
     }
 }

@@ -11,6 +11,7 @@
 //! secret that this node tells only where that voter is reached, to each start of its process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use uuid::Uuid;
 
 use super::SeenVoter;
 use super::log_store::LogStore;
-use super::network::{VERSIONS, ask_who, tell_secret};
+use super::network::{VERSIONS, ask_who, invalid, tell_secret};
 use super::types::{Known, Members, NodeLogId, Raft, Reached, Voter};
 
 /// Nodes of which it is remembered why they were refused.
@@ -35,11 +36,52 @@ const ASK_AROUND_WITHIN: Duration = Duration::from_secs(1);
 /// A node that has not heard of a leader for so long asks what it is to the others.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_secs(4);
 
+/// What every version says of itself, and every other one reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Speaks {
+    /// The oldest and the newest version that it speaks.
+    pub(super) versions: (u16, u16),
+    /// The release that it is of.
+    #[serde(default)]
+    pub(super) release: String,
+}
+
+impl Default for Speaks {
+    fn default() -> Self {
+        Self { versions: VERSIONS, release: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+impl Speaks {
+    /// The newest version that both sides speak.
+    ///
+    /// # Errors
+    /// There is none, in words for a person.
+    pub(super) fn version(&self) -> Result<u16, String> {
+        let own = Self::default();
+        let (oldest, newest) =
+            (self.versions.0.max(own.versions.0), self.versions.1.min(own.versions.1));
+        if oldest <= newest {
+            return Ok(newest);
+        }
+        let said = |Self { versions: (oldest, newest), release }: &Self| {
+            let release = if release.is_empty() { "that has no name" } else { release };
+            format!("{release} (versions {oldest} to {newest})")
+        };
+        Err(format!(
+            "releases {} and {} have no version of the protocol between nodes in common; upgrade \
+             one release at a time",
+            said(self),
+            said(&own)
+        ))
+    }
+}
+
 /// What each side says first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hello {
-    /// The oldest and the newest version that it speaks.
-    pub(super) versions: (u16, u16),
+    #[serde(flatten)]
+    pub(super) speaks: Speaks,
     /// Not known to a voter that is new.
     pub(super) cluster_id: Option<String>,
     pub(super) from: u64,
@@ -78,10 +120,16 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    /// The newest version that both sides speak.
-    pub(super) fn version(&self) -> Option<u16> {
-        let (oldest, newest) = (self.versions.0.max(VERSIONS.0), self.versions.1.min(VERSIONS.1));
-        (oldest <= newest).then_some(newest)
+    /// What the other side has said.
+    ///
+    /// # Errors
+    /// It is no hello that this version reads; both releases are named where that is why.
+    pub(super) fn read(body: &[u8]) -> io::Result<Self> {
+        serde_json::from_slice(body).or_else(|error| {
+            let speaks: Speaks = serde_json::from_slice(body)?;
+            speaks.version().map_err(invalid)?;
+            Err(error.into())
+        })
     }
 
     /// Whether its own log says that it is a member.
@@ -262,7 +310,7 @@ impl Identity {
         let is_told = |id: &u64| [to, self.node_id].contains(id);
         members.retain(|id, _| is_told(id) || configs.iter().any(|voters| voters.contains(id)));
         Hello {
-            versions: VERSIONS,
+            speaks: Speaks::default(),
             cluster_id: self.cluster_id.get().cloned(),
             from: self.node_id,
             to,
@@ -570,13 +618,7 @@ fn examine(
     least: Reached,
 ) -> Result<(), Refusal> {
     let (node, to) = (hello.from, own.from);
-    if hello.version().is_none() {
-        let ((oldest, newest), (own_oldest, own_newest)) = (hello.versions, VERSIONS);
-        return Err(Refusal::never(format!(
-            "it speaks versions {oldest} to {newest} of the protocol between brokers, and this \
-             node {own_oldest} to {own_newest}; upgrade one version at a time"
-        )));
-    }
+    hello.speaks.version().map_err(Refusal::never)?;
     if called.is_some_and(|(called, _)| called != node) {
         return Err(Refusal::never(format!("it is node {node}, not the node that was called")));
     }
@@ -705,7 +747,7 @@ mod tests {
     /// Voter `from` of three, whose log is `log(from)`; it knows these logs of voters 1, 2 and 3.
     fn voter(from: u64, to: u64, logs: &[u128]) -> Hello {
         Hello {
-            versions: VERSIONS,
+            speaks: Speaks::default(),
             cluster_id: Some("one".to_owned()),
             from,
             to,
@@ -725,12 +767,28 @@ mod tests {
 
     #[test]
     fn the_newest_version_that_both_sides_speak_is_spoken() {
-        let version = |versions| Hello { versions, ..voter(1, 2, &[]) }.version();
+        let speaks = |versions| Speaks { versions, release: "9.9".to_owned() };
+        let version = |versions| speaks(versions).version().ok();
         assert_eq!(version(VERSIONS), Some(VERSIONS.1));
         assert_eq!(version((VERSIONS.0, u16::MAX)), Some(VERSIONS.1));
         assert_eq!(version((0, VERSIONS.0)), Some(VERSIONS.0));
         assert_eq!(version((VERSIONS.1 + 1, u16::MAX)), None);
         assert_eq!(version((3, 2)), None);
+    }
+
+    /// Whatever else a later release says, which this one need not understand.
+    #[test]
+    fn a_hello_of_another_version_is_refused_with_the_name_of_both_releases() {
+        let own = serde_json::to_vec(&voter(1, 2, &[])).unwrap();
+        assert_eq!(Hello::read(&own).unwrap(), voter(1, 2, &[]));
+        for (hello, release) in [
+            (r#"{"versions":[900,901],"release":"9.9","from":"another form"}"#, "9.9 (versions"),
+            (r#"{"versions":[1,2],"from":1}"#, "that has no name (versions 1 to 2)"),
+        ] {
+            let refused = Hello::read(hello.as_bytes()).unwrap_err().to_string();
+            let own = format!("and {} (versions {}", env!("CARGO_PKG_VERSION"), VERSIONS.0);
+            assert!(refused.contains(release) && refused.contains(&own), "{refused}");
+        }
     }
 
     #[test]
@@ -777,8 +835,9 @@ mod tests {
         assert!(!called(2, 2, &voter(3, 1, ALL)));
         // Who calls asks for the log that it counts; a new observer has no membership yet.
         assert!(called(2, 2, &voter(2, 1, &[])) && !called(2, 22, &voter(2, 1, ALL)));
-        let other = Hello { versions: (VERSIONS.1 + 1, u16::MAX), ..voter(2, 1, ALL) };
-        assert!(!refused(&own, &other, "upgrade one version at a time"));
+        let speaks = Speaks { versions: (VERSIONS.1 + 1, u16::MAX), ..Speaks::default() };
+        let other = Hello { speaks, ..voter(2, 1, ALL) };
+        assert!(!refused(&own, &other, "upgrade one release at a time"));
         // A member of neither's lists alone is not enough.
         assert!(!refused(&voter(1, 3, &[1, 2]), &voter(3, 1, ALL), "not a member of this cluster"));
     }

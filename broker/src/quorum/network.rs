@@ -51,7 +51,7 @@ pub(super) const HELLO_LEN_MAX: usize = 32 << 10;
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// The versions of the hello and of what is said after it, the oldest and the newest that this node
 /// speaks.
-pub(super) const VERSIONS: (u16, u16) = (4, 4);
+pub(super) const VERSIONS: (u16, u16) = (5, 5);
 
 pub(super) const HELLO: u8 = 0;
 pub(super) const VOTE: u8 = 1;
@@ -220,7 +220,7 @@ pub(super) async fn say_hello(
     if kind != HELLO {
         return Err(invalid("the peer does not say hello"));
     }
-    let hello: Hello = serde_json::from_slice(&body)?;
+    let hello = Hello::read(&body)?;
     if let Err(refusal) = identity.check(&hello, Some((target, incarnation))) {
         identity.say(target, Some(&refusal), false);
         return Err(invalid(refusal.reason));
@@ -474,7 +474,7 @@ async fn find(
     let mut stream = env.net.connect(&at.host, at.port).await?;
     write_frame(&mut stream, WHO, &serde_json::to_vec(own)?).await?;
     let (kind, body) = read_frame(&mut stream, HELLO_LEN_MAX).await?;
-    let hello: Hello = serde_json::from_slice(&body)?;
+    let hello = Hello::read(&body)?;
     match to {
         _ if kind != HELLO => Err(invalid("the peer does not say hello")),
         Some(to) if to != hello.from => {

@@ -72,7 +72,7 @@ pub(super) async fn attend(env: &Env, identity: &Identity, hello: Hello) -> io::
     let found = ask_who(env, &identity.hello(hello.from), Some(hello.from), &Voter::at(at)).await?;
     let is_it = (found.start, found.incarnation) == (hello.start, hello.incarnation)
         && found.reached_at == hello.reached_at;
-    if !is_it || found.version().is_none() || found.from == identity.node_id {
+    if !is_it || found.speaks.version().is_err() || found.from == identity.node_id {
         let (node, (host, port)) = (hello.from, at);
         let reason = format!("another process answers as node {node} at {host}:{port}");
         return Ok(match hello.was_member() {
@@ -647,8 +647,8 @@ fn voter_keys(identity: &Identity, known: &Known) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::identity::Hello;
-    use super::super::network::{HELLO_LEN_MAX, VERSIONS};
+    use super::super::identity::{Hello, Speaks};
+    use super::super::network::HELLO_LEN_MAX;
     use super::super::types::{Members, Reached, log_id};
     use super::*;
 
@@ -670,7 +670,7 @@ mod tests {
     /// Node `from` with the log `log(n)`, where node `from` is reached.
     fn node(from: u64, n: u128) -> Hello {
         Hello {
-            versions: VERSIONS,
+            speaks: Speaks::default(),
             cluster_id: Some("one".to_owned()),
             from,
             to: 1,

@@ -24,7 +24,7 @@ use super::budget::Share;
 use super::context::Connection;
 use super::errors::Errors;
 use super::handlers::cluster::{
-    api_versions, configs, log_dirs, metadata, quorum, unregister, voters,
+    api_versions, configs, features, log_dirs, metadata, quorum, unregister, voters,
 };
 use super::handlers::data::produce::Produced;
 use super::handlers::data::{
@@ -302,6 +302,7 @@ fn answer_elements(services: &Services, version: i16, request: &Request) -> usiz
         | Request::AddRaftVoter(_)
         | Request::RemoveRaftVoter(_)
         | Request::UnregisterBroker(_)
+        | Request::UpdateFeatures(_)
         | Request::DescribeCluster(_) => 0,
     }
 }
@@ -623,6 +624,9 @@ fn route(timed: Timed, ctx: RequestContext, request: Request) -> Answer {
         Request::RemoveRaftVoter(request) => timed.alone(&of, voters::remove(services, request)),
         Request::UnregisterBroker(request) => {
             timed.alone(&of, unregister::unregister(services, request))
+        }
+        Request::UpdateFeatures(request) => {
+            timed.alone(&of, features::update(services, ctx, request))
         }
         Request::DescribeProducers(request) => {
             timed.now(&of, producers::describe(&services, &ctx, request))

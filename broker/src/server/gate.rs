@@ -104,7 +104,8 @@ pub(super) fn need(request: &Request) -> Need<'_> {
         | Request::DeleteAcls(_)
         | Request::AddRaftVoter(_)
         | Request::RemoveRaftVoter(_)
-        | Request::UnregisterBroker(_) => (To(Alter, Cluster), &[]),
+        | Request::UnregisterBroker(_)
+        | Request::UpdateFeatures(_) => (To(Alter, Cluster), &[]),
         Request::ListConfigResources(_) => (To(DescribeConfigs, Cluster), &[]),
         Request::DescribeConfigs(_) => (
             Nothing,
@@ -168,6 +169,7 @@ pub(super) fn refusal(
         Request::AddRaftVoter(_) => cluster::voters::added(Err(error.into())).into(),
         Request::RemoveRaftVoter(_) => cluster::voters::removed(Err(error.into())).into(),
         Request::UnregisterBroker(_) => cluster::unregister::unregistered(Err(error.into())).into(),
+        Request::UpdateFeatures(_) => cluster::features::failed(&error.into()).into(),
         Request::ListConfigResources(_) => {
             m::ListConfigResourcesResponse::default().with_error_code(code).into()
         }

@@ -7,7 +7,8 @@ use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData
 use kafka_protocol::messages::describe_quorum_response::ReplicaState;
 use kafka_protocol::messages::{
     AddRaftVoterRequest, ApiVersionsRequest, DescribeClusterRequest, DescribeLogDirsRequest,
-    DescribeQuorumRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest, add_raft_voter_request,
+    DescribeQuorumRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest, UpdateFeaturesRequest,
+    add_raft_voter_request, update_features_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::topics::METADATA_TOPIC;
@@ -34,6 +35,17 @@ pub struct FinalizedFeatures {
     pub epoch: i64,
     /// The level of each feature by name.
     pub levels: BTreeMap<String, i16>,
+}
+
+/// What the new level of a feature may be to the one before (KIP-584, KIP-778).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeType {
+    /// Not lower.
+    Upgrade = 1,
+    /// Not higher, and nothing is lost by it.
+    SafeDowngrade = 2,
+    /// Not higher, whatever is lost by it.
+    UnsafeDowngrade = 3,
 }
 
 /// What one broker offers.
@@ -283,6 +295,40 @@ impl Client {
         let request = UnregisterBrokerRequest::default().with_broker_id(id);
         let response = self.call_any(&request, i16::MAX, self.api_deadline()).await?;
         Ok(BrokerError::check(response.error_code, response.error_message.as_deref())?)
+    }
+
+    /// Finalizes levels of features (KIP-584), or only checks whether that is possible; what has
+    /// come of each. From version 2 of the API on all are finalized or none.
+    ///
+    /// # Errors
+    /// When no broker answers in time, or all are refused.
+    pub async fn update_features(
+        &self,
+        levels: &BTreeMap<String, i16>,
+        kind: UpgradeType,
+        validate_only: bool,
+    ) -> Result<BTreeMap<String, Result<(), BrokerError>>, Error> {
+        let update = |(name, level): (&String, &i16)| {
+            update_features_request::FeatureUpdateKey::default()
+                .with_feature(StrBytes::from_string(name.clone()))
+                .with_max_version_level(*level)
+                .with_upgrade_type(kind as i8)
+        };
+        let deadline = self.api_deadline();
+        let within = deadline.saturating_duration_since(Instant::now());
+        let request = UpdateFeaturesRequest::default()
+            .with_timeout_ms(i32::try_from(within.as_millis() / 2).unwrap_or(i32::MAX))
+            .with_feature_updates(levels.iter().map(update).collect())
+            .with_validate_only(validate_only);
+        let response = self.call_any(&request, i16::MAX, deadline).await?;
+        BrokerError::check(response.error_code, response.error_message.as_deref())?;
+        let mut results: BTreeMap<_, _> =
+            levels.keys().map(|name| (name.clone(), Ok(()))).collect();
+        for one in &response.results {
+            let result = BrokerError::check(one.error_code, one.error_message.as_deref());
+            results.insert(one.feature.to_string(), result);
+        }
+        Ok(results)
     }
 
     /// The metadata quorum.

@@ -9,7 +9,10 @@ use uuid::Uuid;
 
 use super::change::{Change, changed};
 use super::{Context, Decide, Decision, Draft, ItemResult};
-use crate::metadata::record::{BrokerFenceRecord, ClusterIdRecord, ProducerIdsRecord};
+use crate::metadata::features::{FEATURE, Levels, Release};
+use crate::metadata::record::{
+    BrokerFenceRecord, ClusterIdRecord, FeatureRecord, ProducerIdsRecord,
+};
 use crate::metadata::{
     ApiError, BrokerRegistration, Endpoint, MetadataImage, MetadataRecord, PartitionState, Secret,
     Stamp, Topic,
@@ -34,8 +37,8 @@ const GONE_MAX: usize = 16;
 pub struct RegisterBroker {
     /// Its id.
     pub id: BrokerId,
-    /// Its log directories that are in use, by `directory.id`. An earlier version does not say, and
-    /// then they are those that it is registered with.
+    /// Its log directories that are in use, by `directory.id`. Without any, and without absent ones,
+    /// it is of an earlier version, and is refused.
     #[serde(default)]
     pub directories: BTreeMap<Uuid, Stamp>,
     /// Those that it remembers, and that cannot be used now: nothing else stands for their logs.
@@ -67,6 +70,10 @@ pub struct RegisterBroker {
     /// takes nothing from a later start. An earlier version does not say, and replaces any.
     #[serde(default)]
     pub replaces: Option<i64>,
+    /// What it runs; it is refused where that does not support a level that the cluster has
+    /// finalized.
+    #[serde(default)]
+    pub release: Release,
 }
 
 /// The logs that a broker has found at its start. A partition whose log it does not find now is lost
@@ -260,6 +267,7 @@ impl Decide for RegisterBroker {
 
 impl RegisterBroker {
     fn register(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<i64> {
+        self.check_release(&draft.image)?;
         let present = draft.image.brokers.get(&self.id).cloned();
         let directories = Directories::of(self, present.as_deref());
         if let Some(present) = present.as_ref().filter(|one| directories.are_other && !one.fenced) {
@@ -299,6 +307,7 @@ impl RegisterBroker {
             stopping: false,
             min_insync_replicas: self.min_insync_replicas,
             secret: Some(Secret::draw(context.random)),
+            release: self.release.clone(),
         };
         draft.add(vec![MetadataRecord::Broker(registration)])?;
         let image = &draft.image;
@@ -308,6 +317,31 @@ impl RegisterBroker {
         });
         draft.add(changes)?;
         Ok(epoch)
+    }
+
+    /// Whether what it runs may take part.
+    fn check_release(&self, image: &MetadataImage) -> ItemResult<()> {
+        let Self { id, release, .. } = self;
+        let refuse = |why: String| Err(ApiError::new(ErrorCode::UnsupportedVersion, why));
+        if self.directories.is_empty() && self.absent.is_empty() {
+            return refuse(format!(
+                "Unable to register broker {id} because {release} does not say its log \
+                 directories. Start it with the release of the others."
+            ));
+        }
+        let finalized = image.features.keys().map(String::as_str).chain([FEATURE]);
+        for feature in finalized {
+            let (level, levels) = (image.level(feature), release.levels(feature));
+            if !levels.has(level) {
+                let Levels { min, max } = levels;
+                return refuse(format!(
+                    "Unable to register broker {id} because {release} does not support finalized \
+                     version {level} of {feature}. The broker wants a version between {min} and \
+                     {max}, inclusive."
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// What has become of the log of one partition.
@@ -508,7 +542,8 @@ impl Decide for AllocateProducerIds {
     }
 }
 
-/// Gives a new cluster its id, or confirms that the cluster has this id.
+/// Gives a new cluster its id and the highest level of [`FEATURE`], or confirms that the cluster has
+/// this id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetClusterId {
     /// The id, in Kafka's form.
@@ -521,9 +556,15 @@ impl Decide for SetClusterId {
     fn decide(&self, image: &MetadataImage, _context: &Context<'_>) -> Decision<Self::Outcome> {
         match &image.cluster_id {
             None => Decision {
-                records: vec![MetadataRecord::ClusterId(ClusterIdRecord {
-                    cluster_id: self.cluster_id.clone(),
-                })],
+                records: vec![
+                    MetadataRecord::ClusterId(ClusterIdRecord {
+                        cluster_id: self.cluster_id.clone(),
+                    }),
+                    MetadataRecord::Feature(FeatureRecord {
+                        name: FEATURE.to_owned(),
+                        level: Levels::SUPPORTED.max,
+                    }),
+                ],
                 outcome: Ok(()),
             },
             Some(present) if **present == *self.cluster_id => {

@@ -10,6 +10,7 @@ mod brokers;
 mod change;
 mod configs;
 mod elect;
+mod features;
 mod isr;
 pub mod liveness;
 mod logs;
@@ -31,6 +32,7 @@ pub use brokers::{
 };
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
 pub use elect::{BalanceLeaders, ElectLeaders, WantedLeader};
+pub use features::{FeatureUpdate, UpdateFeatures, UpgradeType};
 pub use isr::{AlterIsr, IsrChange, IsrMember};
 pub use letterbox_protocol::topics::{METADATA_TOPIC, is_internal_topic};
 pub use logs::{LogReport, ReportLogs};
@@ -48,6 +50,7 @@ use std::collections::BTreeMap;
 
 use letterbox_env::Random;
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
 
 use super::{ApiError, MetadataImage, MetadataRecord};
 
@@ -81,6 +84,8 @@ fn each_once<T, O>(
 
 /// What a decision needs beside the image.
 pub struct Context<'a> {
+    /// The node that decides.
+    pub node: BrokerId,
     /// Where ids and the start of a placement come from.
     pub random: &'a dyn Random,
     /// What the configuration keys mean.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, BalanceLeaders, Context,
     CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders, FenceBrokers,
-    RegisterBroker, ReportLogs, SetClusterId, StopBroker, UnregisterBroker,
+    RegisterBroker, ReportLogs, SetClusterId, StopBroker, UnregisterBroker, UpdateFeatures,
 };
 use crate::metadata::MetadataImage;
 pub use crate::metadata::envelope::DecodeError;
@@ -34,6 +34,7 @@ pub struct Answer {
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident $text:literal $version:literal,)+) => {
         /// A change of the metadata that somebody asks for.
+        #[expect(clippy::large_enum_variant, reason = "few are under way at a time")]
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Operation {
             $($(#[$doc])* $name($name),)+
@@ -109,6 +110,8 @@ operations! {
     AlterIsr "alterIsr" 0,
     /// Takes note of logs that are out of use on a broker that lives.
     ReportLogs "reportLogs" 0,
+    /// Finalizes levels of features.
+    UpdateFeatures "updateFeatures" 0,
     /// Hands out a block of producer ids.
     AllocateProducerIds "allocateProducerIds" 0,
     /// Gives a new cluster its id.

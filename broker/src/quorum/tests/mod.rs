@@ -17,9 +17,11 @@ use crate::controller::Controller;
 use crate::metadata::decide::{
     ConfigRules, ConfigScope, CreateTopics, NewTopic, RegisterBroker, TopicPlacement,
 };
-use crate::metadata::{Endpoint, SecurityProtocol};
+use crate::metadata::features::Release;
+use crate::metadata::{Endpoint, SecurityProtocol, Stamp};
 use letterbox_env::Env;
 use letterbox_protocol::model::BrokerId;
+use uuid::Uuid;
 
 /// Every key is allowed, none is a list.
 struct AnyConfig;
@@ -63,7 +65,7 @@ fn registration(id: i32) -> RegisterBroker {
     };
     RegisterBroker {
         id: BrokerId(id),
-        directories: BTreeMap::new(),
+        directories: [(Uuid::from_u128(1), Stamp::default())].into(),
         absent: Default::default(),
         endpoints: vec![endpoint],
         rack: None,
@@ -72,6 +74,7 @@ fn registration(id: i32) -> RegisterBroker {
         found: None,
         min_insync_replicas: 1,
         replaces: None,
+        release: Release::own(),
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Broker;
 use crate::metadata::MetadataImage;
+use crate::metadata::features::{FEATURE, Levels};
 use crate::security::{AllowAll, Authorizer, Operation, Principal, Resource, ResourceType};
 use crate::server::gate::{Need, Whole, need};
 
@@ -319,6 +320,10 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
     }
     let acl = m::create_acls_request::AclCreation::default().with_operation(3);
     let filter = m::delete_acls_request::DeleteAclsFilter::default().with_operation(3);
+    let level = m::update_features_request::FeatureUpdateKey::default()
+        .with_feature(text(FEATURE))
+        .with_max_version_level(Levels::SUPPORTED.max);
+    let finalize = m::UpdateFeaturesRequest::default().with_feature_updates(vec![level]);
     let all: &[ErrorCode] = &[TOPIC, GROUP, CLUSTER];
     vec![
         (0, m::ApiVersionsRequest::default().into(), &[]),
@@ -343,6 +348,7 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
             m::UnregisterBrokerRequest::default().with_broker_id(m::BrokerId(7)).into(),
             &[CLUSTER],
         ),
+        (2, finalize.with_timeout_ms(WAIT_MS).into(), &[CLUSTER]),
         (3, m::DescribeAclsRequest::default().into(), &[CLUSTER]),
         (3, m::CreateAclsRequest::default().with_creations(vec![acl]).into(), &[CLUSTER]),
         (3, m::DeleteAclsRequest::default().with_filters(vec![filter]).into(), &[CLUSTER]),
@@ -352,6 +358,7 @@ fn of_the_cluster() -> Vec<(i16, Request, &'static [ErrorCode])> {
 /// A broker with topics "t" and "secret", and groups "g", "hidden" and "old" with offsets of both.
 async fn broker() -> Broker {
     let broker = Broker::start().await;
+    broker.is_at_the_first_level().await;
     for name in ["t", "secret", "gone"] {
         broker.has_topic(name).await;
     }
@@ -413,6 +420,7 @@ fn is_change(request: &Request) -> bool {
             | Request::CreatePartitions(_)
             | Request::AlterConfigs(_)
             | Request::IncrementalAlterConfigs(_)
+            | Request::UpdateFeatures(_)
     )
 }
 

@@ -11,6 +11,7 @@ use super::Broker;
 use super::gate::{
     commit, describe_topics, fetch, fetch_offsets, group, offsets_of, produce, text, topic,
 };
+use crate::metadata::features::{FEATURE, Levels};
 use crate::security::AllowAll;
 
 const NONE: i16 = 0;
@@ -61,6 +62,77 @@ async fn api_versions_are_those_of_the_table() {
     let answer = answer!(broker, any, 0, m::ApiVersionsRequest::default(), ApiVersions);
     let told: Vec<i16> = answer.api_keys.iter().map(|api| api.api_key).collect();
     assert_eq!(told, apis::APIS.iter().map(|api| api.key).collect::<Vec<_>>());
+}
+
+/// A new cluster has the highest level, and one that was founded before there were levels the first.
+#[tokio::test]
+async fn the_level_of_the_cluster_is_told_and_raised_for_good() {
+    use m::update_features_request::FeatureUpdateKey;
+    let (broker, any) = (Broker::start().await, Arc::new(AllowAll));
+    let told = async |version| {
+        let request = m::ApiVersionsRequest::default()
+            .with_client_software_name(text("a"))
+            .with_client_software_version(text("1"));
+        let answer = answer!(broker, any, version, request, ApiVersions);
+        let supported = answer.supported_features.iter();
+        let supported = supported.map(|one| (one.name.clone(), one.min_version, one.max_version));
+        let levels = answer.finalized_features.iter();
+        let levels =
+            levels.map(|one| (one.name.clone(), one.min_version_level, one.max_version_level));
+        let epoch = answer.finalized_features_epoch;
+        (supported.collect::<Vec<_>>(), levels.collect::<Vec<_>>(), epoch)
+    };
+    let Levels { min, max } = Levels::SUPPORTED;
+    let finalized = |level| vec![(text(FEATURE), level, level)];
+    let first = told(3).await;
+    assert_eq!((first.0, first.1), (vec![(text(FEATURE), min, max)], finalized(max)));
+    assert_eq!(told(2).await, (vec![], vec![], -1));
+    broker.is_at_the_first_level().await;
+    let (_, levels, epoch) = told(4).await;
+    assert!(levels == finalized(1) && epoch > first.2, "{levels:?} {epoch}");
+
+    let request = |level, kind| {
+        let update = FeatureUpdateKey::default()
+            .with_feature(text(FEATURE))
+            .with_max_version_level(level)
+            .with_upgrade_type(kind);
+        m::UpdateFeaturesRequest::default()
+            .with_feature_updates(vec![update])
+            .with_timeout_ms(30_000)
+    };
+    let ask = async |version, request: m::UpdateFeaturesRequest| {
+        let answer = answer!(broker, any, version, request, UpdateFeatures);
+        let message = answer.error_message.map(|message| message.to_string());
+        let results: Vec<_> = answer.results.iter().map(|one| one.error_code).collect();
+        (answer.error_code, message.unwrap_or_default(), results, told(4).await.1[0].1)
+    };
+    let done = |results: &[i16], level| (NONE, String::new(), results.to_vec(), level);
+    assert_eq!(ask(2, request(2, 1).with_validate_only(true)).await, done(&[], 1));
+    let mut older = request(2, 1);
+    older.feature_updates[0].allow_downgrade = true;
+    for (version, request, why) in [
+        (0, older, "Can't downgrade to a newer version."),
+        (1, request(2, 2), "Can't downgrade to a newer version."),
+        (2, request(2, 4), "The controller does not support the given upgrade type."),
+        (2, request(3, 1), "Local controller 1 only supports versions 1-2"),
+    ] {
+        let level = request.feature_updates[0].max_version_level;
+        let (code, message, results, at) = ask(version, request).await;
+        let expected = format!(
+            "The update failed for all features since the following feature had an error: Invalid \
+             update version {level} for feature letterbox.version. {why}"
+        );
+        assert_eq!((message, results, at), (expected, vec![], 1));
+        assert_eq!(code, ErrorCode::InvalidUpdateVersion.code());
+    }
+    // Answered when it is shown; of a feature that is named twice the last counts.
+    let mut twice = request(7, 1);
+    twice.feature_updates.extend(request(2, 1).feature_updates);
+    assert_eq!(ask(1, twice).await, done(&[NONE, NONE], 2));
+    assert_eq!(ask(2, m::UpdateFeaturesRequest::default()).await, done(&[], 2));
+    let (code, message, _, at) = ask(2, request(1, 2)).await;
+    assert!(message.contains("Unsupported letterbox.version downgrade from 2 to 1"), "{message}");
+    assert_eq!((code, at), (ErrorCode::InvalidUpdateVersion.code(), 2));
 }
 
 #[tokio::test]

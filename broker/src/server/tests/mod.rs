@@ -16,6 +16,7 @@ mod handlers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use letterbox_env::Env;
@@ -26,6 +27,9 @@ use super::budget::Share;
 use super::context::Connection;
 use super::dispatch::{check, dispatch};
 use crate::config::Config;
+use crate::metadata::MetadataRecord;
+use crate::metadata::features::FEATURE;
+use crate::metadata::record::FeatureRecord;
 use crate::node::Node;
 use crate::security::Authorizer;
 
@@ -53,6 +57,15 @@ impl Broker {
 
     async fn has_topic(&self, name: &str) {
         self.node.ensure_topic(name, 1, 1, BTreeMap::new()).await.unwrap();
+    }
+
+    /// As one whose cluster was founded before there were levels of features.
+    async fn is_at_the_first_level(&self) {
+        let services = self.node.services();
+        let term = services.quorum.begin_leading().await.unwrap();
+        let first = FeatureRecord { name: FEATURE.to_owned(), level: 1 };
+        let done = services.quorum.propose(term, &[MetadataRecord::Feature(first)]).await.unwrap();
+        assert!(services.shown.reaches(done.index, Duration::from_secs(30)).await);
     }
 
     /// The answer to a client that may do what `authorizer` allows.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use letterbox_protocol::model::BrokerId;
 
 use crate::metadata::decide::liveness::{Effect, Heartbeat, Liveness};
+use crate::metadata::features::Release;
 use crate::metadata::{BrokerRegistration, MetadataImage};
 
 const SESSION_MS: u64 = 9_000;
@@ -31,6 +32,7 @@ fn image(words: &[&str]) -> MetadataImage {
             stopping: false,
             min_insync_replicas: 1,
             secret: None,
+            release: Release::own(),
         };
         (id, Arc::new(registration))
     };

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::change::{MIN_INSYNC, UNCLEAN, min_insync};
 use super::*;
+use crate::metadata::features::{FEATURE, Levels, Release};
 use crate::metadata::record::{decode, encode};
 use crate::metadata::{ConfigResource, PartitionState, Stamp, apply};
 
@@ -61,7 +62,7 @@ impl World {
     }
 
     fn run<O: Decide>(&mut self, operation: &O) -> O::Outcome {
-        let context = Context { random: &self.random, rules: &Rules };
+        let context = Context { node: BrokerId(1), random: &self.random, rules: &Rules };
         let decision = operation.decide(&self.image, &context);
         // Through the bytes of the log, as in production.
         let records = decode(&encode(&decision.records).unwrap()).unwrap();
@@ -111,6 +112,120 @@ fn register(id: i32, rack: &str) -> RegisterBroker {
         found: None,
         min_insync_replicas: 1,
         replaces: None,
+        release: Release::own(),
+    }
+}
+
+#[test]
+fn a_broker_registers_only_if_it_supports_the_finalized_level() {
+    let registers = |founded: bool, release: &Release| {
+        let mut world = World::with_racks(&[]);
+        if founded {
+            world.run(&SetClusterId { cluster_id: "c".to_owned() }).unwrap();
+        }
+        let registration = RegisterBroker { release: release.clone(), ..register(3, "a") };
+        let outcome = world.run(&registration);
+        let registered = world.image.brokers.get(&BrokerId(3)).map(|broker| &broker.release);
+        assert_eq!(registered, outcome.is_ok().then_some(release));
+        outcome.map(drop).map_err(|error| (error.code, error.message))
+    };
+    // A cluster that was founded before there were levels takes whoever supports the first one.
+    for (founded, levels) in [(false, (1, 1)), (false, (1, 4)), (true, (1, 2)), (true, (2, 3))] {
+        assert_eq!(registers(founded, &supports(levels)), Ok(()));
+    }
+    assert_eq!(registers(false, &Release::default()), Ok(()));
+    for (founded, release, words) in [
+        (true, supports((1, 1)), "release 9.9 does not support finalized version 2 of letterbox"),
+        (true, supports((3, 4)), "The broker wants a version between 3 and 4, inclusive."),
+        (false, supports((2, 3)), "does not support finalized version 1 of letterbox.version. "),
+        (true, Release::default(), "because a release that does not name itself does not support"),
+    ] {
+        let (code, message) = registers(founded, &release).unwrap_err();
+        let is_named = message.starts_with("Unable to register broker 3 because ");
+        assert!(is_named && message.contains(words), "{message}");
+        assert_eq!(code, ErrorCode::UnsupportedVersion);
+    }
+}
+
+/// A release that supports these levels.
+fn supports((min, max): (i16, i16)) -> Release {
+    let features = [(FEATURE.to_owned(), Levels { min, max })].into();
+    Release { version: "9.9".to_owned(), features }
+}
+
+#[test]
+fn a_broker_that_does_not_say_its_log_directories_is_refused() {
+    let mut world = World::with_racks(&["a"]);
+    let directories = BTreeMap::new();
+    let refused = world.run(&RegisterBroker { directories, ..register(2, "b") }).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::UnsupportedVersion);
+    assert!(refused.message.contains("does not say its log directories"), "{refused}");
+    assert!(!world.image.brokers.contains_key(&BrokerId(2)));
+    // They cannot be used now, and may be again.
+    let (directories, absent) = (BTreeMap::new(), [Uuid::from_u128(1)].into());
+    world.run(&RegisterBroker { directories, absent, ..register(2, "b") }).unwrap();
+}
+
+/// The cluster was founded before there were levels.
+#[test]
+fn levels_of_features_are_raised_and_never_lowered_in_kafkas_words() {
+    use UpgradeType::{SafeDowngrade, UnsafeDowngrade, Upgrade};
+    let mut world = World::with_racks(&["a", "b"]);
+    let ask = |world: &mut World, validate_only, asked: &[(&str, i16, UpgradeType)]| {
+        let update = |(name, level, kind): &(&str, i16, UpgradeType)| FeatureUpdate {
+            name: (*name).to_owned(),
+            level: *level,
+            kind: *kind,
+        };
+        let updates = asked.iter().map(update).collect();
+        let done = world.run(&UpdateFeatures { updates, validate_only });
+        (done.map_err(|error| (error.code, error.message)), world.image.level(FEATURE))
+    };
+    let refused =
+        |why: &str, level| (Err((ErrorCode::InvalidUpdateVersion, why.to_owned())), level);
+    let of = |level: i16, why: &str, at| {
+        refused(&format!("Invalid update version {level} for feature {FEATURE}. {why}"), at)
+    };
+    // What is only checked changes nothing, and one that is refused has all refused.
+    assert_eq!(ask(&mut world, true, &[(FEATURE, 2, Upgrade)]), (Ok(()), 1));
+    let unknown = "Invalid update version 1 for feature x.version. Local controller 1 does not \
+                   support this feature.";
+    let asked = [(FEATURE, 2, Upgrade), ("x.version", 1, Upgrade)];
+    assert_eq!(ask(&mut world, false, &asked), refused(unknown, 1));
+    let range = "Local controller 1 only supports versions 1-2";
+    for (level, kind, why) in [
+        (-1, Upgrade, "A feature version cannot be less than 0."),
+        (3, Upgrade, range),
+        (0, UnsafeDowngrade, range),
+        (2, SafeDowngrade, "Can't downgrade to a newer version."),
+    ] {
+        let asked = [(FEATURE, level, kind)];
+        assert_eq!(ask(&mut world, false, &asked), of(level, why, 1));
+    }
+    let nothing = "Invalid update version 0 for feature x.version. Feature x.version not found.";
+    assert_eq!(ask(&mut world, false, &[("x.version", 0, SafeDowngrade)]), refused(nothing, 1));
+    // A broker that is away counts: it may come back.
+    world.run(&RegisterBroker { release: supports((1, 1)), ..register(2, "b") }).unwrap();
+    let epoch = world.image.brokers[&BrokerId(2)].epoch;
+    let fence = FenceBrokers { brokers: vec![(BrokerId(2), epoch)], fenced: true };
+    world.run(&fence).remove(0).unwrap();
+    let why = "Broker 2 (release 9.9) only supports versions 1";
+    assert_eq!(ask(&mut world, false, &[(FEATURE, 2, Upgrade)]), of(2, why, 1));
+    world.run(&register(2, "b")).unwrap();
+    assert_eq!(ask(&mut world, false, &[(FEATURE, 2, Upgrade)]), (Ok(()), 2));
+    assert_eq!(ask(&mut world, false, &[(FEATURE, 2, Upgrade)]), (Ok(()), 2));
+    let words = "Can't downgrade the version of this feature without setting the upgrade type to \
+                 either safe or unsafe downgrade.";
+    assert_eq!(ask(&mut world, false, &[(FEATURE, 1, Upgrade)]), of(1, words, 2));
+    for (kind, why) in [
+        (SafeDowngrade, "Refusing to perform the requested downgrade because it might delete"),
+        (UnsafeDowngrade, "Unsafe metadata downgrade is not supported in this version."),
+    ] {
+        let (done, level) = ask(&mut world, false, &[(FEATURE, 1, kind)]);
+        let (code, message) = done.unwrap_err();
+        let words = format!("Unsupported letterbox.version downgrade from 2 to 1. {why}");
+        assert!(message.starts_with(&words), "{message}");
+        assert_eq!((code, level), (ErrorCode::InvalidUpdateVersion, 2));
     }
 }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::super::*;
+use crate::metadata::features::{Levels, Release};
 use crate::metadata::{ConfigResource, Endpoint, PartitionState, SecurityProtocol, Stamp};
 
 fn name() -> impl Strategy<Value = String> {
@@ -115,8 +116,12 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
     let stamp =
         (uuid(), proptest::option::of(uuid())).prop_map(|(run, before)| Stamp { run, before });
     let directories = (proptest::collection::btree_map(uuid(), stamp, 0..3), ids());
+    let levels = any::<(i16, i16)>().prop_map(|(min, max)| Levels { min, max });
+    let release = (name(), proptest::collection::btree_map(name(), levels, 0..3))
+        .prop_map(|(version, features)| Release { version, features });
+    let found = (found, release);
     (broker(), directories, vec(endpoint, 0..3), proptest::option::of(name()), flags, found)
-        .prop_map(|(id, (directories, absent), endpoints, rack, flags, found)| {
+        .prop_map(|(id, (directories, absent), endpoints, rack, flags, (found, release))| {
             let (clean_start, flushes_on_ack, replaces) = flags;
             RegisterBroker {
                 id,
@@ -129,6 +134,7 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
                 found,
                 min_insync_replicas: 2,
                 replaces,
+                release,
             }
         })
 }
@@ -199,6 +205,12 @@ fn operation() -> impl Strategy<Value = Operation> {
             }
         ),
         name().prop_map(|cluster_id| SetClusterId { cluster_id }.into()),
+        (vec((name(), any::<i16>()), 0..3), any::<bool>()).prop_map(|(asked, validate_only)| {
+            let kind = UpgradeType::SafeDowngrade;
+            let of_one = |(name, level)| FeatureUpdate { name, level, kind };
+            let updates = asked.into_iter().map(of_one).collect();
+            UpdateFeatures { updates, validate_only }.into()
+        }),
     ]
 }
 
@@ -240,6 +252,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         item(Just(())).prop_map(Outcome::SetClusterId),
         item(Just(())).prop_map(Outcome::ReportLogs),
         item(Just(())).prop_map(Outcome::UnregisterBroker),
+        item(Just(())).prop_map(Outcome::UpdateFeatures),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 pub(in crate::server) mod api_versions;
 pub(in crate::server) mod configs;
+pub(in crate::server) mod features;
 pub(in crate::server) mod log_dirs;
 pub(in crate::server) mod metadata;
 pub(in crate::server) mod quorum;
