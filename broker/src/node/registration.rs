@@ -48,6 +48,8 @@ pub(super) struct Membership {
     /// See [`crate::metadata::BrokerRegistration::epoch`].
     epoch: i64,
     heartbeat: Duration,
+    /// Before the controller was told of it.
+    since: Instant,
 }
 
 impl Membership {
@@ -91,8 +93,9 @@ impl Membership {
             min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
             release: Release::own(),
         };
-        let (mut waits, mut epoch) = (false, None);
+        let (mut waits, mut epoch, mut since) = (false, None, Instant::now());
         while epoch.is_none() {
+            since = Instant::now();
             let shown = quorum.image();
             let operation = operation(shown.brokers.get(&config.node_id).map(|own| &**own));
             match carry_out(controller, quorum, operation).await? {
@@ -110,12 +113,22 @@ impl Membership {
         }
         let epoch = epoch.unwrap_or_default();
         let heartbeat = config.duration("broker.heartbeat.interval.ms");
-        Ok(Self { id: config.node_id, epoch, heartbeat })
+        Ok(Self { id: config.node_id, epoch, heartbeat, since })
     }
 
     /// See [`crate::metadata::BrokerRegistration::epoch`].
     pub(super) fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// Up to when this broker leads, if nothing is heard of the controller.
+    pub(super) fn lease(&self, config: &Config, replicas: Arc<ReplicaManager>) -> Lease {
+        // Some heartbeats that are not answered are no pause.
+        let session = config.duration("broker.session.timeout.ms");
+        let session = session.max(config.duration("broker.heartbeat.interval.ms") * 3);
+        let until = self.since + session;
+        replicas.lead_until(until);
+        Lease { session, until, awaited: Awaited::default(), replicas }
     }
 
     /// Tells the active controller that this broker lives, until `stop`.
@@ -184,19 +197,27 @@ impl Membership {
 pub(super) struct Lease {
     session: Duration,
     until: Instant,
+    awaited: Awaited,
     replicas: Arc<ReplicaManager>,
 }
 
-impl Lease {
-    pub(super) fn begin(config: &Config, replicas: Arc<ReplicaManager>) -> Self {
-        // Some heartbeats that are not answered are no pause.
-        let session = config.duration("broker.session.timeout.ms");
-        let session = session.max(config.duration("broker.heartbeat.interval.ms") * 3);
-        let until = Instant::now() + session;
-        replicas.lead_until(until);
-        Self { session, until, replicas }
-    }
+/// What this node has to show before it leads again: the index that the controller showed when it
+/// first heard it after a pause, and when it heard it last.
+#[derive(Default)]
+struct Awaited(Option<(u64, Instant)>);
 
+impl Awaited {
+    /// What has to be shown, now that the controller was told at `asked`, and has shown `index`. Not
+    /// always the newest: a node that shows all of it a little late would never lead again.
+    fn heard(&mut self, asked: Instant, index: u64, session: Duration) -> u64 {
+        let first = self.0.filter(|(_, last)| asked < *last + session);
+        let index = first.map_or(index, |(first, _)| first);
+        self.0 = Some((index, asked));
+        index
+    }
+}
+
+impl Lease {
     /// The controller was told at `asked` that this broker lives, and has said `answer`, if it has.
     async fn renew(
         &mut self,
@@ -206,13 +227,16 @@ impl Lease {
     ) {
         let is_over = self.until < Instant::now();
         if quorum.refusal().is_some() {
+            self.awaited = Awaited::default();
             self.until = asked.checked_sub(self.session).unwrap_or(asked);
         } else if !is_over {
             self.until = answer.map_or_else(Instant::now, |_| asked) + self.session;
         } else if let Some(answer) = answer.filter(|_| !quorum.leads_alone()) {
+            let index = self.awaited.heard(asked, answer.applied_index, self.session);
             let mut images = quorum.subscribe();
-            let shown = images.wait_for(|image| image.applied_index >= answer.applied_index);
+            let shown = images.wait_for(|image| image.applied_index >= index);
             if let Ok(Ok(_)) = tokio::time::timeout(RETRY_AFTER, shown).await {
+                self.awaited = Awaited::default();
                 self.until = asked + self.session;
             }
         }
@@ -411,4 +435,22 @@ fn endpoints(config: &Config, listeners: &[BoxListener]) -> Vec<Endpoint> {
         security_protocol: SecurityProtocol::Plaintext,
     };
     config.advertised.iter().enumerate().map(endpoint).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: Duration = Duration::from_secs(9);
+
+    /// The controller goes on, and this node shows all of it a little late.
+    #[test]
+    fn what_was_shown_at_the_first_answer_after_a_pause_is_waited_for() {
+        let (mut awaited, begun) = (Awaited::default(), Instant::now());
+        let mut heard =
+            |at: u64, index| awaited.heard(begun + Duration::from_secs(at), index, SESSION);
+        assert_eq!([heard(0, 5), heard(2, 7), heard(10, 9), heard(18, 11)], [5; 4]);
+        // It has stood still again: others may lead since.
+        assert_eq!([heard(27, 20), heard(28, 21)], [20; 2]);
+    }
 }

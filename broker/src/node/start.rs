@@ -27,7 +27,7 @@ use super::groups::GroupHost;
 use super::hosting;
 use super::identity::{self, Identity};
 use super::patience::patiently;
-use super::registration::{Lease, Membership};
+use super::registration::Membership;
 use super::replication;
 use super::stage::Stage;
 use crate::config::Config;
@@ -248,7 +248,8 @@ async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: 
     let Joined { lead: Lead { quorum, controller }, logs, membership } = joined;
     let (mut heartbeats, epoch) = (Stage::default(), membership.epoch());
     let replicas = ReplicaManager::new(&env, config.clone(), logs.clone());
-    let leads = config.may_have_several_nodes().then(|| Lease::begin(&config, replicas.clone()));
+    let lease = || membership.lease(&config, replicas.clone());
+    let leads = config.may_have_several_nodes().then(lease);
     heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), leads, stop));
 
     let deltas = quorum.deltas();
