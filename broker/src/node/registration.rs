@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use letterbox_env::BoxListener;
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::{BrokerId, decode_uuid};
+use letterbox_protocol::model::{BrokerId, decode_uuid, encode_uuid};
 use letterbox_storage::{LogManager, Loss};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +112,7 @@ impl Membership {
             }
         }
         let epoch = epoch.unwrap_or_default();
+        tell_gone(&quorum.image(), config.node_id);
         let heartbeat = config.duration("broker.heartbeat.interval.ms");
         Ok(Self { id: config.node_id, epoch, heartbeat, since })
     }
@@ -186,6 +187,18 @@ impl Membership {
             }
         }
     }
+}
+
+/// Says which lost log directories records are missing of.
+fn tell_gone(image: &MetadataImage, id: BrokerId) {
+    let Some(own) = image.brokers.get(&id).filter(|own| !own.gone.is_empty()) else { return };
+    let gone: Vec<_> = own.gone.iter().map(|(id, _)| encode_uuid(*id)).collect();
+    warn!(
+        directories = gone.join(","),
+        "records that lay in lost log directories of this broker are nowhere else; their \
+         partitions wait for the directories, or until the loss of all of them is accepted \
+         (accepted.lost.directory.ids)"
+    );
 }
 
 /// Up to when this broker leads what it leads by its metadata.

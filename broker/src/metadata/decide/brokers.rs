@@ -316,7 +316,24 @@ impl RegisterBroker {
             self.take_log(change, &directories, image, topic, index, state).build()
         });
         draft.add(changes)?;
+        self.forget_gone(draft)?;
         Ok(epoch)
+    }
+
+    /// Directories that were lost are remembered only while something is missing because of them: a
+    /// later loss is accepted by its own id.
+    fn forget_gone(&self, draft: &mut Draft) -> ItemResult<()> {
+        let Some(own) = draft.image.brokers.get(&self.id).filter(|own| !own.gone.is_empty()) else {
+            return Ok(());
+        };
+        let is_missing = |image: &MetadataImage| {
+            image.partitions_of(self.id).any(|(_, _, state)| state.is_lost_on(self.id))
+        };
+        if is_missing(&draft.image) {
+            return Ok(());
+        }
+        let record = BrokerRegistration { gone: Vec::new(), ..(**own).clone() };
+        draft.add(vec![MetadataRecord::Broker(record)])
     }
 
     /// Whether what it runs may take part.

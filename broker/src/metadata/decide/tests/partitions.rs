@@ -1550,6 +1550,33 @@ fn the_loss_of_a_log_directory_is_waited_for_until_a_person_accepts_it() {
     );
 }
 
+/// What is missing then lay in the last one alone.
+#[test]
+fn a_loss_is_accepted_by_itself_after_another_one_that_left_nothing_missing() {
+    tell(
+        "
+        > create with=min.insync.replicas:1
+        epoch 0 1 leads isr 1,2,3
+        > fence broker=1
+        epoch 1 2 leads isr 2,3
+        > start-with broker=1 disk=7 log=none
+        epoch 1 2 leads isr 2,3 lost 1
+        > isr is=1,2,3
+        epoch 1 2 leads isr 1,2,3
+        > fence broker=2
+        epoch 2 1 leads isr 1,3
+        > isr is=1
+        epoch 2 1 leads isr 1
+        > fence broker=1
+        epoch 3 nobody leads elr 1 last-known 1
+        > start-with broker=1 disk=8 log=none
+        epoch 3 nobody leads last-known 1 offline 1
+        > start-with broker=1 disk=8 log=none accepted=7
+        epoch 3 nobody leads last-known 2,3 lost 1
+        ",
+    );
+}
+
 /// Also when it is killed at any moment of any number of starts.
 #[test]
 fn an_older_state_of_a_directory_counts_for_nothing() {
