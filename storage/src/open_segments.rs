@@ -54,7 +54,7 @@ pub(super) struct AnswerFiles {
     open: AtomicUsize,
 }
 
-/// One of them; it counts until it is dropped.
+/// A file that an answer keeps open: it counts until this is dropped.
 pub struct AnswerFile(Arc<AnswerFiles>);
 
 impl AnswerFiles {
