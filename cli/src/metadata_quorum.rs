@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use letterbox_client::{Error, QuorumReplica, QuorumStatus, decode_uuid, encode_uuid};
-use letterbox_env::{Env, split_address};
+use letterbox_env::{Env, join_address, split_address};
 use uuid::Uuid;
 
 use crate::args::{CONTROLLERS, Command, Grammar, Parsed, Spec, Takes};
@@ -234,8 +234,7 @@ fn controller_endpoints(properties: &Settings) -> Result<Vec<(String, String, u1
 }
 
 fn endpoint((name, host, port): &(String, String, u16)) -> String {
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    format!("{name}://{host}:{port}")
+    format!("{name}://{}", join_address(host, *port))
 }
 
 async fn describe(

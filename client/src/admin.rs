@@ -20,7 +20,7 @@ pub use cluster::{
     QuorumStatus, UpgradeType, VersionRange,
 };
 pub use configs::{
-    AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType, TopicConfigs,
+    AlterOp, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, TopicConfigs,
 };
 pub use groups::{CommittedOffset, DescribedGroup, GroupMember, ListedGroup};
 pub use offsets::{FoundOffset, IsolationLevel, OffsetSpec};

@@ -43,13 +43,13 @@ pub use admin::{
     EligibleLeaders, Endpoint, FinalizedFeatures, FoundOffset, GroupMember, IsolationLevel,
     ListedGroup, LogDirectory, LogReplica, MorePartitions, NewTopic, OffsetSpec,
     PartitionReassignment, ProducerState, QuorumNode, QuorumReplica, QuorumStatus, ResourceFilter,
-    ResourceType, TopicConfigs, TopicCreated, UpgradeType, VersionRange,
+    TopicConfigs, TopicCreated, UpgradeType, VersionRange,
 };
 pub use client::{Client, ClientOptions};
 pub use consumer::{AutoOffsetReset, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions};
 pub use error::{BrokerError, Error};
 pub use letterbox_protocol::ErrorCode;
-pub use letterbox_protocol::model::{decode_uuid, encode_uuid};
+pub use letterbox_protocol::model::{ResourceType, decode_uuid, encode_uuid};
 pub use letterbox_protocol::properties;
 pub use letterbox_protocol::topics::{
     METADATA_TOPIC, WrongTopicName, check_topic_name, is_internal_topic,

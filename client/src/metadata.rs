@@ -53,11 +53,7 @@ impl Broker {
     /// `host:port`, an IPv6 host in brackets.
     #[must_use]
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        letterbox_env::join_address(&self.host, self.port)
     }
 }
 

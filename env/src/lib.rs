@@ -27,7 +27,9 @@ pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
 pub use failing::Failing;
 pub use fault::{Fault, Resource, not_synced};
 pub use log_filter::{WrongDirective, log_filter};
-pub use net::{BoxListener, BoxStream, Listener, Net, Stream, TryWrite, split_address};
+pub use net::{
+    BoxListener, BoxStream, Listener, Net, Stream, TryWrite, join_address, split_address,
+};
 
 /// A boxed future, as the object-safe traits of this crate return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,5 +1,6 @@
 //! Listeners, streams and name look-up.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,6 +70,12 @@ pub fn split_address(address: &str) -> Option<(&str, u16)> {
     Some((bare, port))
 }
 
+/// `host:port` as [`split_address`] reads it: an IPv6 address stands in brackets.
+#[must_use]
+pub fn join_address(host: &str, port: impl Display) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// A boxed [`Listener`].
 pub type BoxListener = Box<dyn Listener>;
 
@@ -107,6 +114,12 @@ mod tests {
             ("$(HOST_IP):30000", "$(HOST_IP)", 30000),
         ] {
             assert_eq!(split_address(address), Some((host, port)), "{address}");
+        }
+        for (host, port, address) in
+            [("localhost", 9092, "localhost:9092"), ("::1", 9092, "[::1]:9092"), ("", 0, ":0")]
+        {
+            assert_eq!(join_address(host, port), address);
+            assert_eq!(split_address(address), Some((host, port)));
         }
         for wrong in ["", "localhost", "localhost:", "a:-1", "a:+1", "a:70000", "[::1:1", "::1]:1"]
         {

@@ -101,6 +101,8 @@ pub struct Difference {
     pub what: String,
     /// Whether it changes what the thing stands for. A label, for one, does not.
     pub is_of_spec: bool,
+    /// Whether Kubernetes lets nobody change that field.
+    pub is_fixed: bool,
 }
 
 impl Compared {

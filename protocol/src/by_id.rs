@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
 use super::put::Put;
+use super::varint;
 
 /// The last version that the message codec knows.
 pub(super) const BY_NAME: i16 = 9;
@@ -77,20 +78,8 @@ impl Rewrite<'_> {
         Some(())
     }
 
-    fn take_varint(&mut self) -> Option<u32> {
-        let mut value = 0_u32;
-        for shift in [0, 7, 14, 21, 28] {
-            let byte = *self.take(1)?.first()?;
-            value |= u32::from(byte & 0x7f).checked_shl(shift)?;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
     fn varint(&mut self) -> Option<u32> {
-        let value = self.take_varint()?;
+        let value = varint::take(&mut self.from).ok()?;
         self.to.varint(value);
         Some(value)
     }
@@ -123,7 +112,8 @@ impl Rewrite<'_> {
             let id = Uuid::from_slice(self.take(16)?).ok()?;
             self.to.string(true, &id.to_string());
         } else {
-            let length = usize::try_from(self.take_varint()?.checked_sub(1)?).ok()?;
+            let length =
+                usize::try_from(varint::take(&mut self.from).ok()?.checked_sub(1)?).ok()?;
             let id = topic_id(std::str::from_utf8(self.take(length)?).ok()?)?;
             self.to.uuid(id);
         }

@@ -24,6 +24,7 @@ use super::apis;
 use super::fault::{Problem, Step, WireError};
 use super::schema::{self, Field, Kind, Message};
 use super::schema_table::{REQUESTS, RESPONSES};
+use super::varint::{self, VarintError};
 
 /// Array elements, plain numbers too, and tagged fields in one request. Decoded, an element takes
 /// some 100 to 200 bytes, so one request makes at most about 100 MiB besides its own bytes. Kafka's
@@ -438,19 +439,12 @@ impl<'a> Walk<'a> {
     }
 
     fn varint(&mut self) -> Result<u32, Fault> {
-        let mut value = 0u32;
-        for at in 0..5 {
-            let [byte] = self.array_of()?;
-            // The fifth byte holds the upper four bits and ends the number.
-            if at == 4 && byte > 0x0f {
-                break;
-            }
-            value |= u32::from(byte & 0x7f) << (7 * at);
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(self.fault(Problem::VarintTooLong))
+        varint::take(&mut self.left).map_err(|error| {
+            self.fault(match error {
+                VarintError::Truncated => Problem::Truncated { needed: 1 },
+                VarintError::TooLong => Problem::VarintTooLong,
+            })
+        })
     }
 
     fn spend(&mut self, elements: usize) -> Result<(), Fault> {

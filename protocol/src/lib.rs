@@ -30,6 +30,7 @@ mod schema_table;
 #[cfg(test)]
 mod tests;
 pub mod topics;
+pub mod varint;
 
 pub use check::{
     CheckedHeader, ELEMENTS_MAX, RequestPrefix, STRING_MAX, check_request, check_request_body,

@@ -82,6 +82,22 @@ pub fn decode_uuid(text: &str) -> Option<Uuid> {
     Some(Uuid::from_u128(bits))
 }
 
+/// What a configuration belongs to; the numbers are the protocol's (`ConfigResource.Type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i8)]
+pub enum ResourceType {
+    /// A topic.
+    Topic = 2,
+    /// A broker by id; an empty name means the default for all brokers.
+    Broker = 4,
+    /// The log levels of a broker (KIP-412).
+    BrokerLogger = 8,
+    /// Client metrics subscriptions (KIP-714).
+    ClientMetrics = 16,
+    /// A consumer group (KIP-848).
+    Group = 32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

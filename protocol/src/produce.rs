@@ -10,6 +10,7 @@ use super::apis::{self, PRODUCE};
 use super::check::check_request_body;
 use super::fault::{Problem, WireError};
 use super::put::Put;
+use super::varint;
 
 /// A topic as a request names it: by name up to version 12, by id from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,15 +207,10 @@ impl<'a> Cursor<'a> {
     }
 
     fn varint(&mut self) -> Option<u32> {
-        let mut value = 0u32;
-        for shift in [0, 7, 14, 21, 28] {
-            let [byte] = self.array()?;
-            value |= u32::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
+        let mut rest = self.bytes.get(self.at..)?;
+        let value = varint::take(&mut rest).ok()?;
+        self.at = self.bytes.len() - rest.len();
+        Some(value)
     }
 
     /// The next `length` bytes, or `Some(None)` for null.

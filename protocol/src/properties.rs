@@ -120,18 +120,33 @@ fn unescape(text: &str) -> Result<String, &'static str> {
     String::from_utf16(&out).map_err(|_| BROKEN)
 }
 
-/// Writes a value so that every reader of the format, Java's too, gets the same text back.
+/// Writes a key so that every reader of the format, Java's too, gets the same text back.
+#[must_use]
+pub fn escape_key(key: &str) -> String {
+    escape(key, true)
+}
+
+/// Writes a value so that every reader of the format, Java's too, gets the same text back: no value
+/// can end its line or begin another key.
 #[must_use]
 pub fn escape_value(value: &str) -> String {
-    let mut escaped = String::with_capacity(value.len());
-    for unit in value.encode_utf16() {
+    escape(value, false)
+}
+
+fn escape(text: &str, is_key: bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for (index, unit) in text.encode_utf16().enumerate() {
         match char::from_u32(u32::from(unit)) {
             Some('\\') => escaped.push_str("\\\\"),
             Some('\n') => escaped.push_str("\\n"),
             Some('\r') => escaped.push_str("\\r"),
             Some('\t') => escaped.push_str("\\t"),
-            // Blanks at either end would be trimmed.
-            Some(c @ ('!'..='~')) => escaped.push(c),
+            Some('\u{c}') => escaped.push_str("\\f"),
+            // Blanks before a value are not part of it.
+            Some(' ') if is_key || index == 0 => escaped.push_str("\\ "),
+            Some(c @ ('=' | ':')) if is_key => escaped.extend(['\\', c]),
+            Some(c @ ('#' | '!')) if is_key && index == 0 => escaped.extend(['\\', c]),
+            Some(c @ (' '..='~')) => escaped.push(c),
             _ => escaped.push_str(&format!("\\u{unit:04x}")),
         }
     }

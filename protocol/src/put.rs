@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::check::STRING_MAX;
+use super::varint;
 
 /// Kafka's primitive types at the end of a buffer. Lengths and counts are those of the flexible
 /// form (varint of length + 1) when `flexible`, else int16 for strings and int32 for arrays and
@@ -44,12 +45,8 @@ impl Put for BytesMut {
         self.put_slice(value.as_bytes());
     }
 
-    fn varint(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.put_u8((value as u8) | 0x80);
-            value >>= 7;
-        }
-        self.put_u8(value as u8);
+    fn varint(&mut self, value: u32) {
+        varint::put(self, value);
     }
 
     fn no_tags(&mut self) {

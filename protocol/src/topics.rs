@@ -23,6 +23,10 @@ pub const METADATA_DIR: &str = "__letterbox_metadata";
 /// Where Apache Kafka has its metadata log, and earlier versions of Letterbox had theirs.
 pub const KAFKA_METADATA_DIR: &str = concat!(metadata_topic!(), "-0");
 
+/// The list of its partitions in each log directory, from its first start on. Not one of Kafka's
+/// files.
+pub const PARTITION_TOPIC_IDS: &str = "partition-topic-ids";
+
 /// The longest name in characters: with a partition's number behind it, it still fits into a file
 /// name.
 pub const TOPIC_NAME_LEN_MAX: usize = 249;

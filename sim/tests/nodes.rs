@@ -15,6 +15,7 @@ use std::time::Duration;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
+use kafka_protocol::messages::describe_quorum_response;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use letterbox_env::{BoxStream, Disk as _, Env};
 use letterbox_protocol::{Request, Response};
@@ -149,25 +150,30 @@ fn what_needs_a_majority_is_refused_in_time_without_one() {
     }
 }
 
-/// Who leads the quorum.
-fn leader(cluster: &mut Cluster, asked: &str) -> &'static str {
-    let leader = Rc::new(RefCell::new(None));
-    let told = Rc::clone(&leader);
-    cluster.client(&format!("who leads, {asked}"), move |env| async move {
+/// The quorum, as the first node describes it.
+fn quorum(cluster: &mut Cluster, asked: &str) -> describe_quorum_response::PartitionData {
+    let quorum = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&quorum);
+    cluster.client(&format!("describe the quorum, {asked}"), move |env| async move {
         let mut stream = connect(&env, NODES[0]).await;
         let partition = PartitionData::default().with_partition_index(0);
         let topic = TopicData::default()
             .with_topic_name(name("__cluster_metadata"))
             .with_partitions(vec![partition]);
         let request = m::DescribeQuorumRequest::default().with_topics(vec![topic]);
-        let Some(Response::DescribeQuorum(answer)) = ask(&mut stream, 1, request).await else {
+        let Some(Response::DescribeQuorum(mut answer)) = ask(&mut stream, 1, request).await else {
             unreachable!()
         };
-        *told.borrow_mut() = usize::try_from(answer.topics[0].partitions[0].leader_id.0).ok();
+        *told.borrow_mut() = answer.topics[0].partitions.pop();
         Ok(())
     });
-    assert!(cluster.run_until(PATIENCE, |_| leader.borrow().is_some()));
-    NODES[leader.take().unwrap() - 1]
+    assert!(cluster.run_until(PATIENCE, |_| quorum.borrow().is_some()));
+    quorum.take().unwrap()
+}
+
+/// Who leads the quorum.
+fn leader(cluster: &mut Cluster, asked: &str) -> &'static str {
+    NODES[usize::try_from(quorum(cluster, asked).leader_id.0).unwrap() - 1]
 }
 
 const FOUR: &str = "node-4";
@@ -202,24 +208,8 @@ fn unregister_four(cluster: &mut Cluster) {
 
 /// Whether node 4 is a member, as the quorum tells.
 fn has_four(cluster: &mut Cluster, asked: &str) -> bool {
-    let has = Rc::new(Cell::new(None));
-    let told = Rc::clone(&has);
-    cluster.client(&format!("who observes, {asked}"), move |env| async move {
-        let mut stream = connect(&env, NODES[0]).await;
-        let partition = PartitionData::default().with_partition_index(0);
-        let topic = TopicData::default()
-            .with_topic_name(name("__cluster_metadata"))
-            .with_partitions(vec![partition]);
-        let request = m::DescribeQuorumRequest::default().with_topics(vec![topic]);
-        let Some(Response::DescribeQuorum(answer)) = ask(&mut stream, 1, request).await else {
-            unreachable!()
-        };
-        let observers = &answer.topics[0].partitions[0].observers;
-        told.set(Some(observers.iter().any(|one| one.replica_id == m::BrokerId(4))));
-        Ok(())
-    });
-    assert!(cluster.run_until(PATIENCE, |_| has.get().is_some()));
-    has.get().unwrap()
+    let observers = quorum(cluster, asked).observers;
+    observers.iter().any(|one| one.replica_id == m::BrokerId(4))
 }
 
 /// Another process has its id when it is back, and it would lead on by the metadata of before.

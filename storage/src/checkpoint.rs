@@ -21,8 +21,8 @@ pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 pub(super) const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
 /// Where each log ended when it was last closed. Not one of Kafka's files.
 pub(super) const LOG_ENDS: &str = "log-end-offset-checkpoint";
-/// Whose the partitions in the files above are. Not one of Kafka's files.
-pub(super) const TOPIC_IDS: &str = "partition-topic-ids";
+/// Whose the partitions in the files above are.
+pub(super) use letterbox_protocol::topics::PARTITION_TOPIC_IDS as TOPIC_IDS;
 /// The leader epochs of one partition.
 pub(super) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 /// The topic id of one partition.

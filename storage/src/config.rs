@@ -1,6 +1,6 @@
 //! A topic's configuration, as far as its log is concerned.
 
-use letterbox_protocol::batch::Compression;
+use letterbox_protocol::batch::{Compression, UNPACKED_BYTES_MAX};
 
 /// What `cleanup.policy` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +80,12 @@ pub struct LogConfig {
     pub durable: bool,
 }
 
-/// What a compressed batch may unpack to in all, unless a single record may be larger.
-const BATCH_UNPACKED_MAX: u64 = 256 << 20;
-
 impl LogConfig {
-    /// What a compressed batch may unpack to in all; bounds the time that one batch takes.
+    /// What a compressed batch may unpack to in all, unless a single record may be larger; bounds
+    /// the time that one batch takes.
     #[must_use]
     pub(super) fn batch_unpacked_max(&self) -> u64 {
-        self.max_decompressed_bytes.max(BATCH_UNPACKED_MAX)
+        self.max_decompressed_bytes.max(UNPACKED_BYTES_MAX)
     }
 }
 

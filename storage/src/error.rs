@@ -8,6 +8,7 @@ use letterbox_env::{Fault, with_causes};
 use thiserror::Error;
 
 use super::checkpoint::{ACCEPT_DATA_LOSS, LOG_STARTS};
+use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{LeaderEpoch, Offset, ProducerId};
 
 /// A record that was refused, as KIP-467 reports it.
@@ -158,26 +159,26 @@ pub enum AppendError {
 impl AppendError {
     /// Kafka's error code.
     #[must_use]
-    pub fn code(&self) -> i16 {
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::CorruptMessage(_) => 2,
-            Self::MessageTooLarge { .. } => 10,
-            Self::RecordListTooLarge { .. } => 18,
-            Self::InvalidTimestamp { .. } => 32,
+            Self::CorruptMessage(_) => ErrorCode::CorruptMessage,
+            Self::MessageTooLarge { .. } => ErrorCode::MessageTooLarge,
+            Self::RecordListTooLarge { .. } => ErrorCode::RecordListTooLarge,
+            Self::InvalidTimestamp { .. } => ErrorCode::InvalidTimestamp,
             // What every client takes for "not stored, try again" without giving up its sequence.
-            Self::TooManyProducers { .. } => 19,
-            Self::UnsupportedForMessageFormat { .. } => 43,
-            Self::OutOfOrderSequenceNumber { .. } => 45,
-            Self::InvalidProducerEpoch { .. } => 47,
+            Self::TooManyProducers { .. } => ErrorCode::NotEnoughReplicas,
+            Self::UnsupportedForMessageFormat { .. } => ErrorCode::UnsupportedForMessageFormat,
+            Self::OutOfOrderSequenceNumber { .. } => ErrorCode::OutOfOrderSequenceNumber,
+            Self::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             Self::LogDirOffline { .. }
             | Self::LogDirFull { .. }
             | Self::Unavailable { .. }
-            | Self::Broken { .. } => 56,
-            Self::StaleLeaderEpoch { .. } => 74,
-            Self::UnsupportedCompressionType(_) => 76,
-            Self::InvalidRecord { .. } => 87,
-            Self::Closed => 6,
-            Self::OutOfOrderOffset { .. } => -1,
+            | Self::Broken { .. } => ErrorCode::KafkaStorageError,
+            Self::StaleLeaderEpoch { .. } => ErrorCode::FencedLeaderEpoch,
+            Self::UnsupportedCompressionType(_) => ErrorCode::UnsupportedCompressionType,
+            Self::InvalidRecord { .. } => ErrorCode::InvalidRecord,
+            Self::Closed => ErrorCode::NotLeaderOrFollower,
+            Self::OutOfOrderOffset { .. } => ErrorCode::UnknownServerError,
         }
     }
 
@@ -222,11 +223,11 @@ pub enum ReadError {
 impl ReadError {
     /// Kafka's error code.
     #[must_use]
-    pub fn code(&self) -> i16 {
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::OffsetOutOfRange { .. } => 1,
-            Self::Corrupt { .. } => 2,
-            Self::Io(_) => 56,
+            Self::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            Self::Corrupt { .. } => ErrorCode::CorruptMessage,
+            Self::Io(_) => ErrorCode::KafkaStorageError,
         }
     }
 }

@@ -429,6 +429,7 @@ impl Producer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use letterbox_protocol::ErrorCode;
     use letterbox_protocol::batch::BatchBuilder;
 
     fn batch(epoch: i16, first: i32, count: i32, offset: Offset) -> BatchHeader {
@@ -441,7 +442,7 @@ mod tests {
         match producers.check(header, 0) {
             Ok(None) => 0,
             Ok(Some(_)) => 1,
-            Err(error) => error.code(),
+            Err(error) => error.code().code(),
         }
     }
 
@@ -580,7 +581,7 @@ mod tests {
         assert_eq!(expire(&mut of_logs, 0), [10, 50]);
         assert_eq!(expire(&mut of_logs, 900), [10, 50], "none was refused");
         let refused = of_logs[1].check(&of(60, 0), 900).unwrap_err().code();
-        assert_eq!((refused, memory.is_tight()), (19, true));
+        assert_eq!((refused, memory.is_tight()), (ErrorCode::NotEnoughReplicas, true));
         assert_eq!(expire(&mut of_logs, 900), [0, 49], "one more, and there is no room");
         assert!(!memory.is_tight() && of_logs[1].check(&of(60, 0), 900).is_ok());
         assert_eq!(expire(&mut of_logs, 1_000), [0, 0]);
@@ -592,7 +593,7 @@ mod tests {
         let mut producers = Producers::default();
         producers.count_in(Arc::new(ProducerMemory::new(2 * BYTES_EACH)));
         producers.note(&of(1, 0));
-        assert_eq!(producers.check(&of(2, 0), 50).unwrap_err().code(), 19);
+        assert_eq!(producers.check(&of(2, 0), 50).unwrap_err().code().code(), 19);
         producers.expire(50, 0, 0);
         for (first, now, is_taken) in
             [(1, 51, false), (0, 51, true), (1, 60_049, false), (1, 60_050, true)]

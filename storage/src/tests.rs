@@ -177,7 +177,7 @@ async fn records_survive_a_clean_stop_and_a_kill() {
     let killed = tempfile::tempdir().unwrap();
     copy_dir(dir.path(), killed.path());
     manager.close().await.unwrap();
-    assert_eq!(log.append(batch(0, &["x"]), &client(0)).unwrap_err().code(), 6);
+    assert_eq!(log.append(batch(0, &["x"]), &client(0)).unwrap_err().code().code(), 6);
     drop((manager, log));
     for path in [dir.path(), killed.path()] {
         let manager = open(&env, path).await;
@@ -219,11 +219,11 @@ async fn no_record_is_appended_in_an_epoch_that_is_over() {
     let stale = AppendOptions { leader_epoch: 499, ..client(0) };
     let refusal = log.append(batch(0, &["a"]), &stale).unwrap_err();
     assert_eq!(
-        (refusal.code(), refusal.to_string()),
+        (refusal.code().code(), refusal.to_string()),
         (74, "leader epoch 499 is older than the log's 500".into())
     );
     let followed = AppendOptions { origin: Origin::Replication, ..stale };
-    assert_eq!(log.append(batch(0, &["a"]), &followed).unwrap_err().code(), 74);
+    assert_eq!(log.append(batch(0, &["a"]), &followed).unwrap_err().code().code(), 74);
 }
 
 #[tokio::test]
@@ -320,7 +320,10 @@ async fn reads_are_whole_batches_within_their_bounds() {
         log.try_read_cached(0, 10, 10, true).unwrap().is_some(),
         "150 small batches stay in memory"
     );
-    assert_eq!(log.read_from_disk(log.end_offset() + 1, 1, 1, true).err().unwrap().code(), 1);
+    assert_eq!(
+        log.read_from_disk(log.end_offset() + 1, 1, 1, true).err().unwrap().code().code(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -507,7 +510,7 @@ async fn failed_sync_fences_and_no_space_passes() {
     assert!(manager.until_all_offline().now_or_never().is_none());
     disk.inject(Fault::NoSpace, "", 0, u64::MAX);
     let error = log.append(batch(1, &["b"]), &client(1)).unwrap_err();
-    assert!(matches!(error, AppendError::LogDirFull { .. }) && error.code() == 56);
+    assert!(matches!(error, AppendError::LogDirFull { .. }) && error.code().code() == 56);
     disk.heal();
     assert!(matches!(
         log.append(batch(1, &["b"]), &client(1)),
@@ -561,7 +564,7 @@ async fn a_lack_of_space_or_descriptors_passes_and_loses_nothing_wherever_it_str
                 ) {
                     Ok(info) => drop(stored.insert(info.base_offset, value)),
                     Err(error) => assert_eq!(
-                        (error.code(), i < 18),
+                        (error.code().code(), i < 18),
                         (56, true),
                         "{fault:?} after {at} changes, append {i}: {error}"
                     ),
@@ -654,7 +657,7 @@ async fn a_log_whose_files_are_gone_is_out_of_use_alone() {
     let error = log
         .append(batch(1, &["rolls into a new segment, whose directory is not there"]), &client(1))
         .unwrap_err();
-    assert!(matches!(error, AppendError::Broken { .. }) && error.code() == 56, "{error}");
+    assert!(matches!(error, AppendError::Broken { .. }) && error.code().code() == 56, "{error}");
     assert!(log.is_offline() && !other.is_offline());
     log.sync().unwrap_err();
     append(&other, 0, &["b"]);
@@ -834,8 +837,8 @@ async fn duplicates_are_known_after_a_clean_stop_and_a_kill() {
             let again = log.append(sent(sequence), &client(1_000)).unwrap();
             assert!(again.duplicate && again.base_offset == i64::from(sequence));
         }
-        assert_eq!(log.append(sent(34), &client(1_000)).unwrap_err().code(), 45);
-        assert_eq!(log.append(sent(41), &client(1_000)).unwrap_err().code(), 45);
+        assert_eq!(log.append(sent(34), &client(1_000)).unwrap_err().code().code(), 45);
+        assert_eq!(log.append(sent(41), &client(1_000)).unwrap_err().code().code(), 45);
         assert!(!log.append(sent(40), &client(1_000)).unwrap().duplicate);
     }
 }
@@ -1044,7 +1047,7 @@ async fn retention_frees_the_oldest_below_the_high_watermark() {
         log.start_offset()
     );
     assert_eq!(batches(&bytes_of(&reader)).len(), 10, "a read that had begun goes on");
-    assert_eq!(log.read_from_disk(0, 1, 100, true).err().unwrap().code(), 1);
+    assert_eq!(log.read_from_disk(0, 1, 100, true).err().unwrap().code().code(), 1);
     assert_eq!(contents(&log).keys().next(), Some(&log.start_offset()));
     log.set_config(LogConfig { retention_bytes: 2_500, ..small() });
     log.apply_retention(100_000).unwrap();
@@ -1068,7 +1071,7 @@ async fn deleted_and_stray_partitions_leave_their_names_free() {
         Err(LogError::Exists(_))
     ));
     manager.delete(vec![(TOPIC.into(), ID, 0)]).await;
-    assert_eq!(log.append(batch(0, &["b"]), &client(0)).unwrap_err().code(), 6);
+    assert_eq!(log.append(batch(0, &["b"]), &client(0)).unwrap_err().code().code(), 6);
     let again = manager.create(TOPIC, Uuid::from_u128(43), 0, small()).await.unwrap();
     assert_eq!(again.end_offset(), 0);
     append(&again, 0, &["new"]);

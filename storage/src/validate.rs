@@ -558,6 +558,7 @@ fn skip(stream: &mut impl BufRead, used: &mut u64, max: u64, nullable: bool) -> 
 mod tests {
     use super::super::config::CleanupPolicy;
     use super::*;
+    use letterbox_protocol::ErrorCode;
     use letterbox_protocol::batch::Record;
     use letterbox_protocol::compression::{compress, decompress_all};
 
@@ -577,7 +578,7 @@ mod tests {
     }
 
     fn code(bytes: BytesMut, config: &LogConfig) -> i16 {
-        check(bytes, config).map_or_else(|error| error.code(), |_| 0)
+        check(bytes, config).map_or_else(|error| error.code().code(), |_| 0)
     }
 
     #[test]
@@ -639,7 +640,11 @@ mod tests {
         };
         let error = check(client_batch(|_| {}), &config).unwrap_err();
         assert_eq!(
-            (error.code(), error.record_errors().len(), error.record_errors()[0].batch_index),
+            (
+                error.code().code(),
+                error.record_errors().len(),
+                error.record_errors()[0].batch_index
+            ),
             (87, 1, 1)
         );
     }
@@ -653,7 +658,10 @@ mod tests {
         let late = client_batch(|batch| batch.push(2_000 + 3_600_001, None, None, &[]));
         let error = check(late, &config).unwrap_err();
         let named = error.record_errors().iter().map(|error| error.batch_index);
-        assert_eq!((error.code(), named.collect::<Vec<_>>()), (87, vec![1, 2]));
+        assert_eq!(
+            (error.code(), named.collect::<Vec<_>>()),
+            (ErrorCode::InvalidRecord, vec![1, 2])
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `listeners`, `advertised.listeners` and the protocol map.
 
-use letterbox_env::split_address;
+use letterbox_env::{join_address, split_address};
 
 use super::Problem;
 
@@ -24,10 +24,7 @@ pub struct Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "{}://[{}]:{}", self.name, self.host, self.port),
-            false => write!(f, "{}://{}:{}", self.name, self.host, self.port),
-        }
+        write!(f, "{}://{}", self.name, join_address(&self.host, self.port))
     }
 }
 

@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use letterbox_env::{Env, Fault};
+use letterbox_protocol::topics::PARTITION_TOPIC_IDS;
 use uuid::Uuid;
 
 use super::Stamp;
@@ -35,9 +36,6 @@ pub const LOG_DIRECTORIES: &str = "log-directories";
 
 /// Names that may be in a directory that was never used: a file system's own and the lock's.
 const NOT_DATA: &[&str] = &["lost+found", ".lock", "meta.properties.tmp"];
-
-/// The list of its partitions, which a log directory has from its first start on.
-const PARTITIONS: &str = "partition-topic-ids";
 
 /// What `meta.properties` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -505,11 +503,11 @@ fn expect_partitions(
     identity: &DirectoryIdentity,
 ) -> Result<(), IdentityError> {
     let io = |source| IdentityError::Io { directory: directory.to_owned(), source };
-    if !identity.is_used || env.disk.exists(&directory.join(PARTITIONS)).map_err(io)? {
+    if !identity.is_used || env.disk.exists(&directory.join(PARTITION_TOPIC_IDS)).map_err(io)? {
         return Ok(());
     }
     let why = format!(
-        "{PARTITIONS} is missing in it, so its partitions may be, too: restore the directory or, if \
+        "{PARTITION_TOPIC_IDS} is missing in it, so its partitions may be, too: restore the directory or, if \
          what is there is all that is wanted, take the line used=true out of {META_PROPERTIES}"
     );
     Err(io(io::Error::new(io::ErrorKind::NotFound, why)))

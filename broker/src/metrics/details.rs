@@ -170,48 +170,50 @@ fn count(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+const BY_TOPIC: &str = "topic, or none for all topics together";
+
 /// Name, of what, labels for the reference page, meaning.
 const ROWS: &[(&str, Of, &str, &str)] = &[
     (
         "kafka_server_brokertopicmetrics_messagesin",
         Of::TopicTotal(|all| &all.messages_in, |one| one.records_in),
-        "topic, or none for all topics together",
+        BY_TOPIC,
         "Records appended by clients",
     ),
     (
         "kafka_server_brokertopicmetrics_bytesin",
         Of::TopicTotal(|all| &all.bytes_in, |one| one.bytes_in),
-        "topic, or none for all topics together",
+        BY_TOPIC,
         "Bytes of records appended by clients",
     ),
     (
         "kafka_server_brokertopicmetrics_bytesout",
         Of::TopicTotal(|all| &all.bytes_out, |one| one.bytes_out),
-        "topic, or none for all topics together",
+        BY_TOPIC,
         "Bytes of records sent to consumers",
     ),
     (
         "kafka_server_brokertopicmetrics_totalproducerequests",
         Of::TopicTotal(|all| &all.produced, |one| one.produced),
-        "topic, or none for all topics together",
+        BY_TOPIC,
         "Batches that clients sent, each of one partition",
     ),
     (
         "kafka_server_brokertopicmetrics_failedproducerequests",
         Of::TopicTotal(|all| &all.produce_failed, |one| one.produce_failed),
-        "topic, or none for all topics together",
+        BY_TOPIC,
         "Batches that were answered with an error; without a label also those of topics that are not here",
     ),
     (
         "kafka_server_brokertopicmetrics_totalfetchrequests",
         Of::TopicTotal(|all| &all.fetched, |one| one.fetched),
-        "topic, or none for all topics together",
+        BY_TOPIC,
         "Answers to consumers, each of one partition",
     ),
     (
         "kafka_server_brokertopicmetrics_failedfetchrequests",
         Of::TopicTotal(|all| &all.fetch_failed, |one| one.fetch_failed),
-        "topic, or none for all topics together",
+        BY_TOPIC,
         "Answers to consumers with an error; without a label also of topics that are not here",
     ),
     (

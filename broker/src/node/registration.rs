@@ -6,7 +6,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::BoxListener;
+use letterbox_env::{BoxListener, join_address};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, decode_uuid, encode_uuid};
 use letterbox_storage::{LogManager, Loss};
@@ -409,7 +409,7 @@ async fn say_what_is_missing(quorum: &dyn MetadataQuorum) -> Infallible {
         let missing: Vec<String> = missing
             .iter()
             .map(|(id, why)| match voters.get(id) {
-                Some((host, port)) => format!("{id}@{host}:{port} ({why})"),
+                Some((host, port)) => format!("{id}@{} ({why})", join_address(host, port)),
                 None => format!("{id} ({why})"),
             })
             .collect();

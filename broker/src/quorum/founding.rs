@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use letterbox_env::panics::lock;
-use letterbox_env::{Env, with_causes};
+use letterbox_env::{Env, join_address, with_causes};
 use letterbox_protocol::model::encode_uuid;
 use uuid::Uuid;
 
@@ -146,7 +146,7 @@ fn unconvinced(
         match hello.sees.get(&own.from) {
             Some(found) if *found == own.incarnation => {}
             Some(found) => {
-                let at = hello.voters.get(&own.from).map(|(host, port)| format!("{host}:{port}"));
+                let at = hello.voters.get(&own.from).map(|(host, port)| join_address(host, port));
                 return Err(FoundingError::FoundElsewhere {
                     told_by: hello.from,
                     node: own.from,
@@ -201,7 +201,8 @@ fn one_cluster<'a>(
 
 /// As in the configuration.
 fn written(voters: &BTreeMap<u64, (String, u16)>) -> String {
-    let voter = |(id, (host, port)): (&u64, &(String, u16))| format!("{id}@{host}:{port}");
+    let voter =
+        |(id, (host, port)): (&u64, &(String, u16))| format!("{id}@{}", join_address(host, port));
     voters.iter().map(voter).collect::<Vec<_>>().join(",")
 }
 
@@ -294,7 +295,7 @@ fn say_who_is_missing(
         .filter_map(|id| Some((id, identity.voters.get(id)?)))
         .map(|(id, at)| {
             let why = unreachable.get(id).map_or("it has not found this voter yet", String::as_str);
-            format!("{id}@{}:{} ({why})", at.host, at.port)
+            format!("{id}@{} ({why})", join_address(&at.host, at.port))
         })
         .collect();
     tracing::warn!(

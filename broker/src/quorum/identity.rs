@@ -17,7 +17,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use letterbox_env::panics::lock;
-use letterbox_env::{Env, with_causes};
+use letterbox_env::{Env, join_address, with_causes};
 use openraft::RaftMetrics;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -680,8 +680,9 @@ pub(super) fn taken_over(hello: &Hello, present: &Voter) -> String {
     let (node, Voter { host, port, incarnation, .. }) = (hello.from, present);
     format!(
         "another process has taken node.id {node} over while this one was not heard: it is reached \
-         at {host}:{port} and has the metadata log {incarnation}, and this one has {}. Give one of \
-         them its own node.id if both are to run",
+         at {} and has the metadata log {incarnation}, and this one has {}. Give one of them its \
+         own node.id if both are to run",
+        join_address(host, port),
         hello.incarnation
     )
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, Env, Fault, FileRef, with_causes};
+use letterbox_env::{BoxFuture, Env, Fault, FileRef, join_address, with_causes};
 use letterbox_protocol::model::BrokerId;
 use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
@@ -134,7 +134,7 @@ pub enum OpenError {
     WrongCluster { configured: String, found: String },
     #[error(transparent)]
     Founding(#[from] FoundingError),
-    #[error("cannot listen for other voters on {host}:{port}")]
+    #[error("cannot listen for other voters on {}", join_address(.host, .port))]
     Listen {
         host: String,
         port: u16,

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::{Env, Failing};
+use letterbox_env::{Env, Failing, join_address};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, encode_uuid};
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -74,7 +74,8 @@ pub(super) async fn attend(env: &Env, identity: &Identity, hello: Hello) -> io::
         && found.reached_at == hello.reached_at;
     if !is_it || found.speaks.version().is_err() || found.from == identity.node_id {
         let (node, (host, port)) = (hello.from, at);
-        let reason = format!("another process answers as node {node} at {host}:{port}");
+        let reason =
+            format!("another process answers as node {node} at {}", join_address(host, port));
         return Ok(match hello.was_member() {
             true => Attended::Out(reason),
             false => Attended::Refused(reason),

@@ -59,7 +59,7 @@ impl Partition {
         }
         let cached = log
             .try_read_cached(from, max_bytes, high_watermark, at_least_one_batch)
-            .map_err(|error| code(&error))?;
+            .map_err(|error| error.code())?;
         if let Some(found) = cached.filter(|found| may_keep(found.bytes)) {
             return Ok(shown(Ok(found)));
         }
@@ -73,7 +73,7 @@ impl Partition {
         let (log, cold_reads) = (log.clone(), log.dir().cold_reads().clone());
         let read = move || log.read_from_disk(from, max_bytes, high_watermark, at_least_one_batch);
         let found = cold_reads.run(env, read).await;
-        Ok(shown(Ok(found.map_err(|error| code(&error))?)))
+        Ok(shown(Ok(found.map_err(|error| error.code())?)))
     }
 
     /// Reads for a follower what is there, committed or not, as long as this broker leads in
@@ -118,7 +118,7 @@ impl Partition {
         }
         let cached = log
             .try_read_cached(from, max_bytes, end, at_least_one_batch)
-            .map_err(|error| code(&error))?;
+            .map_err(|error| error.code())?;
         if let Some(found) = cached.filter(|found| may_keep(found.bytes)) {
             return Ok(shown(Ok(found)));
         }
@@ -126,7 +126,7 @@ impl Partition {
             return self.read(env, wanted, may_keep).await;
         }
         let copied = self.copy(env, from, end, max_bytes).await;
-        let (bytes, next_offset) = copied.map_err(|error| code(&error))?;
+        let (bytes, next_offset) = copied.map_err(|error| error.code())?;
         // One batch goes on its way, whatever others hold.
         if !may_keep(bytes.len()) && !at_least_one_batch {
             return Ok(shown(Ok(ReadResult::default())));
@@ -153,10 +153,6 @@ impl Partition {
         let (log, cold_reads) = (log.clone(), log.dir().cold_reads().clone());
         cold_reads.run(env, move || copy_from(&log, from, end, max_bytes)).await
     }
-}
-
-fn code(error: &ReadError) -> ErrorCode {
-    ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
 }
 
 /// Blocks.

@@ -201,18 +201,7 @@ impl Loop<'_> {
                 }
                 () = stop.cancelled(), if may_read => {}
                 read = read(&mut self.incoming, self.stream, may_read), if may_read || watches => {
-                    let read = match read {
-                        Err(error) if is_gone(&error) && !may_start => {
-                            self.stop_answering();
-                            0
-                        }
-                        read => read?,
-                    };
-                    match read {
-                        0 if may_start => return Err(self.closed()),
-                        0 => patience.ends_at(self.leave()),
-                        _ => patience.ends_at(self.moved(read)),
-                    }
+                    patience.ends_at(self.has_read(read, may_start)?);
                 }
                 memory = memory(&mut self.share, needs, frame_from), if needs.is_some() || may_read => {
                     if matches!(memory, Memory::IsTaken) {
@@ -330,12 +319,28 @@ impl Loop<'_> {
         }
     }
 
+    /// What a read brought, or that the client has left; until when to be patient now.
+    fn has_read(&mut self, read: io::Result<usize>, may_start: bool) -> Result<Instant, Ended> {
+        let read = match read {
+            Err(error) if is_gone(&error) && !may_start => {
+                self.stop_answering();
+                0
+            }
+            read => read?,
+        };
+        match read {
+            0 if may_start => Err(self.closed()),
+            0 => Ok(self.leave()),
+            _ => Ok(self.moved(read)),
+        }
+    }
+
     /// The client has left, and requests that came before are still to be carried out, until the
     /// time that this gives. But nobody waits for records that nobody reads.
     fn leave(&mut self) -> Instant {
         self.is_left = true;
         if matches!(self.barrier, Barrier::Alone { may_cancel: true }) {
-            self.in_flight = InFlight::new(self.services.metrics.bytes_sent_counter(), None);
+            self.in_flight.drop_all();
             (self.barrier, self.is_deaf) = (Barrier::None, true);
         }
         Instant::now() + SILENCE_MAX

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use letterbox_env::join_address;
 use letterbox_protocol::ErrorCode;
 
 use super::Services;
-use crate::metadata::{BrokerRegistration, Endpoint, PartitionState};
+use crate::metadata::{BrokerRegistration, PartitionState};
 use crate::metrics::{Details, GroupOffset, PARTITIONS_MAX, PartitionDetails, TopicDetails};
 use crate::replication::Partition;
 
@@ -100,8 +101,7 @@ fn group_offsets(services: &Services) -> (Vec<GroupOffset>, usize) {
 
 /// Where clients reach a broker.
 fn address_of(broker: &BrokerRegistration) -> String {
-    let Some(Endpoint { host, port, .. }) = broker.endpoints.first() else { return String::new() };
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    broker.endpoints.first().map_or_else(String::new, |at| join_address(&at.host, at.port))
 }
 
 fn of_partition(

@@ -130,6 +130,17 @@ impl InFlight {
         self.begun.lock().writer = None;
     }
 
+    /// Drops what was begun and is not answered; nobody writes for it.
+    pub(super) fn drop_all(&self) {
+        let begun = {
+            let mut inner = self.begun.lock();
+            inner.writer = None;
+            std::mem::take(&mut inner.requests)
+        };
+        // Not under the lock: what was begun may wake the task when it is dropped.
+        drop(begun);
+    }
+
     /// Goes on with what was begun, for as long as it is polled. What is begun may hold what others
     /// wait for (a turn, a lock), so it must never stand still because of this connection's client.
     pub(super) async fn go_on(&self) -> Never {

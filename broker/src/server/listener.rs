@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use letterbox_env::{BoxListener, BoxStream, Env, Fault, Resource};
+use letterbox_env::{BoxListener, BoxStream, Env, Fault, Resource, join_address};
 use letterbox_protocol::frame::{FrameError, FrameLimit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -49,7 +49,10 @@ pub enum ListenError {
         source: io::Error,
     },
     /// A port cannot be listened on.
-    #[error("{key}: cannot listen on {host}:{port}; is another process using the port?")]
+    #[error(
+        "{key}: cannot listen on {}; is another process using the port?",
+        join_address(.host, .port)
+    )]
     Bind {
         /// The setting.
         key: String,

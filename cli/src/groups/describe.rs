@@ -6,6 +6,7 @@ use std::io::Write;
 use letterbox_client::{
     Client, CommittedOffset, DescribedGroup, Error, IsolationLevel, OffsetSpec, TopicPartition,
 };
+use letterbox_env::join_address;
 
 use super::{complain, failed_call, group_names};
 use crate::args::Parsed;
@@ -288,7 +289,7 @@ async fn state(
     let brokers = client.metadata(Some(&[])).await?.brokers;
     let address = brokers
         .get(&group.coordinator)
-        .map_or_else(|| "-".to_owned(), |broker| format!("{}:{}", broker.host, broker.port));
+        .map_or_else(|| "-".to_owned(), |broker| join_address(&broker.host, broker.port));
     let coordinator = format!("{address}  ({})", group.coordinator);
     let (w1, w2) = (group.group.len().max(15), coordinator.len().max(25));
     let strategy = if group.protocol.is_empty() { "-" } else { &group.protocol };

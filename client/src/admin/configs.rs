@@ -10,24 +10,10 @@ use kafka_protocol::messages::{
     DescribeConfigsRequest, IncrementalAlterConfigsRequest, ListConfigResourcesRequest,
 };
 
+use letterbox_protocol::model::ResourceType;
+
 use crate::client::{Client, Lane, text};
 use crate::error::{BrokerError, Error};
-
-/// What a configuration belongs to; the numbers are the protocol's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(i8)]
-pub enum ResourceType {
-    /// A topic.
-    Topic = 2,
-    /// A broker by id; an empty name means the default for all brokers.
-    Broker = 4,
-    /// The log levels of a broker (KIP-412).
-    BrokerLogger = 8,
-    /// Client metrics subscriptions (KIP-714).
-    ClientMetrics = 16,
-    /// A consumer group (KIP-848).
-    Group = 32,
-}
 
 /// One configured thing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

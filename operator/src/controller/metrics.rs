@@ -181,6 +181,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_leader(true);
         metrics.count_pass("KafkaTopic", Duration::from_secs(1), true);
+        metrics.count_refused_watch("pods");
         metrics.set_not_ready("KafkaTopic", "ns", "a", Some("InvalidConfig"));
         let text = metrics.text();
         let words = |line: &str| line.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));

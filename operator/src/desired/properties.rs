@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use letterbox_env::split_address;
+use letterbox_client::properties::{escape_key, escape_value};
+use letterbox_env::{join_address, split_address};
 
 use super::{BrokerConfig, BrokerFacts, knows};
 use crate::api::{KafkaClusterSpec, Listener, ListenerType, nanos_of};
@@ -28,11 +29,11 @@ pub enum Host {
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.host {
-            Host::Named(host) if host.contains(':') => write!(f, "[{host}]:{}", self.port),
-            Host::Named(host) => write!(f, "{host}:{}", self.port),
-            Host::Node => write!(f, "$(HOST_IP):{}", self.port),
-        }
+        let host = match &self.host {
+            Host::Named(host) => host,
+            Host::Node => "$(HOST_IP)",
+        };
+        f.write_str(&join_address(host, self.port))
     }
 }
 
@@ -104,7 +105,7 @@ pub(super) fn build(
     );
     for (key, value) in keys {
         // Writing to a string cannot fail.
-        let _ = writeln!(properties, "{}={}", escape(key, true), escape(&value, false));
+        let _ = writeln!(properties, "{}={}", escape_key(key), escape_value(&value));
     }
     let revision = fingerprint(std::iter::once(&properties).chain(&overrides));
     let file_revision = fingerprint(std::iter::once(&properties));
@@ -198,26 +199,6 @@ pub fn advertised_in(text: &str, listener: &Listener) -> Option<Address> {
 
 fn kafka_name(listener: &Listener) -> String {
     listener.name.to_ascii_uppercase()
-}
-
-/// Escapes as `java.util.Properties` reads it, so that no value can end its line or begin another
-/// key.
-fn escape(text: &str, is_key: bool) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for (index, c) in text.chars().enumerate() {
-        match c {
-            '\\' => escaped.push_str("\\\\"),
-            '\n' => escaped.push_str("\\n"),
-            '\r' => escaped.push_str("\\r"),
-            '\t' => escaped.push_str("\\t"),
-            '\u{c}' => escaped.push_str("\\f"),
-            ' ' if is_key || index == 0 => escaped.push_str("\\ "),
-            '=' | ':' if is_key => escaped.extend(['\\', c]),
-            '#' | '!' if is_key && index == 0 => escaped.extend(['\\', c]),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 /// FNV-1a over 128 bits: told apart are two configurations of one broker, nobody attacks it.

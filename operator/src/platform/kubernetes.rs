@@ -1194,6 +1194,7 @@ impl KubernetesLive {
                 let differ = |path: &String| Difference {
                     what: format!("{key}: {path}"),
                     is_of_spec: path.starts_with("spec."),
+                    is_fixed: key.kind == Kind::StatefulSet && is_fixed(path),
                 };
                 compared.differs.extend(differences(object, live).iter().map(differ));
             }
@@ -1217,8 +1218,8 @@ impl KubernetesLive {
         }
         let set = self.set_of(&broker_name(&desired.name, id));
         let is_ours = set.is_some_and(|set| belongs(set, desired));
-        let fixed = definition.differs.iter().map(|it| it.what.clone());
-        let fixed: Vec<String> = fixed.filter(|what| is_ours && is_fixed(what)).collect();
+        let fixed = definition.differs.iter().filter(|it| is_ours && it.is_fixed);
+        let fixed: Vec<String> = fixed.map(|it| it.what.clone()).collect();
         let pod = self.pod(id);
         let broker = desired.brokers.get(&id);
         let name = broker_name(&desired.name, id);
@@ -1317,15 +1318,12 @@ fn came_after(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     claim.metadata.creation_timestamp.as_ref() <= begun
 }
 
-/// Whether Kubernetes lets nobody change what is at `path` of an object, as it is told in
-/// [`Difference::what`].
+/// Whether Kubernetes lets nobody change what is at `path` of a `StatefulSet`.
 fn is_fixed(path: &str) -> bool {
-    let field = path.split_once(": spec.").map_or("", |(_, field)| field);
-    let name = field.split(['.', '[']).next();
-    path.starts_with("StatefulSet ")
-        && ["serviceName", "selector", "podManagementPolicy", "volumeClaimTemplates"]
-            .map(Some)
-            .contains(&name)
+    let name = path.strip_prefix("spec.").and_then(|field| field.split(['.', '[']).next());
+    ["serviceName", "selector", "podManagementPolicy", "volumeClaimTemplates"]
+        .map(Some)
+        .contains(&name)
 }
 
 /// Deletes an object that nobody can change into what is desired, as it was seen: one that somebody

@@ -493,9 +493,11 @@ impl Live for LocalLive {
             if seen.start {
                 definition.missing.push("process".to_owned());
             } else if differs {
-                definition
-                    .differs
-                    .push(Difference { what: "configuration".to_owned(), is_of_spec: true });
+                definition.differs.push(Difference {
+                    what: "configuration".to_owned(),
+                    is_of_spec: true,
+                    is_fixed: false,
+                });
             }
             let image = (seen.run == Run::Ready).then(|| desired.image.clone());
             let is_current = !differs && seen.run == Run::Ready;

@@ -649,7 +649,11 @@ impl Live for ModelState {
                 definition: Compared {
                     missing: missing(broker.is_defined, "broker"),
                     differs: differs
-                        .then(|| Difference { what: "definition".to_owned(), is_of_spec: true })
+                        .then(|| Difference {
+                            what: "definition".to_owned(),
+                            is_of_spec: true,
+                            is_fixed: false,
+                        })
                         .into_iter()
                         .collect(),
                 },

@@ -117,7 +117,7 @@ async fn a_cut_that_fails_half_way_is_finished_before_the_log_takes_records() {
             assert!(contents(&log).iter().eq(left), "{said}");
             if is_cut && !done {
                 let refused = log.append(batch(1, &["new"]), &client(1)).unwrap_err();
-                assert_eq!(refused.code(), 56, "{said}: {refused}");
+                assert_eq!(refused.code().code(), 56, "{said}: {refused}");
             }
             if !log.is_offline() {
                 log.sync().expect(&said);

@@ -864,7 +864,7 @@ async fn producers_that_are_idle_make_room_when_their_retries_have_ended() {
     let send = |id: i64| {
         let mut builder = BatchBuilder::new(1_000).producer(id, 0, 0);
         builder.push(1_000, None, Some(b"v"), &[]);
-        log.append(builder.build(), &client(1_000)).map_err(|error| error.code())
+        log.append(builder.build(), &client(1_000)).map_err(|error| error.code().code())
     };
     let stop = CancellationToken::new();
     for (minutes, known, taken) in [(0, 5, 5), (14, 5, 0), (15, 4, 0)] {

@@ -1,6 +1,7 @@
 //! Kafka's primitive types, bounded by the bytes that are there.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use letterbox_protocol::varint::{self, VarintError};
 
 /// Why bytes of `__consumer_offsets` could not be read, or a value could not be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -77,18 +78,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn unsigned_varint(&mut self) -> Result<u32, DecodeError> {
-        let mut value = 0_u32;
-        for shift in [0, 7, 14, 21, 28] {
-            let [byte] = self.array()?;
-            if shift == 28 && byte > 0x0f {
-                return Err(DecodeError::VarintTooLong);
-            }
-            value |= u32::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(DecodeError::VarintTooLong)
+        varint::take(&mut self.rest).map_err(|error| match error {
+            VarintError::Truncated => DecodeError::Truncated { wanted: 1, remaining: 0 },
+            VarintError::TooLong => DecodeError::VarintTooLong,
+        })
     }
 
     /// A length that a fixed-size field of a non-flexible version said; `None` is null.
@@ -189,12 +182,8 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn unsigned_varint(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.bytes.put_u8((value & 0x7f | 0x80) as u8);
-            value >>= 7;
-        }
-        self.bytes.put_u8(value as u8);
+    pub(super) fn unsigned_varint(&mut self, value: u32) {
+        varint::put(&mut self.bytes, value);
     }
 
     /// A string of a flexible version: one more than its length, and its bytes.

@@ -31,7 +31,10 @@ fn topic_name(name: &str) -> TopicName {
 
 /// What a client is told when the controller could not take its operation.
 pub(super) fn of_controller(error: &ControllerError) -> ApiError {
-    ApiError::new(error.code(), error.to_string())
+    match error {
+        ControllerError::Refused(error) => error.clone(),
+        error => ApiError::new(error.code(), error.to_string()),
+    }
 }
 
 /// The sentence of a refusal, when it has one.

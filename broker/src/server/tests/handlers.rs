@@ -751,6 +751,13 @@ async fn a_member_joins_commits_and_leaves_and_its_group_is_deleted() {
     };
     assert_eq!(listed("Stable").await, (NONE, vec!["g".to_owned()]));
     assert_eq!(listed("Empty").await, (NONE, vec![]));
+    let request = m::DescribeGroupsRequest::default().with_groups(vec![group("g"), group("none")]);
+    let groups = answer!(broker, any, 5, request, DescribeGroups).groups;
+    let told = groups.iter().map(|one| (one.error_code, &*one.group_state, one.members.len()));
+    assert!(told.eq([(NONE, "Stable", 1), (NONE, "Dead", 0)]), "{groups:?}");
+    let member = &groups[0].members[0];
+    assert_eq!((&member.member_id, &*member.member_assignment), (&id, &b"all"[..]));
+    assert_eq!(member.member_metadata, subscription);
 
     let forgotten = async || {
         use m::offset_delete_request as od;

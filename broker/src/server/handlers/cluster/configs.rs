@@ -18,7 +18,7 @@ use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsRe
 use kafka_protocol::messages::list_config_resources_response::ConfigResource as ListedResource;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::ErrorCode;
-use letterbox_protocol::model::BrokerId;
+use letterbox_protocol::model::{BrokerId, ResourceType};
 
 use super::{Errors, Services, errors, of_controller, text};
 use crate::config::keys::{self, Effect, Kind};
@@ -33,11 +33,11 @@ use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
 use crate::server::changes::Within;
 
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
-const BROKER_LOGGER: i8 = 8;
-const CLIENT_METRICS: i8 = 16;
-const GROUP: i8 = 32;
+const TOPIC: i8 = ResourceType::Topic as i8;
+const BROKER: i8 = ResourceType::Broker as i8;
+const BROKER_LOGGER: i8 = ResourceType::BrokerLogger as i8;
+const CLIENT_METRICS: i8 = ResourceType::ClientMetrics as i8;
+const GROUP: i8 = ResourceType::Group as i8;
 
 /// How long the answer to a change waits at most until the change can be seen.
 const APPLIED_MAX: Duration = Duration::from_secs(15);

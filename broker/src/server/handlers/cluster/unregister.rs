@@ -9,7 +9,6 @@ use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
 use super::{Errors, Services, errors, message, of_controller};
-use crate::controller::ControllerError;
 use crate::metadata::ApiError;
 use crate::metadata::decide::UnregisterBroker;
 use crate::quorum::VoterChange;
@@ -45,10 +44,7 @@ async fn carry_out(services: &Services, id: BrokerId) -> Result<(), ApiError> {
     }
     let forget = VoterChange::Forget { node: id };
     let forgotten = services.controller.change_voters(&forget, WITHIN).await;
-    forgotten.map_err(|error| match error {
-        ControllerError::Refused(error) => error,
-        error => of_controller(&error),
-    })?;
+    forgotten.map_err(|error| of_controller(&error))?;
     unregistered
 }
 

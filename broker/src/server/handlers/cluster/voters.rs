@@ -12,7 +12,6 @@ use letterbox_protocol::model::BrokerId;
 use uuid::Uuid;
 
 use super::{Errors, Services, errors, message, of_controller};
-use crate::controller::ControllerError;
 use crate::metadata::ApiError;
 use crate::quorum::VoterChange;
 
@@ -66,10 +65,7 @@ async fn carry_out(
     }
     let change = change(BrokerId(node), directory_id);
     let changed = services.controller.change_voters(&change, within).await;
-    changed.map_err(|error| match error {
-        ControllerError::Refused(error) => error,
-        error => of_controller(&error),
-    })
+    changed.map_err(|error| of_controller(&error))
 }
 
 /// The answer to AddRaftVoter.

@@ -131,9 +131,7 @@ async fn one(
                 }
             };
             let found = services.lookups.run(&services.env, look_up).await;
-            let found = found.map_err(|error| {
-                ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
-            })?;
+            let found = found.map_err(|error| error.code())?;
             // What is not committed is not there yet for clients.
             Ok(found
                 .filter(|found| found.offset < partition.high_watermark())

@@ -18,7 +18,7 @@ use letterbox_protocol::produce::{
     TopicKey, encode_produce_response,
 };
 use letterbox_protocol::{ErrorCode, WireError};
-use letterbox_storage::{AppendError, COPIED_BELOW, Effort};
+use letterbox_storage::{COPIED_BELOW, Effort};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -585,7 +585,7 @@ impl From<crate::replication::AppendRefused> for Failure {
                     .iter()
                     .map(|record| (record.batch_index, Some(record.message.clone())))
                     .collect();
-                Self { records, ..Self::new(code_of(&error), Some(&error.to_string())) }
+                Self { records, ..Self::new(error.code(), Some(&error.to_string())) }
             }
         }
     }
@@ -609,8 +609,4 @@ fn refused_by(of: &Partition, why: crate::replication::AppendRefused) -> Failure
         Ok(log) if tells_start => Failure { log_start_offset: log.start_offset(), ..failure },
         _ => failure,
     }
-}
-
-fn code_of(error: &AppendError) -> ErrorCode {
-    ErrorCode::from_code(error.code()).unwrap_or(ErrorCode::UnknownServerError)
 }
