@@ -105,7 +105,8 @@ impl<F: AsFd> Output<F> {
         let mut patience = PATIENCE;
         if missing.lines > 0 {
             let lines = missing.lines;
-            let message = format!("{lines} log lines were dropped: nobody took them");
+            let message =
+                format!("{lines} log lines were dropped, because the log output was not read");
             let mut said = if self.json {
                 format!(r#"{{"level":"WARN","message":"{message}"}}"#)
             } else {
@@ -232,8 +233,10 @@ mod tests {
         drop(output);
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
-        let said =
-            format!(" WARN {dropped} log lines were dropped: nobody took them\nheard again\n");
+        let said = format!(
+            " WARN {dropped} log lines were dropped, because the log output was not read\nheard \
+             again\n"
+        );
         let all = String::from_utf8(taken[..count].to_vec()).unwrap() + &rest;
         assert!(all.ends_with(&format!("\n{said}")), "{}", &rest[rest.len().saturating_sub(200)..]);
     }

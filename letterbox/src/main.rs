@@ -141,7 +141,7 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
             error!(reason, "the broker cannot go on");
             bail!("the broker cannot go on: {reason}");
         }
-        info!("asked to stop");
+        info!("received a signal to stop");
         broker.shutdown().await?;
         Ok(ExitCode::SUCCESS)
     });

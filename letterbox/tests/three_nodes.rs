@@ -359,7 +359,7 @@ fn a_node_that_stops_hands_over_what_it_leads_before_it_goes() {
     });
     let first = leaders(&nodes[&1], "replicated")[0];
     let said = nodes.remove(&first).unwrap().stop_and_read_log();
-    let handed_over = "other brokers lead the partitions that this one led";
+    let handed_over = "moved the leadership of all partitions to other brokers";
     assert!(said.iter().any(|line| line.contains(handed_over)), "{said:#?}");
     // Nobody waits for its session to end.
     for node in nodes.values() {
@@ -496,7 +496,7 @@ fn a_wrong_list_of_voters_is_told_beside_the_right_one_and_can_be_corrected() {
         voters.collect::<Vec<_>>().join(",")
     };
     for node in &nodes {
-        let said = node.wait_for_line("the cluster is not founded yet");
+        let said = node.wait_for_line("cannot create the cluster yet");
         assert!(said.contains("controller.quorum.voters"), "{said}");
         assert!(said.contains(&list(&ports)) && said.contains(&list(&wrong)), "{said}");
     }

@@ -578,7 +578,7 @@ fn only_the_claims_that_the_operator_made_go_with_a_cluster_and_it_is_told_which
                 .get(&claim_of(0, "data"))
                 .is_some_and(|it| it.pointer("/metadata/deletionTimestamp").is_none());
             assert_eq!(is_there, stays, "{case}");
-            let events = events_of(&play, "LetGo");
+            let events = events_of(&play, "FinalizerRemoved");
             assert!(events.iter().any(|event| event.contains(told)), "{case}: {events:?}");
         });
     }

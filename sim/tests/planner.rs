@@ -110,7 +110,7 @@ fn a_new_cluster_becomes_ready_and_then_nothing_is_done() {
     ));
     assert_eq!(ready_reason(&first), ("False".into(), "BrokerStarting".into()));
     let message = &find_condition(&first.status.conditions, READY).unwrap().message;
-    let waits = "waiting for broker 0: its volume claims are made and written down first";
+    let waits = "waiting for broker 0: its volume claims are created and recorded in status first";
     assert_eq!((first.status.phase.as_str(), message.as_str()), ("Starting", waits));
     // The claim is written down before anything may use it.
     assert_eq!(pass(&model, &mut cluster).plan.steps, []);
@@ -833,7 +833,7 @@ fn a_volume_is_added_with_one_restart_and_a_used_one_is_not_taken_away() {
         (degraded.reason.as_str(), degraded.message.as_str()),
         (
             "VolumeNotMade",
-            "volume data-1 of broker 0 cannot be made: ProvisioningFailed: there is no such class"
+            "cannot create volume data-1 of broker 0: ProvisioningFailed: there is no such class"
         )
     );
     assert_eq!(model.with(|state| (state.serves(0), state.restarts)), (true, 0));

@@ -253,8 +253,8 @@ impl LogManager {
             lock(&self.offline).remove(&wanted.name());
             tracing::warn!(topic = %wanted.topic, partition = wanted.partition,
                 dir = %dir.path().join(wanted.dir_name()).display(),
-                "the directory of a replica is missing, and others have its records: it is made anew \
-                and copied");
+                "the directory of a replica is missing, and others have its records: recreating it \
+                 as a copy of the leader's");
         }
         is_forgotten.is_ok()
     }
@@ -403,7 +403,7 @@ impl LogManager {
         for leaving in &leaving {
             let (topic, partition) = &leaving.name;
             tracing::warn!(%topic, partition, topic_id = ?leaving.topic_id, dir = %leaving.path.display(),
-                "log of a partition that the cluster does not know: set aside as stray");
+                "found the log of an unknown partition; renaming it to *-stray");
         }
         self.take_away(leaving, Fate::Stray).await;
         for dir in &self.dirs {
@@ -511,7 +511,7 @@ impl Leaving {
             Ok(()) if is_known => Some(to),
             Ok(()) => {
                 tracing::warn!(dir = %to.display(), "the directory of a deleted partition may \
-                    belong to another topic: set aside as stray");
+                    belong to another topic; renaming it to *-stray");
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.log.is_none() => None,
@@ -613,7 +613,7 @@ fn make_directory(dir: &LogDir, wanted: &WantedLog) -> Result<PathBuf, LogError>
         let of = checkpoint::read_partition_metadata(&*dir.disk, &path).ok();
         let to = place_aside(dir, &wanted.name(), of, Fate::Stray);
         tracing::warn!(dir = %path.display(), to = %to.display(), "another directory has the name \
-            of a new partition: set aside as stray");
+            of a new partition; renaming it to *-stray");
         dir.disk.rename(&path, &to).during("rename", &path)?;
     }
     dir.disk.create_dir_all(&path).during("create", &path)?;

@@ -402,8 +402,8 @@ impl LogManager {
         self.compaction_keys.load(Ordering::Relaxed).saturating_mul(KEY_BYTES)
     }
 
-    /// Idempotent producers that are remembered, in each of their partitions; the bytes that they
-    /// take; and how many batches of new ones were refused for lack of room.
+    /// Idempotent producers with remembered state, counted once for each partition; the bytes that
+    /// they take; and how many batches of new ones were refused for lack of room.
     #[must_use]
     pub fn producers_memory(&self) -> (usize, usize, u64) {
         let producers = &self.memory.producers;

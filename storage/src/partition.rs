@@ -1279,8 +1279,8 @@ impl Log {
                 to = self.end_offset(),
                 dir = %dir.display(),
                 "the leader may have none of the records of this replica, some of which were \
-                 committed: they are set aside in this directory and copied to nobody; when they \
-                 are wanted, see docs/offline-partitions.md, else remove it"
+                 committed: they are set aside in this directory and not replicated; when they are \
+                 wanted, see docs/offline-partitions.md, else remove it"
             );
             aside = Some(dir);
         }

@@ -83,7 +83,7 @@ impl ProducerMemory {
     /// Those that are idle were forgotten; says, once, that none was refused meanwhile.
     pub(super) fn looked_at(&self) {
         if self.lacks_room.swap(0, Ordering::Relaxed) == 0 && self.failing.succeeded() {
-            tracing::info!("there is room for new idempotent producers again");
+            tracing::info!("accepting new idempotent producers again");
         }
     }
 
@@ -100,8 +100,9 @@ impl ProducerMemory {
         if self.failing.failed(()) {
             tracing::warn!(
                 limit_bytes = self.max.saturating_mul(BYTES_EACH),
-                "batches of new idempotent producers are refused, because too many are remembered; \
-                 who makes a producer for each batch should keep one"
+                "refusing batches of new idempotent producers, because the broker already \
+                 remembers too many; a client that creates a producer for each batch should reuse \
+                 one"
             );
         }
         AppendError::TooManyProducers { producer_id }

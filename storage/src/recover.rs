@@ -335,7 +335,8 @@ impl Recovered {
         }
         let (path, offset) = (path.display(), self.end_offset);
         if self.bytes_cut > 0 {
-            tracing::warn!(%path, position, offset, bytes = self.bytes_cut, %reason, "cut an unfinished write off the end of a log");
+            tracing::warn!(%path, position, offset, bytes = self.bytes_cut, %reason, "truncated an \
+                unfinished write at the end of a log");
         } else {
             tracing::debug!(%path, position, offset, "trimmed the unused reserve of a log");
         }

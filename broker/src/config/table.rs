@@ -62,9 +62,11 @@ pub const KEYS: &[Key] = &[
         "accepted.lost.directory.ids",
         Kind::List,
         "",
-        "The directory.id of each log directory that is lost and given up: its line is taken out of the list of used log directories \
-         (log-directories) at start, so that an empty directory in its place is used, and what was only there is made anew, empty. A \
-         directory that is there, or is in expected.directory.ids, is not given up, but what an older state of it lacks is. Letterbox's own key.",
+        "The directory.id of each log directory whose loss is accepted: its line is taken out of \
+         the list of used log directories (log-directories) at start, so that an empty directory \
+         in its place is used, and the partitions that were only there are recreated, empty. A \
+         directory that is there, or is in expected.directory.ids, is not given up, but what an \
+         older state of it lacks is. Letterbox's own key.",
     ),
     key(
         "accepted.lost.metadata.log",
@@ -93,12 +95,12 @@ pub const KEYS: &[Key] = &[
     idle("alter.log.dirs.replication.quota.window.size.seconds", Kind::Int(1, I32), "1", Effect::None(QUOTAS)),
     idle("authorizer.class.name", Kind::Text, "", Effect::Guard(AUTHORIZER)),
     key("auto.create.topics.enable", Kind::Bool, "true", "Create a topic when a client asks for one that does not exist, and the client allows it."),
-    key("auto.leader.rebalance.enable", Kind::Bool, "true", "Whether the active controller gives leads back to the preferred replicas that are in sync."),
+    key("auto.leader.rebalance.enable", Kind::Bool, "true", "Whether the active controller moves leadership back to preferred replicas that are in sync."),
     idle("background.threads", Kind::Int(1, I32), "10", Effect::None(THREADS)).dynamic(),
     key("broker.heartbeat.interval.ms", Kind::Int(1, I32), "2000", "Time between two heartbeats of this broker to the active controller."),
     unset("broker.id", Kind::Int(-1, I32), "The old name of node.id; must be equal to it when both are set."),
-    unset("broker.rack", Kind::Text, "The rack or zone of this broker; clients learn it in Metadata."),
-    key("broker.session.timeout.ms", Kind::Int(1, I32), "9000", "A broker that the active controller has not heard from for this long is fenced: it leads nothing until it is heard from again. The active controller's own value counts."),
+    unset("broker.rack", Kind::Text, "The rack or zone of this broker, part of Metadata responses."),
+    key("broker.session.timeout.ms", Kind::Int(1, I32), "9000", "A broker that the active controller has not heard from for this long is fenced: it leads no partition until its next heartbeat. The active controller's own value counts."),
     idle_unset("client.quota.callback.class", Kind::Class, Effect::None(QUOTAS)),
     unset(
         "cluster.id",
@@ -121,7 +123,7 @@ pub const KEYS: &[Key] = &[
     idle("connection.failed.authentication.delay.ms", Kind::Int(0, I32), "100", Effect::None(NO_SECURITY)),
     key("connections.max.idle.ms", Kind::Long(-1, I64), "600000", "A connection with no request for this long is closed; -1 for never."),
     idle("connections.max.reauth.ms", Kind::Long(I64_MIN, I64), "0", Effect::Guard(SASL)),
-    key("controlled.shutdown.enable", Kind::Bool, "true", "Whether a stop waits until other brokers lead the partitions that this one leads; at most 15 s."),
+    key("controlled.shutdown.enable", Kind::Bool, "true", "Whether the broker moves the leadership of its partitions to other brokers before it stops; takes at most 15 s."),
     unset("controller.listener.names", Kind::List, "The listener of the metadata quorum."),
     idle("controller.quorum.append.linger.ms", Kind::Int(0, I32), "25", Effect::None(OWN_QUORUM)),
     key("controller.quorum.auto.join.enable", Kind::Bool, "false", "Whether a node that is no voter becomes one by itself once it has all entries (KIP-1186). One that comes with an empty disk where a voter of its id was reached has that one removed first. Without it, kafka-metadata-quorum add-controller and remove-controller do both. Takes part with unstable.several.nodes.enable."),
@@ -252,7 +254,7 @@ pub const KEYS: &[Key] = &[
         "log.cleaner.min.cleanable.ratio",
         Kind::Double(0.0, 1.0),
         "0.5",
-        "Share of a log that is not compacted yet, from which on it is compacted.",
+        "Ratio of uncompacted bytes to the log's size at which the log is compacted.",
     )
     .dynamic(),
     key("log.cleaner.min.compaction.lag.ms", Kind::Long(0, I64), "0", "Shortest time that a record stays uncompacted.").dynamic(),
@@ -322,12 +324,12 @@ pub const KEYS: &[Key] = &[
     key("log.retention.hours", Kind::Int(-1, I32), "168", "Hours that records are kept, when log.retention.minutes and log.retention.ms are not set."),
     unset("log.retention.minutes", Kind::Int(-1, I32), "Minutes that records are kept, when log.retention.ms is not set."),
     unset("log.retention.ms", Kind::Long(-1, I64), "Milliseconds that records are kept; -1: no bound.").dynamic(),
-    key("log.roll.hours", Kind::Int(1, I32), "168", "Age in hours at which a segment is closed, when log.roll.ms is not set."),
+    key("log.roll.hours", Kind::Int(1, I32), "168", "Age in hours at which a segment is rolled, when log.roll.ms is not set."),
     idle("log.roll.jitter.hours", Kind::Int(0, I32), "0", Effect::None(JITTER)),
     idle_unset("log.roll.jitter.ms", Kind::Long(I64_MIN, I64), Effect::None(JITTER)).dynamic(),
-    unset("log.roll.ms", Kind::Long(1, I64), "Age in milliseconds at which a segment is closed.").dynamic(),
-    key("log.segment.bytes", Kind::Int(1_048_576, I32), "1073741824", "Size in bytes at which a segment is closed.").dynamic(),
-    key("log.segment.delete.delay.ms", Kind::Long(0, I64), "60000", "Time that the files of a removed segment stay for readers that have begun.")
+    unset("log.roll.ms", Kind::Long(1, I64), "Age in milliseconds at which a segment is rolled.").dynamic(),
+    key("log.segment.bytes", Kind::Int(1_048_576, I32), "1073741824", "Size in bytes at which a segment is rolled.").dynamic(),
+    key("log.segment.delete.delay.ms", Kind::Long(0, I64), "60000", "Time before the files of a removed segment are deleted, so that running reads can finish.")
         .dynamic(),
     idle("max.connection.creation.rate", Kind::Int(0, I32), "2147483647", Effect::None(CONNECTION_RATE)).dynamic(),
     key("max.connections", Kind::Int(1, I32), "2147483647", "Largest number of connections of the broker; its file descriptors may allow fewer.")
@@ -435,10 +437,10 @@ pub const KEYS: &[Key] = &[
     idle("remote.log.storage.manager.impl.prefix", Kind::Text, "rsm.config.", Effect::None(TIERED)),
     idle("remote.log.storage.system.enable", Kind::Bool, "false", Effect::None(TIERED)),
     idle("replica.alter.log.dirs.io.max.bytes.per.second", Kind::Long(0, I64), "9223372036854775807", Effect::None(MOVES)).dynamic(),
-    key("replica.fetch.backoff.ms", Kind::Int(0, I32), "1000", "Time before a follower asks a leader again that could not answer, in milliseconds."),
-    key("replica.fetch.max.bytes", Kind::Int(0, I32), "1048576", "Most bytes of one partition in an answer to a follower; one batch comes whatever its size."),
-    key("replica.fetch.min.bytes", Kind::Int(I32_MIN, I32), "1", "Bytes for which a leader lets a follower wait, at most replica.fetch.wait.max.ms."),
-    key("replica.fetch.response.max.bytes", Kind::Int(0, I32), "10485760", "Most bytes of records in an answer to a follower; one batch comes whatever its size."),
+    key("replica.fetch.backoff.ms", Kind::Int(0, I32), "1000", "Time before a follower retries a failed fetch, in milliseconds."),
+    key("replica.fetch.max.bytes", Kind::Int(0, I32), "1048576", "Most bytes of one partition in a fetch response to a follower; a first batch that is larger is still returned."),
+    key("replica.fetch.min.bytes", Kind::Int(I32_MIN, I32), "1", "Bytes that a leader collects before it answers a follower's fetch, waiting at most replica.fetch.wait.max.ms."),
+    key("replica.fetch.response.max.bytes", Kind::Int(0, I32), "10485760", "Most bytes of records in a fetch response to a follower; a first batch that is larger is still returned."),
     key("replica.fetch.wait.max.ms", Kind::Int(I32_MIN, I32), "500", "Longest time a leader lets a follower wait for records, in milliseconds."),
     key("replica.high.watermark.checkpoint.interval.ms", Kind::Long(1, I64), "5000", "Time between two writes of the high watermarks."),
     key("replica.lag.time.max.ms", Kind::Long(1, I64), "30000", "Time after which a follower that has not caught up leaves the in-sync replicas, in milliseconds."),
@@ -567,6 +569,6 @@ pub const KEYS: &[Key] = &[
     idle("transaction.state.log.segment.bytes", Kind::Int(1, I32), "104857600", Effect::None(TRANSACTIONS)),
     idle("transaction.two.phase.commit.enable", Kind::Bool, "false", Effect::None(TRANSACTIONS)),
     idle("transactional.id.expiration.ms", Kind::Int(1, I32), "604800000", Effect::None(TRANSACTIONS)),
-    key("unclean.leader.election.enable", Kind::Bool, "false", "Whether a replica that may miss acknowledged records leads when nobody else can; what it misses is lost. Where neither the topic nor the cluster sets it, the active controller's value counts.").dynamic(),
+    key("unclean.leader.election.enable", Kind::Bool, "false", "Whether a replica that may lack acknowledged records becomes leader when no other can; the records that it lacks are lost. Where neither the topic nor the cluster sets it, the active controller's value counts.").dynamic(),
     key("unstable.several.nodes.enable", Kind::Bool, "false", "Lets several nodes form a cluster (controller.quorum.voters, controller.quorum.bootstrap.servers), for trial: what is known to be wrong or missing is in docs/known-faults.md. Letterbox's own key."),
 ];

@@ -234,11 +234,13 @@ impl Watch {
             let left = leave(&queue, id, epoch).await;
             match &left {
                 Ok(_) => {
-                    tracing::info!(broker = %id, epoch, "broker leads no partition and may stop")
+                    tracing::info!(broker = %id, epoch, "controlled shutdown of the broker is \
+                        complete: it leads no partition")
                 }
                 // The broker asks again.
                 Err(error) => {
-                    tracing::warn!(broker = %id, epoch, %error, "broker may not stop yet")
+                    tracing::warn!(broker = %id, epoch, %error, "controlled shutdown of the broker \
+                        is not complete yet")
                 }
             }
             if let Some(tell) = tell.upgrade() {
@@ -271,7 +273,7 @@ impl Watch {
 }
 
 fn tell_fences(brokers: &[(BrokerId, i64)], fenced: bool, answer: Result<Answer, ControllerError>) {
-    let what = if fenced { "fenced" } else { "not fenced any more" };
+    let (done, asked) = if fenced { ("fenced", "fence") } else { ("unfenced", "unfence") };
     let outcome = answer.map(|answer| FenceBrokers::outcome(answer.outcome).unwrap_or_default());
     for (at, (id, epoch)) in brokers.iter().enumerate() {
         let why = match &outcome {
@@ -279,9 +281,10 @@ fn tell_fences(brokers: &[(BrokerId, i64)], fenced: bool, answer: Result<Answer,
             Err(error) => Some(error.to_string()),
         };
         match why {
-            None => tracing::info!(broker = %id, epoch, "broker is {what}"),
+            None => tracing::info!(broker = %id, epoch, "broker is {done}"),
             // It is said again while it is true.
-            Some(error) => tracing::warn!(broker = %id, epoch, error, "broker is not yet {what}"),
+            Some(error) => tracing::warn!(broker = %id, epoch, error, "cannot {asked} the broker; \
+                retrying"),
         }
     }
 }
@@ -294,14 +297,17 @@ async fn balance(queue: mpsc::Sender<Job>) {
         let answer = decide_here(&queue, operation.into(), deadline).await;
         match answer.map(|answer| BalanceLeaders::outcome(answer.outcome)) {
             Ok(Some(moved)) if moved > 0 => {
-                tracing::info!(moved, "leads were given back to the preferred replicas");
+                tracing::info!(moved, "moved leadership to the preferred replicas");
                 if moved < LEADS_TOGETHER_MAX {
                     return;
                 }
             }
             Ok(_) => return,
             // It is tried again in the next interval.
-            Err(error) => return tracing::warn!(%error, "leads could not be given back"),
+            Err(error) => {
+                return tracing::warn!(%error, "cannot move leadership to the preferred \
+                replicas; retrying");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::metadata::{MetadataImage, MetadataRecord};
 pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) {
     let (moved, without_leader) = moved(image, records);
     if moved + without_leader > 0 {
-        tracing::info!(moved, without_leader, "partitions have another leader, or none");
+        tracing::info!(moved, without_leader, "partition leaders changed");
     }
 }
 

@@ -13,14 +13,15 @@ pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) -> usize {
     for (election, why) in [
         (
             Election::LastKnown,
-            "nobody is known to have every acknowledged record, and the last leader leads again \
-             although it may lack some: it did not wait for the disk (flush.on.ack=false), its disk \
-             or a loss in it was accepted, or its registration was taken away meanwhile",
+            "no replica is known to have every acknowledged record, and the last leader was \
+             elected although it may lack some: it did not wait for the disk (flush.on.ack=false), \
+             its disk or a loss in it was accepted, or it was unregistered meanwhile",
         ),
         (
             Election::Unclean,
-            "nobody who is known to have every acknowledged record is there, and another one \
-             leads: what it misses is lost (unclean.leader.election.enable, or asked for)",
+            "no live replica is known to have every acknowledged record, and another one was \
+             elected: the records that it lacks are lost (unclean.leader.election.enable, or an \
+             unclean election was requested)",
         ),
     ] {
         let named = elected(image, records, election);
@@ -34,7 +35,7 @@ pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) -> usize {
         tracing::error!(
             partitions = named.len(),
             first = first(&named),
-            "nobody leads: no replica is known to have every acknowledged record, and of several it \
+            "no leader: no replica is known to have every acknowledged record, and of several it \
              is not known which has the most. kafka-leader-election --election-type unclean elects \
              the first one of the assignment that is there; what that one misses is lost, and what \
              the others have is set aside or cut. See docs/offline-partitions.md for how to choose"

@@ -219,8 +219,8 @@ pub fn open_usable(
         used.remove(id);
         tracing::error!(
             directory_id = encode_uuid(*id),
-            "log directory {} is lost and given up, as accepted.lost.directory.ids says: what was \
-             only there is gone, and its partitions are made anew, empty",
+            "log directory {} was accepted as lost (accepted.lost.directory.ids): its partitions \
+             are recreated, empty where no other replica has the records",
             path.display()
         );
     }
@@ -633,9 +633,9 @@ pub fn change(
     match write(env, directory, &next) {
         Ok(()) => next,
         Err(error) => {
-            tracing::warn!(directory = %directory.display(), %error, "could not write \
-                meta.properties anew; the next start tries it again, and until then neither Apache \
-                Kafka nor an older state of the directory may be refused");
+            tracing::warn!(directory = %directory.display(), %error, "could not rewrite \
+                meta.properties; the next start retries, and until then neither Apache Kafka nor \
+                an older state of the directory may be refused");
             now
         }
     }

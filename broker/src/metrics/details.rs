@@ -116,7 +116,7 @@ pub(crate) struct Details {
     pub under_replicated: usize,
     /// Partitions led from here with fewer replicas in sync than `min.insync.replicas`.
     pub under_min_isr: usize,
-    /// Idempotent producers that are remembered, in each of their partitions.
+    /// Idempotent producers with remembered state, counted once for each partition.
     pub producers: usize,
     /// Bytes of what is remembered of them.
     pub producers_memory: usize,
@@ -202,7 +202,7 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "kafka_server_brokertopicmetrics_failedproducerequests",
         Of::TopicTotal(|all| &all.produce_failed, |one| one.produce_failed),
         BY_TOPIC,
-        "Batches that were answered with an error; without a label also those of topics that are not here",
+        "Batches that were answered with an error; the value without a label includes topics that the broker does not have",
     ),
     (
         "kafka_server_brokertopicmetrics_totalfetchrequests",
@@ -214,7 +214,7 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "kafka_server_brokertopicmetrics_failedfetchrequests",
         Of::TopicTotal(|all| &all.fetch_failed, |one| one.fetch_failed),
         BY_TOPIC,
-        "Answers to consumers with an error; without a label also of topics that are not here",
+        "Answers to consumers with an error; the value without a label includes topics that the broker does not have",
     ),
     (
         "kafka_cluster_partition_underminisr",
@@ -318,7 +318,7 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "kafka_server_replicamanager_produceridcount",
         Of::Broker(|all| count(all.producers)),
         "",
-        "Idempotent producers that are remembered, in each of their partitions",
+        "Idempotent producers with remembered state, counted once for each partition",
     ),
     (
         "letterbox_replica_records_lost",
@@ -330,7 +330,7 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "kafka_controller_kafkacontroller_offlinepartitionscount",
         Of::Broker(|all| count(all.offline_partition_count)),
         "",
-        "Partitions that nobody can write to: they have no live leader, or their log is out of use",
+        "Partitions that no client can write to: they have no live leader, or their log is out of use",
     ),
     (
         "kafka_controller_kafkacontroller_globaltopiccount",
@@ -423,7 +423,7 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "letterbox_producers_memory_bytes",
         Of::Broker(|all| count(all.producers_memory)),
         "",
-        "Memory of what is remembered of idempotent producers; past 134217728 new ones are told to retry",
+        "Memory of the state of idempotent producers; past 134217728 new ones are told to retry",
     ),
     (
         "letterbox_producers_batches_refused",

@@ -247,11 +247,11 @@ impl Metrics {
         r.add("kafka_server_raftmetrics_current_vote", None, "", "node.id that this node has voted for in this epoch; -1 for none", &self.quorum_vote);
         r.add("kafka_server_raftmetrics_current_state", None, "current_state", "1 for what this node is in the metadata quorum: leader, follower, candidate, voted, unattached or observer", &self.quorum_state);
         r.add("kafka_controller_controllerstats_uncleanleaderelections", None, "", "Leaders that this node elected as the active controller, since its start, without knowing that they have every committed record", &self.unclean_elections);
-        r.add("letterbox_request_duration", Some(Unit::Seconds), "request", "From a whole request to its answer, by API", &self.request_seconds);
+        r.add("letterbox_request_duration", Some(Unit::Seconds), "request", "Time from the last byte of a request to its response, by API", &self.request_seconds);
         r.add("letterbox_network_received", BYTES, "", "Bytes read from clients", &self.bytes_in);
         r.add("letterbox_network_sent", BYTES, "", "Bytes written to clients", &self.bytes_out);
         r.add("letterbox_connections_closed", None, "reason", "Connections closed by the broker, by reason", &self.closed);
-        r.add("letterbox_panics", None, "", "Faults of the broker that ended the connection they were met on", &self.panics);
+        r.add("letterbox_panics", None, "", "Panics that ended a connection", &self.panics);
         r.add("letterbox_request_memory_free", BYTES, "", "Memory left for requests and answers (queued.max.request.bytes)", &self.request_memory_free);
         r.add("letterbox_group_members_memory", BYTES, "", "Memory of groups with their members' metadata and assignments; past 134217728 new members are told to retry", &self.group_members_memory);
         r.add("letterbox_group_offsets_memory", BYTES, "", "Memory of committed offsets; past 536870912 commits that add to it are told to retry", &self.group_offsets_memory);
@@ -369,9 +369,9 @@ mod tests {
 
 Every broker serves these as OpenMetrics text at `http://HOST:9644/metrics` (`admin.listener`). Names that Apache Kafka has are spelled
 as in the JMX exporter's rules that Strimzi's dashboards use; `kafka_brokers`, `kafka_topic_*` and `kafka_consumergroup_*` are those of
-kafka_exporter, which need not run beside the broker. What neither has a name for begins with `letterbox_`. Of single topics and
-partitions a broker tells those that it leads, at most 4,000 partitions; of groups, those that it coordinates, at most 4,000 of them and 4,000
-offsets. Of the labels, `request` is the API's name and `error` Kafka's name of an error.
+kafka_exporter, which need not run beside the broker. What neither has a name for begins with `letterbox_`. Metrics by topic
+and partition cover the partitions that the broker leads, at most 4,000; those by group cover the groups that it coordinates, at most 4,000 of
+them and 4,000 offsets. Of the labels, `request` is the API's name and `error` Kafka's name of an error.
 
 | name | type | labels | meaning |
 |---|---|---|---|

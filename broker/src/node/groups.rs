@@ -122,7 +122,7 @@ async fn read(partitions: Vec<(i32, impl Future<Output = Result<(), AppendError>
         partitions_count,
         loaded_count,
         elapsed_ms = started.elapsed().as_millis(),
-        "groups and offsets are loaded"
+        "loaded groups and offsets"
     );
 }
 

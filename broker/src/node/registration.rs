@@ -104,7 +104,7 @@ impl Membership {
                 Err(error) if error.code == ErrorCode::StaleBrokerEpoch => {}
                 Err(error) if error.code == ErrorCode::DuplicateBrokerRegistration => {
                     if !std::mem::replace(&mut waits, true) {
-                        warn!(%error, "this broker waits until it can register with its new disk");
+                        warn!(%error, "cannot register with the new disk yet; retrying");
                     }
                     tokio::time::sleep(RETRY_AFTER).await;
                 }
@@ -161,10 +161,10 @@ impl Membership {
                     failed = false;
                     match (std::mem::replace(&mut was_fenced, is_fenced), is_fenced) {
                         (false, true) => warn!(
-                            "this broker is fenced; it leads nothing until it \
-                            is heard from again"
+                            "this broker is fenced; it leads no partition until the active \
+                             controller gets its next heartbeat"
                         ),
-                        (true, false) => info!("this broker is not fenced any more"),
+                        (true, false) => info!("this broker is unfenced"),
                         _ => {}
                     }
                     self.heartbeat
@@ -175,7 +175,7 @@ impl Membership {
                             Ok(Err(error)) => error.to_string(),
                             _ => "it does not answer".to_owned(),
                         };
-                        warn!(why, "the active controller does not hear this broker");
+                        warn!(why, "cannot send a heartbeat to the active controller; retrying");
                     }
                     self.heartbeat.min(RETRY_AFTER)
                 }
@@ -255,8 +255,11 @@ impl Lease {
         }
         if is_over != (self.until < Instant::now()) {
             match is_over {
-                true => info!("the active controller hears this broker: it leads again"),
-                false => warn!("this broker leads nothing until the active controller hears it"),
+                true => info!("heartbeats are answered again: this broker serves as leader"),
+                false => warn!(
+                    "no heartbeat was answered within the session timeout: this broker does not \
+                     serve as leader"
+                ),
             }
         }
         self.replicas.lead_until(self.until);
@@ -330,7 +333,7 @@ pub(super) async fn leave(services: &Services) {
         if let Ok(Ok(answer)) = heartbeat().await {
             heard = Instant::now();
             if answer.may_stop {
-                info!("other brokers lead the partitions that this one led");
+                info!("moved the leadership of all partitions to other brokers");
                 return;
             }
         }
@@ -338,8 +341,7 @@ pub(super) async fn leave(services: &Services) {
             had_majority = Instant::now();
         } else if had_majority.elapsed() >= LEAVE_ALONE_AFTER {
             warn!(
-                "stopping without a hand-over, because no majority of the voters is there to \
-                 decide it"
+                "stopping without moving leadership, because no majority of the voters is reachable"
             );
             return;
         }
@@ -347,7 +349,7 @@ pub(super) async fn leave(services: &Services) {
     }
     warn!(
         "stopping before other brokers lead all partitions that this one leads; they take over \
-         when its end is noticed"
+         when this broker's session ends"
     );
 }
 

@@ -384,9 +384,9 @@ pub(super) async fn quorum_config(
         let (disk, log) = (env.disk.clone(), config.metadata_dir.join(METADATA_DIR));
         if !env.blocking(move || disk.exists(&log)).await.unwrap_or(true) {
             error!(
-                "the metadata log is lost and given up, as accepted.lost.metadata.log says: a new \
-                 one begins in {}, and the partitions in the log directories, which it does not \
-                 know, are set aside as *-stray",
+                "the metadata log was accepted as lost (accepted.lost.metadata.log): creating a \
+                 new one in {}, and renaming the partitions in the log directories, which it does \
+                 not know, to *-stray",
                 config.metadata_dir.display()
             );
         }

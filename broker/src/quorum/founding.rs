@@ -251,12 +251,15 @@ pub(super) async fn agree(
         answers.extend(asked.filter(is_other).map(|hello| (hello.from, hello)));
         match decide(&identity.hello(identity.node_id), &answers)? {
             Step::Join { cluster_id: id, known, begins } => {
-                tracing::info!(cluster_id = id, "this node joins the cluster, which is founded");
+                tracing::info!(cluster_id = id, "joining the existing cluster");
                 return Ok(Cluster { id, known, begins, founds: false });
             }
             Step::Found { cluster_id, members } => {
                 let id = cluster_id.unwrap_or_else(|| encode_uuid(env.random_uuid()));
-                tracing::info!(cluster_id = id, "all voters are new: this one founds the cluster");
+                tracing::info!(
+                    cluster_id = id,
+                    "all voters are new: this node creates the cluster"
+                );
                 let known = Known::founding(members);
                 return Ok(Cluster { id, known, begins: true, founds: true });
             }
@@ -264,7 +267,7 @@ pub(super) async fn agree(
                 say_who_is_missing(identity, &missing, &unreachable);
             }
             Step::Correct(error) if round % SAY_EVERY == SAY_EVERY / 8 => {
-                tracing::error!("the cluster is not founded yet: {error}");
+                tracing::error!("cannot create the cluster yet: {error}");
             }
             Step::Wait { .. } | Step::Correct(_) => {}
         }
@@ -287,7 +290,10 @@ fn say_who_is_missing(
     }
     if missing.is_empty() {
         let first = identity.voters.keys().next();
-        tracing::warn!(?first, "all voters are there; waiting for the first to found the cluster");
+        tracing::warn!(
+            ?first,
+            "all voters are reachable; waiting for the first one to create the cluster"
+        );
         return;
     }
     let missing: Vec<String> = missing
@@ -300,8 +306,8 @@ fn say_who_is_missing(
         .collect();
     tracing::warn!(
         missing = missing.join(", "),
-        "this voter's metadata log is new: it waits for all voters (controller.quorum.voters), \
-         which found a cluster together, or for one that knows this voter"
+        "this voter's metadata log is new: waiting for all voters (controller.quorum.voters), to \
+         create the cluster with them, or for one that knows this voter"
     );
 }
 

@@ -59,7 +59,7 @@ pub fn settle(disk: &dyn Disk, metadata_dir: &Path) -> Result<(), OpenError> {
             tracing::info!(
                 from = %before.display(),
                 to = %now.display(),
-                "moved the metadata log: it is not under the name of Apache Kafka's any more"
+                "renamed the metadata log's directory, because Apache Kafka uses the old name"
             );
             Ok(())
         }

@@ -377,7 +377,7 @@ impl Attendant {
                 && would_stand(&self.identity, &own, &change)
                 && make(&self.raft, change).await.is_ok()
             {
-                tracing::info!(node = id, "an observer that is gone, and no broker, is forgotten");
+                tracing::info!(node = id, "removed an observer that is gone and is no broker");
             }
         }
         None
@@ -487,7 +487,7 @@ pub(super) async fn change(
                 Step::HandOver => {
                     let over = hand_over(raft, identity, dialer);
                     let _ = timeout_at(deadline.min(Instant::now() + CHANGE_WITHIN), over).await;
-                    "no other voter takes the lead".to_owned()
+                    "no other voter became leader".to_owned()
                 }
                 Step::Wait(reason) => reason,
                 Step::Done => return Ok(()),

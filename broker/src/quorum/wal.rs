@@ -210,7 +210,8 @@ impl Wal {
 
     /// Replaces the torn frame by zeros, so that nothing of it is ever taken for data.
     fn cut(&mut self, written: usize) -> io::Result<()> {
-        tracing::warn!(path = %self.path.display(), position = self.end, bytes = written - self.end, "cutting an unfinished write off the metadata log");
+        tracing::warn!(path = %self.path.display(), position = self.end, bytes = written - self.end, "\
+            truncating an unfinished write at the end of the metadata log");
         let zeros = vec![0; written - self.end];
         self.file.write_at(&[IoSlice::new(&zeros)], self.end as u64)?;
         self.file.sync()

@@ -364,7 +364,10 @@ impl ReplicaManager {
             let keys: BTreeSet<Key> = gone.iter().map(|(_, id, index)| (*id, *index)).collect();
             self.change(|hosted| hosted.retain(|key, _| !keys.contains(key)));
             lock(&self.offline).retain(|key, _| !keys.contains(key));
-            info!(replicas = gone.len(), "replicas were taken off this broker; their logs go");
+            info!(
+                replicas = gone.len(),
+                "replicas were moved off this broker; deleting their logs"
+            );
             lock(&self.leaving).extend(gone);
         }
     }
@@ -421,7 +424,7 @@ impl ReplicaManager {
                     }
                     if was_offline {
                         let (topic, index) = (&topic.name, key.1);
-                        info!(%topic, partition = index, end_offset, "partition is back");
+                        info!(%topic, partition = index, end_offset, "partition is online again");
                         back.push(key);
                     }
                     self.reconfigure_to_newest(&partition);
@@ -495,7 +498,10 @@ impl ReplicaManager {
         let gone: Vec<_> =
             self.all_logs().filter(|(_, id, index)| is_of_others(id, *index)).collect();
         if !gone.is_empty() {
-            info!(replicas = gone.len(), "replicas were taken off this broker; their logs go");
+            info!(
+                replicas = gone.len(),
+                "replicas were moved off this broker; deleting their logs"
+            );
             self.logs.delete(gone).await;
         }
     }

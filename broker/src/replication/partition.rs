@@ -499,7 +499,7 @@ impl Partition {
                 %topic,
                 partition,
                 why,
-                "cannot append records of the leader; retrying, and saying so when it can"
+                "cannot append records from the leader; retrying"
             );
         }
     }
@@ -507,7 +507,8 @@ impl Partition {
     fn say_appends_again(&self, log: &Log) {
         if self.is_refusal_said.load(Ordering::Relaxed) {
             self.is_refusal_said.store(false, Ordering::Relaxed);
-            info!(topic = %log.topic(), partition = self.index, "appends what the leader has again");
+            info!(topic = %log.topic(), partition = self.index, "appending records from the leader \
+                again");
         }
     }
 
@@ -543,7 +544,7 @@ impl Partition {
             Ok(()) => FollowerEvent::Done,
             Err(why) => {
                 let (topic, partition, why) = (log.topic(), self.index, with_causes(&why));
-                error!(%topic, partition, why, "cannot cut the log to what the leader has");
+                error!(%topic, partition, why, "cannot truncate the log to the leader's");
                 FollowerEvent::Failed
             }
         };
@@ -618,7 +619,12 @@ impl Partition {
                 // It only moves what is kept in memory.
                 if let Some(Err(why)) = log.map(|log| log.delete_records_before(offset)) {
                     let (topic, why) = (log.map_or("", |log| log.topic()), with_causes(&why));
-                    warn!(topic, partition = self.index, why, "cannot move the start of the log");
+                    warn!(
+                        topic,
+                        partition = self.index,
+                        why,
+                        "cannot advance the log start offset"
+                    );
                 }
             }
             FollowerEffect::Lost { from, until } => {

@@ -31,14 +31,14 @@ use super::config::{config_schema, config_values};
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$')").message(NAME_MESSAGE),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether \
         clients can use the cluster as the spec describes it"),
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "What is going on, in a few words"),
-    printcolumn(name = "Since", type_ = "date", json_path = ".status.phaseSince", description = "For how long"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Summary of the cluster's state"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.phaseSince", description = "Time since the phase changed"),
     printcolumn(name = "Brokers", type_ = "string", json_path = ".status.brokers", description = "Brokers that are ready / brokers that are wanted"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "The version that every broker runs"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why the cluster is or is not ready"),
     printcolumn(name = "Bootstrap", type_ = "string", json_path = ".status.listeners[0].bootstrapServers", description = "bootstrap.servers \
         of the first listener; status.listeners has them all"),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is waited for, in full", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "Message of the Ready condition", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(validation = Rule::new("!has(self.image) || !has(self.version)").message(IMAGE_AND_VERSION_MESSAGE))]
@@ -308,7 +308,7 @@ pub struct KafkaClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// What is going on, in a few words. The message of the Ready condition says more.
+    /// Summary of the cluster's state. The message of the Ready condition says more.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub phase: String,
 

@@ -139,7 +139,7 @@ async fn let_go_of(
             tracing::warn!(
                 error = said(&error),
                 namespace = scope,
-                "{} could not be listed; one that is to be let go may still be held",
+                "cannot list {}; finalizers of some may not be removed",
                 kind.plural
             );
             return false;

@@ -61,7 +61,7 @@ impl Metrics {
         });
         let not_ready = Family::<WaitLabels, Gauge>::default();
         let leader = Gauge::default();
-        registry.register("reconciliations", "Passes over an object", passes.clone());
+        registry.register("reconciliations", "Reconciles of an object", passes.clone());
         registry.register(
             "reconciliation_faults",
             "Reconciles in which something failed",
@@ -69,7 +69,7 @@ impl Metrics {
         );
         registry.register(
             "reconciliation_duration_seconds",
-            "How long a pass takes",
+            "Duration of a reconcile",
             seconds.clone(),
         );
         registry.register(

@@ -131,7 +131,7 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
     // Another replica may lead while we let go: whoever does it, the outcome is the same.
     let (let_go, ()) = tokio::join!(tokio::time::timeout(LET_GO_DEADLINE, let_go), release);
     if let_go.is_err() {
-        tracing::warn!("some clusters or topics may still hold a namespace that is being deleted");
+        tracing::warn!("finalizers of some clusters or topics may keep a namespace Terminating");
     }
     Ok(())
 }
@@ -165,7 +165,7 @@ async fn lead_until(
             () = work(&context, &mut health) => "the watches ended".to_owned(),
         };
         context.metrics.set_leader(false);
-        tracing::warn!(why = lost, "this replica does not lead any more");
+        tracing::warn!(why = lost, "this replica is no longer the leader");
     }
 }
 
@@ -259,9 +259,9 @@ pub(crate) fn told<T, E: std::error::Error + 'static>(
             tracing::debug!(object = %gone, "gone");
         }
         Err(controller::Error::ReconcilerFailed(failed, object)) => {
-            tracing::warn!(error = %failed, %object, "reconcile failed and is retried")
+            tracing::warn!(error = %failed, %object, "reconcile failed; retrying")
         }
-        Err(error) => tracing::warn!(error = words_of(&error), kind, "watch failed and is retried"),
+        Err(error) => tracing::warn!(error = words_of(&error), kind, "watch failed; retrying"),
     }
 }
 

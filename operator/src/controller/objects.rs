@@ -384,10 +384,16 @@ pub(super) async fn tell_not_understood<K: Ours>(
         told.insert(key, generation);
         let reason = NOT_UNDERSTOOD;
         let message = format!(
-            "this version of the operator cannot read the object, and leaves everything about it \
-             as it is: {error}"
+            "this version of the operator cannot parse the object, so that it is not reconciled: \
+             {error}"
         );
-        tracing::warn!(kind, name, namespace, error, "an object cannot be read");
+        tracing::warn!(
+            kind,
+            name,
+            namespace,
+            error,
+            "cannot parse an object; it is not reconciled"
+        );
         context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
         let fault = Fault { reason: reason.to_owned(), message: message.clone() };
         let (now, is_paused) = (context.now(), is_paused(object.meta()));
@@ -398,7 +404,12 @@ pub(super) async fn tell_not_understood<K: Ours>(
         let api: Api<DeserializeGuard<K>> = Api::namespaced(context.client.clone(), &namespace);
         let patch = Patch::Merge(json!({ "status": status }));
         if let Err(error) = api.patch_status(&name, &PatchParams::default(), &patch).await {
-            tracing::warn!(error = said(&error), name, namespace, "that was not written");
+            tracing::warn!(
+                error = said(&error),
+                name,
+                namespace,
+                "cannot write the status of an object that cannot be parsed"
+            );
         }
         context.events.tell(&object, true, reason, "Read", &message).await;
     }
@@ -415,8 +426,8 @@ pub(super) async fn tell_not_written<K: Ours>(
 ) -> Option<K> {
     let reason = STATUS_NOT_WRITTEN;
     let message = format!(
-        "the API server does not take the status of this object, so what is written here is what \
-         was: {}; if its CustomResourceDefinition is older than the operator, upgrade it: {}",
+        "the API server refuses the new status of this object, so that the status shown is out of \
+         date: {}; if its CustomResourceDefinition is older than the operator, upgrade it: {}",
         fault.message,
         super::upgrade_command(&context.options)
     );
@@ -434,7 +445,12 @@ pub(super) async fn tell_not_written<K: Ours>(
     let patch = json!({"metadata": {"uid": object.uid()}, "status": {"conditions": all}});
     let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
     if let Err(error) = &written {
-        tracing::warn!(error = said(error), name, namespace, "nor were its conditions");
+        tracing::warn!(
+            error = said(error),
+            name,
+            namespace,
+            "cannot write the conditions of an object whose status is refused"
+        );
     }
     context.events.tell(object, true, reason, "Reconcile", &message).await;
     written.ok()?.understood().ok()

@@ -142,7 +142,7 @@ impl Topics {
         }
     }
 
-    /// The oldest object that cannot be read and speaks for this topic, or may.
+    /// The oldest object that cannot be read and manages this topic, or may.
     fn unread_owner(&self, (cluster, topic): &(ClusterKey, String)) -> Option<(Age, String)> {
         let (namespace, cluster) = cluster;
         let all = self.unread.lock().unwrap_or_else(PoisonError::into_inner);

@@ -75,7 +75,7 @@ fn note(context: &Context, what: &str, scope: Option<&str>, error: &watcher::Err
     };
     context.metrics.count_refused_watch(what);
     if context.clusters.unwatched.refused(what, scope, &said(refusal)) {
-        tracing::warn!(error = said(refusal), what, scope, "cannot be watched; retried");
+        tracing::warn!(error = said(refusal), what, scope, "cannot watch a resource; retrying");
     }
 }
 

@@ -52,10 +52,9 @@ impl std::fmt::Display for Loss {
                 "the PersistentVolume of {claim} of broker {broker} is gone (the claim's phase is \
                  Lost)"
             )?,
-            LossReason::ClaimMadeAgain => write!(
-                f,
-                "{claim} of broker {broker} was deleted and made again, empty as far as is known"
-            )?,
+            LossReason::ClaimMadeAgain => {
+                write!(f, "{claim} of broker {broker} was deleted and recreated, presumably empty")?
+            }
             LossReason::NotFound if directory_id.is_none() => write!(
                 f,
                 "volume {volume} of broker {broker} is missing, or its claim is a new one, and \
@@ -74,20 +73,19 @@ impl std::fmt::Display for Loss {
         }
         let is_claim = self.recorded.claim_uid.is_some() && directory_id.is_none();
         if is_claim && self.recorded.reason != LossReason::NotFound {
-            f.write_str("; the broker never told what it had on it, which may be nothing")?;
+            f.write_str("; the broker never reported what was on it; it may have been empty")?;
         }
         if self.recorded.held {
             f.write_str(
-                "; the broker still has the old volume until it ends, and the operator does not \
-                 restart it",
+                "; the broker still has the old volume until it stops, so that the operator does \
+                 not restart it",
             )?;
         }
         write!(
             f,
-            "; topics, records and committed offsets that were only there are lost, and nothing \
-             is made again in their place. Bring the old volume back, or go on without \
-             them: kubectl -n {namespace} annotate --overwrite kafkacluster {cluster} \
-             {ACCEPT_LOSS_ANNOTATION}={}",
+            "; topics, records and committed offsets that were only there are lost, and nothing is \
+             recreated in their place. Restore the old volume, or accept the loss: kubectl -n \
+             {namespace} annotate --overwrite kafkacluster {cluster} {ACCEPT_LOSS_ANNOTATION}={}",
             self.recorded.name
         )
     }

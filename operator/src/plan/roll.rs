@@ -80,7 +80,7 @@ fn plan_definition(
 ) -> Result<(), Wait> {
     let id = broker.id;
     if !seen.fixed.is_empty() {
-        let why = format!("nobody can change {}", seen.fixed.join(", "));
+        let why = format!("Kubernetes allows no change of {}", seen.fixed.join(", "));
         plan_removal(&View { cluster, observed, id, seen }, why, down, plan);
         return Ok(());
     }
@@ -160,7 +160,7 @@ fn write_before_use(
         true => Ok(()),
         false if seen.serves() => Err(Wait::BrokerRestarting { broker: id }),
         false => {
-            let detail = "its volume claims are made and written down first".to_owned();
+            let detail = "its volume claims are created and recorded in status first".to_owned();
             Err(Wait::BrokerStarting { broker: id, detail })
         }
     }

@@ -24,7 +24,9 @@ pub(super) fn may_end(
     // What runs is not known while pods or sets are not, nor what goes with it.
     let parts = [Part::Storage, Part::Brokers, Part::Definitions];
     if let Some(unread) = parts.into_iter().find(|part| !observed.was_read(*part)) {
-        let why = format!("what it would lose is not known while {unread} cannot be checked");
+        let why = format!(
+            "it is not known what it would lose, because the operator cannot check {unread}"
+        );
         return Err(Wait::NotRestarted { broker, why });
     }
     let Some(seen) = observed.brokers.get(&broker).filter(|seen| seen.run != Run::Absent) else {

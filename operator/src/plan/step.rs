@@ -156,7 +156,7 @@ impl std::fmt::Display for Step {
             }
             Self::Prune(key) => write!(f, "remove {key}"),
             Self::MakeClaim { broker, volume } => {
-                write!(f, "make the claim of volume {volume} of broker {broker}")
+                write!(f, "create the claim of volume {volume} of broker {broker}")
             }
             Self::MarkClaim { broker, volume } => {
                 write!(f, "mark the claim of volume {volume} of broker {broker} as the operator's")
@@ -166,18 +166,18 @@ impl std::fmt::Display for Step {
                 write!(f, "grow volume {volume} of broker {broker} from {from} to {to}")
             }
             Self::RemakeClaim { broker, volume, why } => {
-                write!(f, "make the claim of volume {volume} of broker {broker} again: {why}")
+                write!(f, "recreate the claim of volume {volume} of broker {broker}: {why}")
             }
             Self::DropClaim { broker, volume } => {
                 write!(f, "remove the unused claim of volume {volume} of broker {broker}")
             }
             Self::HoldObject { held: true } => {
-                f.write_str("hold the object until its volumes are deleted")
+                f.write_str("add a finalizer, so that the volumes are deleted before the object")
             }
-            Self::HoldObject { held: false } => {
-                f.write_str("let the volumes stay when the cluster is deleted")
-            }
-            Self::LetGo { volumes } => write!(f, "let the object go; {volumes}"),
+            Self::HoldObject { held: false } => f.write_str(
+                "remove the finalizer, so that the volumes stay when the cluster is deleted",
+            ),
+            Self::LetGo { volumes } => write!(f, "remove the finalizer; {volumes}"),
             Self::ApplyBroker { broker, restarts: true, what } => {
                 write!(f, "change broker {broker}, which restarts: {}", what.join(", "))
             }
@@ -192,12 +192,13 @@ impl std::fmt::Display for Step {
             }
             Self::CorrectClusterId { from, to } => write!(
                 f,
-                "put status.clusterId right: it was {from}, and the brokers or their volume claims \
+                "correct status.clusterId: it was {from}, and the brokers or their volume claims \
                  say {to}"
             ),
             Self::AcceptLoss { broker, name } => write!(
                 f,
-                "go on without the records of broker {broker}: the loss {name} was accepted"
+                "start broker {broker} without its lost records, because the loss {name} was \
+                 accepted"
             ),
         }
     }
@@ -264,7 +265,7 @@ impl Step {
             Self::DropClaim { .. } => "VolumeClaimDropped",
             Self::HoldObject { held: true } => "VolumesDeletedWithCluster",
             Self::HoldObject { held: false } => "VolumesRetained",
-            Self::LetGo { .. } => "LetGo",
+            Self::LetGo { .. } => "FinalizerRemoved",
             Self::ApplyBroker { .. } => "BrokerApplied",
             Self::RestartBroker { .. } => "BrokerRestarted",
             Self::RemoveBroker { .. } => "BrokerRemoved",

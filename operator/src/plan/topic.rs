@@ -446,44 +446,42 @@ impl std::fmt::Display for TopicWait {
                 ClusterState::Missing | ClusterState::NotReady | ClusterState::Restarting,
             ) => f.write_str(
                 "cluster not ready: there is no KafkaCluster of the name in spec.clusterRef in \
-                 this namespace, or its conditions tell why it does not serve",
+                 this namespace, or its conditions say why it does not serve",
             ),
             Self::Cluster(ClusterState::NotChecked) => f.write_str(NOT_CHECKED),
             Self::Cluster(ClusterState::Unreachable(why)) => {
                 write!(f, "the cluster is ready, but does not answer: {why}")
             }
             Self::NotDeleted(state) => {
-                f.write_str("the object is being deleted, and its topic is deleted before: ")?;
+                f.write_str("the object is being deleted; its topic must be deleted first: ")?;
                 match state {
                     ClusterState::NotChecked => f.write_str(NOT_CHECKED)?,
                     ClusterState::Unreachable(why) => {
                         write!(f, "the KafkaCluster is ready, but does not answer: {why}")?;
                     }
-                    _ => {
-                        f.write_str("the KafkaCluster does not serve, and its conditions tell why")?
-                    }
+                    _ => f.write_str("the KafkaCluster does not serve; its conditions say why")?,
                 }
                 f.write_str(
-                    "; to let the object go at once and keep the topic, set spec.deletionPolicy \
-                     to Retain",
+                    "; to delete the object at once and keep the topic, set spec.deletionPolicy to \
+                     Retain",
                 )
             }
             Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
             Self::BeingMade => f.write_str(
-                "a request to make the topic is not answered yet; the topic is deleted after that",
+                "a CreateTopics request is not answered yet; the topic is deleted once it is",
             ),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
             Self::Deleting(held_by) => being_deleted(f, held_by),
-            Self::NotMade => {
-                f.write_str("the topic is not there, and is not made while the object is paused")
-            }
+            Self::NotMade => f.write_str(
+                "the topic does not exist, and is not created while the object is paused",
+            ),
             Self::NotChanged(changes) => {
                 write!(f, "not done while the object is paused: {}", changes.join(", "))
             }
             Self::OtherOwner(other) => {
                 write!(
                     f,
-                    "the older KafkaTopic {other} speaks for this topic; delete one of the two, or \
+                    "the older KafkaTopic {other} manages this topic; delete one of the two, or \
                      give this one another spec.topicName"
                 )
             }
@@ -494,9 +492,13 @@ impl std::fmt::Display for TopicWait {
 impl std::fmt::Display for TopicStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::AddFinalizer => f.write_str("hold the object until its topic is deleted"),
-            Self::RemoveFinalizer => f.write_str("let the object go"),
-            Self::RecordConfigKeys(_) => f.write_str("write down which keys are set"),
+            Self::AddFinalizer => {
+                f.write_str("add a finalizer, so that the topic is deleted before the object")
+            }
+            Self::RemoveFinalizer => f.write_str("remove the finalizer"),
+            Self::RecordConfigKeys(_) => {
+                f.write_str("record the configured keys in status.configKeys")
+            }
             Self::Create(_) => f.write_str("create the topic"),
             Self::CreatePartitions { from, to } => write!(f, "grow from {from} to {to} partitions"),
             Self::AlterConfig(changes) => {

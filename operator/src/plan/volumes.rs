@@ -206,7 +206,7 @@ pub(super) fn replaces(
     }
     match wanted.in_spec {
         true => fault_of(wanted, live),
-        false => Some("the spec does not name it any more".to_owned()),
+        false => Some("the spec no longer names it".to_owned()),
     }
 }
 

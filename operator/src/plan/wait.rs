@@ -203,7 +203,7 @@ pub(super) fn being_deleted(
 struct Told {
     /// Worst first: the first wait gives the reason of the conditions.
     rank: u8,
-    /// What is going on, in a few words.
+    /// Summary of the cluster's state.
     phase: &'static str,
     /// A CamelCase word for conditions and events.
     reason: &'static str,
@@ -247,7 +247,9 @@ impl Wait {
             Self::OtherBrokerDown { .. } => {
                 row(5, "Waiting for a broker", "WaitingForOtherBroker", true, false)
             }
-            Self::GoesOnWithout { .. } => row(6, "Going on without", "GoingOnWithout", true, false),
+            Self::GoesOnWithout { .. } => {
+                row(6, "Starting without lost data", "GoingOnWithout", true, false)
+            }
             Self::BrokerRestarting { .. } => row(6, "Restarting", "BrokerRestarting", true, false),
             Self::NotRestarted { .. } => row(2, "Not restarted", "BrokerNotRestarted", true, false),
             Self::NotMade { .. } => row(6, "Paused", "Paused", true, false),
@@ -299,7 +301,7 @@ impl Wait {
         self.told().is_fault
     }
 
-    /// What is going on, in a few words.
+    /// Summary of the cluster's state.
     #[must_use]
     pub fn phase(&self) -> &'static str {
         self.told().phase
@@ -337,7 +339,7 @@ impl std::fmt::Display for Wait {
                 write!(f, "broker {broker} does not run: {reason}: {message}")
             }
             Self::NotRead { part, message } => {
-                write!(f, "{part} could not be checked and are left as they are: {message}")
+                write!(f, "cannot check {part}, so that they are not changed: {message}")
             }
             Self::Address { broker, listeners } => {
                 write!(
@@ -349,8 +351,8 @@ impl std::fmt::Display for Wait {
             Self::OtherBrokerDown { broker, other } => {
                 write!(
                     f,
-                    "broker {broker} is not restarted while broker {other} is down; it goes on by \
-                     itself when that one is back"
+                    "broker {broker} is not restarted while broker {other} is down; the restart \
+                     follows when that one is ready"
                 )
             }
             Self::BrokerRestarting { broker } => {
@@ -358,55 +360,54 @@ impl std::fmt::Display for Wait {
             }
             Self::NotRestarted { broker, why } => write!(
                 f,
-                "broker {broker} runs as it was started before, and is not restarted with what \
-                 is asked for now: {why}"
+                "broker {broker} still runs with its old definition and is not restarted with the \
+                 new one: {why}"
             ),
             Self::BrokerStarting { broker, detail } => {
                 write!(f, "waiting for broker {broker}: {detail}")
             }
             Self::VolumePending { broker, volume } => write!(
                 f,
-                "broker {broker} is not restarted before there is a volume {volume}, or Kubernetes \
-                 says that it makes one when the broker starts; it goes on by itself then"
+                "broker {broker} is not restarted before its volume {volume} is bound, or \
+                 Kubernetes reports that the volume waits for its first consumer"
             ),
             Self::VolumeNotMade { broker, volume, fault } => write!(
                 f,
-                "volume {volume} of broker {broker} cannot be made: {}: {}",
+                "cannot create volume {volume} of broker {broker}: {}: {}",
                 fault.reason, fault.message
             ),
             Self::ClaimEnding { broker, claim } => write!(
                 f,
-                "volume claim {claim} of broker {broker} is being deleted, and its records go when \
-                 the broker ends; the operator does not restart it. Set the reclaim policy of its \
-                 PersistentVolume to Retain now; docs/lost-volumes.md says how to go on"
+                "volume claim {claim} of broker {broker} is being deleted, and its records are \
+                 lost when the broker stops, so that the operator does not restart it. Set the \
+                 reclaim policy of its PersistentVolume to Retain now; docs/lost-volumes.md says \
+                 what to do next"
             ),
             Self::HoldsLastCopy { broker, volume, reason } => write!(
                 f,
                 "broker {broker} is not restarted: it has the last copy of what is on its volume \
-                 {volume} ({reason:?}), and that goes when the broker ends. Read from it what is \
-                 needed, and bring the volume back or accept the loss; docs/lost-volumes.md says \
-                 how"
+                 {volume} ({reason:?}), which is lost when the broker stops. Copy the records that \
+                 you need, and restore the volume or accept the loss; docs/lost-volumes.md says how"
             ),
             Self::GoesOnWithout { broker, loss } => write!(
                 f,
-                "broker {broker} goes on without what was lost, because the loss {loss} was \
-                 accepted; this takes until it serves with another volume in that place"
+                "broker {broker} starts without its lost records, because the loss {loss} was \
+                 accepted; waiting until it serves with a new volume"
             ),
             Self::NotMade { what } => {
-                write!(f, "not made while the object is paused: {}", what.join(", "))
+                write!(f, "not created while the object is paused: {}", what.join(", "))
             }
             Self::IdentityUnknown { broker } => write!(
                 f,
-                "broker {broker} serves, and does not tell the operator which log directories it \
-                 has (GET /identity on its port {ADMIN_PORT}): if another volume came in the place \
-                 of one of its own under the same claim, that would not be noticed. Let the \
-                 operator's pods reach that port (NetworkPolicy)"
+                "broker {broker} serves, but the operator cannot read its log directories (GET \
+                 /identity on its port {ADMIN_PORT}): it would not notice another volume under the \
+                 same claim. Let the operator's pods reach that port (NetworkPolicy)"
             ),
             Self::VolumeOffline { broker, volume, log_dir } => write!(
                 f,
                 "broker {broker} does not use its volume {volume}: the log directory {log_dir} \
-                 cannot be read or written, or is not the one that it was; partitions that are \
-                 only there are offline. The broker's log says why, and what to do"
+                 cannot be read or written, or was replaced; partitions that are only there are \
+                 offline. The broker's log says why, and what to do"
             ),
             Self::VolumeStillUsed { broker, volume } => write!(
                 f,
@@ -416,13 +417,14 @@ impl std::fmt::Display for Wait {
             ),
             Self::Stray { set } => write!(
                 f,
-                "{set} has this cluster's label and is none of the brokers in status.nodes; it is left \
-                 as it is: delete it when nobody needs what is on its volumes, or take the label off"
+                "{set} has this cluster's label and is none of the brokers in status.nodes; the \
+                 operator does not change it: delete it if its volumes are not needed, or remove \
+                 the label"
             ),
             Self::NotWatched { what, message } => write!(
                 f,
-                "what others change of {what} is noticed late, or not at all: the API server does \
-                 not let the operator watch them ({message}); give its role the verbs list and watch"
+                "the operator cannot watch {what}, so that it sees changes late or never: the API \
+                 server refuses it ({message}); give its role the verbs list and watch"
             ),
             Self::OtherClass { broker, volume, live, spec } => write!(
                 f,
@@ -446,7 +448,7 @@ impl std::fmt::Display for Note {
                 write!(
                     f,
                     "volume {volume} of broker {broker} has {live}, more than the {spec} in \
-                     spec.storage; it stays so"
+                     spec.storage; it is not shrunk"
                 )
             }
         }

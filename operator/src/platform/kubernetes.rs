@@ -603,7 +603,7 @@ impl Kubernetes {
         };
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &desired.namespace);
-        let what = format!("make volume claim {}", claim_name(&broker.name, &volume.name));
+        let what = format!("create volume claim {}", claim_name(&broker.name, &volume.name));
         let claim = serde_json::from_value(objects::claim(desired, broker, volume))
             .map_err(|error| api_fault(&what, &kube::Error::SerdeError(error)))?;
         let params =

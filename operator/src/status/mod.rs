@@ -54,11 +54,11 @@ impl Conditions<'_> {
         let acted_on = old.and_then(|ready| ready.observed_generation);
         let was_ready = old.is_some_and(|ready| ready.status == "True");
         if acted_on.is_none() && told.status == "True" {
-            let message = "nothing was compared with the spec before the object was paused";
+            let message = "the object was paused before it was compared with its spec";
             told = Told::new("False", "Paused", message);
         } else if acted_on != self.generation && !was_ready && told.status == "True" {
-            let message = "the spec has changed since it was acted on last, and nobody compares \
-                           what is there with the one of before";
+            let message = "the spec changed while the object is paused, so that the operator \
+                cannot tell whether it is met";
             told = Told::new("Unknown", "Paused", message);
         }
         let newest = std::mem::replace(&mut self.generation, acted_on);

@@ -81,7 +81,7 @@ impl Say {
         let partitions = ready.and_then(|pass| pass.status.partitions);
         let text = match (ready, partitions) {
             (_, Some(partitions)) => format!("Ready with {partitions} partitions"),
-            (Some(_), None) => "made; not every broker knows it yet".to_owned(),
+            (Some(_), None) => "created; not on every broker yet".to_owned(),
             (None, None) => message.to_owned(),
         };
         self.show(&format!("KafkaTopic {}", topic.name_any()), &text, partitions.is_some());
@@ -128,7 +128,7 @@ impl Say {
             bar.iter().for_each(ProgressBar::finish_and_clear);
         }
         self.shown.clear();
-        self.line("stopping: brokers finish what they have begun (Ctrl-C again kills them)");
+        self.line("stopping: brokers complete requests in progress (Ctrl-C again kills them)");
     }
 
     pub(super) fn stopped(&self) {

@@ -391,15 +391,15 @@ async fn serve<M: Machine>(
         if std::mem::take(&mut was_out) {
             tracing::info!(
                 partition = slot.partition,
-                "the coordinator's partition is loaded again and is served"
+                "reloaded the coordinator's partition; serving it again"
             );
         }
         let why = write_queue(&runtime, &slot).await;
         if why == AppendError::NotLeader {
             tracing::info!(
                 partition = slot.partition,
-                "another broker coordinates the groups of this partition now; their clients are \
-                 told to look for it"
+                "this broker no longer coordinates the groups of this partition; their clients are \
+                 told to find the new coordinator"
             );
         } else {
             tracing::error!(

@@ -224,10 +224,10 @@ impl Shard {
                 if result == Err(AppendError::TooLarge)
                     && self.unwritten.failed((group.clone(), AppendError::TooLarge))
                 {
-                    tracing::warn!(%group, members = assignments.len(), "the assignment of a group \
-                        is not handed out, because the group's record, which has all members' \
-                        subscriptions, is larger than max.message.bytes of __consumer_offsets: \
-                        the group begins again until it has fewer members or topics");
+                    tracing::warn!(%group, members = assignments.len(), "cannot store the \
+                        assignment of a group, because the group's record, which has all members' \
+                        subscriptions, is larger than max.message.bytes of __consumer_offsets: the \
+                        group rebalances until it has fewer members or topics");
                 }
                 self.with_group(&group, out, now, |group, cx| {
                     group.assignment_written(generation, assignments, told, cx)

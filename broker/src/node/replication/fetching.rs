@@ -150,7 +150,7 @@ impl Fetching {
             Err(error) => {
                 if !std::mem::replace(&mut self.has_failed, true) {
                     let leader = self.leader;
-                    warn!(%leader, %error, "cannot fetch from the leader; trying again");
+                    warn!(%leader, %error, "cannot fetch from the leader; retrying");
                 }
                 self.step(FetcherEvent::Failed);
                 return;
@@ -165,7 +165,7 @@ impl Fetching {
                 self.step(FetcherEvent::SessionLost);
             }
             error => {
-                warn!(leader = %self.leader, ?error, "the leader refuses a fetch; trying again");
+                warn!(leader = %self.leader, ?error, "the leader refused a fetch; retrying");
                 self.step(FetcherEvent::Failed);
             }
         }

@@ -87,7 +87,7 @@ fn said(
     match result {
         Ok(state) => {
             let isr: Vec<i32> = state.isr.iter().map(|id| id.0).collect();
-            info!(topic, partition, ?isr, "the ISR has changed");
+            info!(topic, partition, ?isr, "changed the ISR");
             None
         }
         Err(error) => Some(match error.code {

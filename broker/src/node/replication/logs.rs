@@ -66,15 +66,11 @@ async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
     match &refusal {
         None => {
             logs.iter().filter_map(|(key, _)| log(key)).for_each(|log| log.loss_is_known());
-            info!(offline, back, "reported to the controller which replicas are out of use here");
+            info!(offline, back, "reported offline replicas to the controller");
         }
-        Some(why) => warn!(
-            offline,
-            back,
-            why,
-            "the controller does not take which replicas are out of use here; it is told \
-             again"
-        ),
+        Some(why) => {
+            warn!(offline, back, why, "cannot report offline replicas to the controller; retrying")
+        }
     }
     refusal.is_none()
 }
