@@ -621,7 +621,7 @@ fn a_claim_that_was_never_marked_goes_with_a_later_cluster_only_where_a_person_s
                 .get(&claim)
                 .is_some_and(|it| it.pointer("/metadata/deletionTimestamp").is_none());
             assert_eq!(is_kept, !is_marked);
-            let told = events_of(&play, "LetGo");
+            let told = events_of(&play, "FinalizerRemoved");
             let names_it = told.iter().any(|event| event.contains("data-demo-broker-0-0"));
             assert_eq!(names_it, !is_marked, "{told:?}");
         });

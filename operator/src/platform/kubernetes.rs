@@ -24,7 +24,9 @@ use serde_json::{Value, json};
 
 use super::calls::no_answer;
 use super::own::Own;
-use super::pods::{News, is_ready, run_of, unbound, waits_for_pod, with_own_words};
+use super::pods::{
+    News, has_other_image, image_in, is_ready, run_of, unbound, waits_for_pod, with_own_words,
+};
 use super::unwatched::Unwatched;
 use super::{Live, Platform};
 use crate::admin::{AskIdentity, Identity};
@@ -35,8 +37,8 @@ use crate::api::{
 use crate::desired::compare::{differences, marked, taken_over};
 use crate::desired::objects::{
     self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, ASKED_SIZE_ANNOTATION, BROKER_LABEL,
-    CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, CONTAINER, IMAGE_ANNOTATION, Kind,
-    MADE_ANNOTATION, MANAGER, ObjectKey, external_bootstrap_name, external_broker_name,
+    CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, Kind, MADE_ANNOTATION, MANAGER,
+    ObjectKey, external_bootstrap_name, external_broker_name,
 };
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
@@ -1246,7 +1248,8 @@ impl KubernetesLive {
             wanted.is_some() && (told == wanted || told.is_none() && is_of_newest)
         };
         // The image is a part of it.
-        let is_current = has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()));
+        let is_current = has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()))
+            && !pod.is_some_and(has_other_image);
         let is_newest = is_current
             && has(CONFIG_ANNOTATION, broker.map(|broker| broker.config.revision.as_str()));
         // A pod that is made now is made from the newest definition.
@@ -1359,13 +1362,6 @@ fn can_become(kind: Kind, live: &Value, desired: &Value) -> bool {
         Kind::ConfigMap => live["immutable"] != true || live["data"] == desired["data"],
         _ => true,
     }
-}
-
-/// The image that the broker in `pod` was to have.
-fn image_in(pod: &Pod) -> Option<String> {
-    let asked = pod.annotations().get(IMAGE_ANNOTATION);
-    let containers = || pod.spec.as_ref()?.containers.iter().find(|each| each.name == CONTAINER);
-    asked.or_else(|| containers()?.image.as_ref()).cloned()
 }
 
 /// Whether the set's controller has seen its newest definition.

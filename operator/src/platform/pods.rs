@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{
     ContainerStateTerminated, ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
 use super::local::CONFIGURATION_REFUSED;
 use super::sentence_of;
-use crate::desired::objects::CONTAINER;
+use crate::desired::objects::{CONTAINER, IMAGE_ANNOTATION};
 use crate::observe::Run;
 use crate::status::Fault;
 
@@ -117,7 +118,7 @@ pub(super) fn run_of<'a>(
         status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
     let waits = || waiting_for_node(condition("PodScheduled")?);
     container
-        .and_then(|container| failure_of(container, ready))
+        .and_then(|container| failure_of(container, image_of(pod), ready))
         .or_else(|| is_silent.then(|| node_gone(pod)))
         .or_else(|| {
             let fault = claims.into_iter().find_map(|claim| unbound(claim, news))?;
@@ -126,6 +127,31 @@ pub(super) fn run_of<'a>(
         .or_else(waits)
         .or_else(|| told.and_then(|told| not_made(told, container)))
         .unwrap_or_else(|| Run::Starting(progress(container)))
+}
+
+/// The image that the broker's container in `pod` is to have.
+fn image_of(pod: &Pod) -> Option<&str> {
+    let containers = &pod.spec.as_ref()?.containers;
+    containers.iter().find(|each| each.name == CONTAINER)?.image.as_deref()
+}
+
+/// The image that the operator asked for when `pod` was made. What admission made of it then is
+/// still that; what somebody has made of it since is not.
+pub(super) fn image_in(pod: &Pod) -> Option<String> {
+    let asked = pod.annotations().get(IMAGE_ANNOTATION).filter(|_| !has_other_image(pod));
+    asked.cloned().or_else(|| image_of(pod).map(str::to_owned))
+}
+
+/// Whether somebody has changed the image of `pod` since it was made: that field is not owned any
+/// more by who owns the references to its owner (`metadata.managedFields`).
+pub(super) fn has_other_image(pod: &Pod) -> bool {
+    let image = format!("/f:spec/f:containers/k:{{\"name\":\"{CONTAINER}\"}}/f:image");
+    let owns = |entry: &ManagedFieldsEntry, path: &str| {
+        entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer(path).is_some())
+    };
+    let fields = pod.metadata.managed_fields.iter().flatten();
+    let mut owners = fields.filter(|entry| owns(entry, &image)).peekable();
+    owners.peek().is_some() && !owners.any(|entry| owns(entry, "/f:metadata/f:ownerReferences"))
 }
 
 fn failing(reason: &str, message: impl Into<String>) -> Run {
@@ -203,7 +229,11 @@ fn not_made(told: &Told, container: Option<&ContainerStatus>) -> Option<Run> {
 }
 
 /// Container states that no amount of waiting ends by itself.
-fn failure_of(container: &ContainerStatus, ready: Option<&PodCondition>) -> Option<Run> {
+fn failure_of(
+    container: &ContainerStatus,
+    image: Option<&str>,
+    ready: Option<&PodCondition>,
+) -> Option<Run> {
     let state = container.state.as_ref()?;
     let waiting = state.waiting.as_ref();
     let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
@@ -213,7 +243,8 @@ fn failure_of(container: &ContainerStatus, ready: Option<&PodCondition>) -> Opti
         "ErrImagePull" | "ImagePullBackOff" => {
             let cause = message.split_once("ErrImagePull: ").map_or(message, |(_, cause)| cause);
             let cause = if cause.starts_with("Back-off pulling image") { "" } else { cause };
-            let image = &container.image;
+            // The status has the image of the container before, as long as there is no other.
+            let image = image.unwrap_or(&container.image);
             let message = if cause.is_empty() {
                 format!("image {image} cannot be pulled")
             } else {
@@ -306,6 +337,40 @@ mod tests {
             json!({"metadata": {"name": "p", "uid": "pod"}, "spec": {"nodeName": "worker-1", "containers": []}, "status": status}),
         )
         .unwrap()
+    }
+
+    #[test]
+    fn an_image_that_was_changed_by_hand_is_told_apart_from_what_admission_made_of_it() {
+        let of_image = json!({"f:containers": {"k:{\"name\":\"kafka\"}": {"f:image": {}}}});
+        let made = |has_image: bool| {
+            let spec = if has_image { of_image.clone() } else { json!({}) };
+            json!({"manager": "kube-controller-manager", "operation": "Update", "fieldsV1": {"f:metadata": {"f:ownerReferences": {}}, "f:spec": spec}})
+        };
+        let by_hand = json!({"manager": "kubectl-set", "operation": "Update", "fieldsV1": {"f:spec": of_image}});
+        let image = |fields: Value| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "p", "annotations": {IMAGE_ANNOTATION: "letterbox:1"}, "managedFields": fields},
+                "spec": {"containers": [{"name": "kafka", "image": "mirror/letterbox:1"}]},
+            }))
+            .unwrap();
+            (has_other_image(&pod), image_in(&pod).unwrap())
+        };
+        let asked = (false, "letterbox:1".to_owned());
+        assert_eq!(image(json!([])), asked, "without managed fields nothing is known");
+        assert_eq!(image(json!([made(true)])), asked);
+        assert_eq!(image(json!([made(true), by_hand])), asked, "the same image once more");
+        assert_eq!(image(json!([made(false), by_hand])), (true, "mirror/letterbox:1".to_owned()));
+    }
+
+    #[test]
+    fn the_image_that_cannot_be_pulled_is_named_and_not_the_one_before() {
+        let waiting = json!({"waiting": {"reason": "ErrImagePull", "message": "x: not found"}});
+        let mut pod = pod(&kafka(&waiting, &json!({}), 1));
+        let spec = json!({"containers": [{"name": "kafka", "image": "letterbox:2"}]});
+        pod.spec = serde_json::from_value(spec).unwrap();
+        let run = run_of(None, Some(&pod), [], &News::default());
+        let Run::Failing { message, .. } = run else { unreachable!("{run:?}") };
+        assert_eq!(message, "image letterbox:2: x: not found");
     }
 
     fn kafka(state: &Value, last: &Value, restarts: i32) -> Value {
