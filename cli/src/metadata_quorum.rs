@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use letterbox_client::{Error, QuorumReplica, QuorumStatus, decode_uuid, encode_uuid};
-use letterbox_env::{Env, join_address, split_address};
+use letterbox_env::{Env, join_address, split_listener};
 use uuid::Uuid;
 
 use crate::args::{CONTROLLERS, Command, Grammar, Parsed, Spec, Takes};
@@ -207,14 +207,10 @@ fn controller_endpoints(properties: &Settings) -> Result<Vec<(String, String, u1
     for key in ["listeners", "advertised.listeners"] {
         let given = properties.get(key).map(String::as_str).unwrap_or_default();
         for one in given.split(',').map(str::trim).filter(|one| !one.is_empty()) {
-            let parsed = one.split_once("://").and_then(|(name, address)| {
-                let (host, port) = split_address(address)?;
-                Some((name.to_ascii_uppercase(), (host.to_owned(), port)))
-            });
-            let Some((name, address)) = parsed else {
+            let Ok((name, host, port)) = split_listener(one) else {
                 return refuse(format!("Unable to parse {one} to a broker endpoint"));
             };
-            all.insert(name, address);
+            all.insert(name.to_ascii_uppercase(), (host.to_owned(), port));
         }
     }
     let Some(names) = properties.get("controller.listener.names") else {

@@ -29,6 +29,7 @@ pub use fault::{Fault, Resource, not_synced};
 pub use log_filter::{WrongDirective, log_filter};
 pub use net::{
     BoxListener, BoxStream, Listener, Net, Stream, TryWrite, join_address, split_address,
+    split_listener,
 };
 
 /// A boxed future, as the object-safe traits of this crate return it.

@@ -70,6 +70,17 @@ pub fn split_address(address: &str) -> Option<(&str, u16)> {
     Some((bare, port))
 }
 
+/// Splits `NAME://host:port`, as Kafka's `listeners` has them, the address as [`split_address`]
+/// does.
+///
+/// # Errors
+/// What is wrong with it, as words that follow it.
+pub fn split_listener(listener: &str) -> Result<(&str, &str, u16), &'static str> {
+    let (name, address) = listener.trim().split_once("://").ok_or("has no ://")?;
+    let (host, port) = split_address(address).ok_or("has no port from 0 to 65535")?;
+    Ok((name, host, port))
+}
+
 /// `host:port` as [`split_address`] reads it: an IPv6 address stands in brackets.
 #[must_use]
 pub fn join_address(host: &str, port: impl Display) -> String {
@@ -121,6 +132,9 @@ mod tests {
             assert_eq!(join_address(host, port), address);
             assert_eq!(split_address(address), Some((host, port)));
         }
+        assert_eq!(split_listener(" A://[::1]:1 "), Ok(("A", "::1", 1)));
+        assert_eq!(split_listener("a:1"), Err("has no ://"));
+        assert_eq!(split_listener("A://a"), Err("has no port from 0 to 65535"));
         for wrong in ["", "localhost", "localhost:", "a:-1", "a:+1", "a:70000", "[::1:1", "::1]:1"]
         {
             assert_eq!(split_address(wrong), None, "{wrong}");

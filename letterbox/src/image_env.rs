@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use letterbox_broker::config::{Config, ConfigError, Problem};
-use letterbox_env::split_address;
+use letterbox_env::split_listener;
 
 /// Where the image keeps data unless `log.dirs` says otherwise; a volume of the image.
 pub(crate) const DATA_DIR: &str = "/var/lib/kafka/data";
@@ -697,19 +697,16 @@ struct Endpoint<'a> {
 
 fn endpoints(list: &str) -> impl Iterator<Item = Endpoint<'_>> {
     list.split(',').filter_map(|each| {
-        let (name, address) = each.trim().split_once("://")?;
-        Some(Endpoint { name, port: split_address(address).map(|(_, port)| port) })
+        let (name, _) = each.trim().split_once("://")?;
+        Some(Endpoint { name, port: split_listener(each).ok().map(|(_, _, port)| port) })
     })
 }
 
 /// `PLAINTEXT://kafka:9092` → `PLAINTEXT://0.0.0.0:9092`, for each listener of the list.
 fn listen_everywhere(advertised: &str) -> String {
-    let each = |listener: &str| match listener.trim().split_once("://") {
-        Some((name, address)) => match split_address(address) {
-            Some((_, port)) => format!("{name}://0.0.0.0:{port}"),
-            None => listener.trim().to_owned(),
-        },
-        None => listener.trim().to_owned(),
+    let each = |listener: &str| match split_listener(listener) {
+        Ok((name, _, port)) => format!("{name}://0.0.0.0:{port}"),
+        Err(_) => listener.trim().to_owned(),
     };
     advertised.split(',').map(each).collect::<Vec<_>>().join(",")
 }

@@ -19,7 +19,7 @@ use std::task::Poll;
 
 use anyhow::{Context, bail};
 use letterbox_broker::config::{Config, parse_properties};
-use letterbox_broker::node::Node;
+use letterbox_broker::node::{Node, StartError};
 use letterbox_env::Env;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
@@ -28,7 +28,7 @@ use tracing::{error, info};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-use letterbox_operator::platform::local::CONFIGURATION_REFUSED;
+use letterbox_operator::platform::local::{CONFIGURATION_REFUSED, PORT_TAKEN};
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
@@ -62,8 +62,13 @@ fn main() -> ExitCode {
         }
     };
     match configuration {
-        Ok((config, topics)) => run_broker(config, topics)
-            .unwrap_or_else(|error| refuse(&error, json, ExitCode::FAILURE)),
+        Ok((config, topics)) => run_broker(config, topics).unwrap_or_else(|error| {
+            let is_of_taken_port =
+                error.downcast_ref::<StartError>().is_some_and(StartError::is_of_taken_port);
+            let code =
+                if is_of_taken_port { ExitCode::from(PORT_TAKEN) } else { ExitCode::FAILURE };
+            refuse(&error, json, code)
+        }),
         // Trying again cannot help: whoever started this tells it from a broker that failed.
         Err(error) => refuse(&error, json, ExitCode::from(CONFIGURATION_REFUSED)),
     }

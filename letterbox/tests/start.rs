@@ -134,7 +134,7 @@ fn a_setting_that_cannot_be_is_refused_by_name_value_reason_and_range() {
         .unwrap();
         let output = refusal(&mut command(&config));
         // Whoever started it tells from the code that trying again cannot help.
-        assert_eq!(output.status.code(), Some(if line == taken { 1 } else { 78 }), "{name}");
+        assert_eq!(output.status.code(), Some(if line == taken { 69 } else { 78 }), "{name}");
         let error = String::from_utf8(output.stderr).unwrap();
         for part in said {
             assert!(error.contains(part), "{name}: {part:?} is not in {error:?}");

@@ -1,6 +1,6 @@
 //! `listeners`, `advertised.listeners` and the protocol map.
 
-use letterbox_env::{join_address, split_address};
+use letterbox_env::{join_address, split_listener};
 
 use super::Problem;
 
@@ -39,9 +39,7 @@ pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endp
                 format!("\"{item}\" {why}; write NAME://host:port, for example PLAINTEXT://:9092"),
             )
         };
-        let (name, address) = item.split_once("://").ok_or_else(|| bad("has no ://"))?;
-        let (host, port) =
-            split_address(address).ok_or_else(|| bad("has no port from 0 to 65535"))?;
+        let (name, host, port) = split_listener(item).map_err(bad)?;
         if name.is_empty()
             || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
         {

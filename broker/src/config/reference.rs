@@ -22,7 +22,7 @@ broker itself uses (`broker/src/config/`).
 - Refused always: a value that a key of the first table does not take, the keys of the third table, a listener with TLS or SASL, and a
   process that is not both broker and voter of the metadata quorum.
 - Files are read as UTF-8, or as Latin-1 where they are not UTF-8, with Java's `\\\\uXXXX` escapes. Errors name the line or the key.
-- A broker that refuses its configuration ends with exit code 78.
+- A broker that refuses its configuration ends with exit code 78, one that cannot listen on a port because another process has it with 69.
 - Settings marked *live* can be changed while the broker runs, for all brokers (`--entity-default`) or for one, which wins.
 ";
 

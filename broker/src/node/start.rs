@@ -72,6 +72,14 @@ pub enum StartError {
     Register(#[source] Box<dyn Error + Send + Sync>),
 }
 
+impl StartError {
+    /// Whether another process has a port of the node.
+    #[must_use]
+    pub fn is_of_taken_port(&self) -> bool {
+        matches!(self, Self::Listen(ListenError::Bind { .. }))
+    }
+}
+
 impl Node {
     /// Starts a node and returns when it serves; `None` when `stop` completed before that, and what
     /// was begun has ended in order.

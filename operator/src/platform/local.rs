@@ -40,6 +40,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 /// What a broker ends with when it refuses its configuration: trying again cannot help (EX_CONFIG
 /// of sysexits.h).
 pub const CONFIGURATION_REFUSED: u8 = 78;
+/// What a broker ends with when it cannot listen on a port (EX_UNAVAILABLE).
+pub const PORT_TAKEN: u8 = 69;
 /// How much of the end of a broker's log is read for its last words, in bytes.
 const LOG_TAIL: u64 = 4096;
 /// A broker that ran this long starts again at once.
@@ -67,6 +69,8 @@ struct Managed {
     last_words: String,
     /// Whether it refused its configuration: it is not started again before that changes.
     refused: bool,
+    /// Whether it ended because another process has a port of it.
+    lacks_port: bool,
 }
 
 /// What was seen of one cluster's processes.
@@ -318,6 +322,7 @@ impl Local {
                     (broker.refused, broker.last_words) = (true, self.refusal(cluster, id).await);
                     return seen(broker.exited(), false, broker);
                 }
+                broker.lacks_port = status.code() == Some(i32::from(PORT_TAKEN));
                 broker.last_words = format!("{status}: {}", self.last_words(cluster, id).await);
                 let steady = broker.started.is_some_and(|at| at.elapsed() >= STEADY);
                 broker.failures = if steady { 1 } else { broker.failures.saturating_add(1) };
@@ -349,11 +354,7 @@ impl Managed {
         }
         let seconds = self.pause.as_secs_f32();
         // What the broker's own words cannot know: here a flag gives the ports.
-        let hint = if self.last_words.contains("cannot listen on") {
-            " (--port N gives all brokers other ports)"
-        } else {
-            ""
-        };
+        let hint = if self.lacks_port { " (--port N gives all brokers other ports)" } else { "" };
         Run::Failing {
             reason: "Exited".to_owned(),
             message: format!("{}{hint}; started again after {seconds} s", self.last_words),
