@@ -314,6 +314,9 @@ impl DateFormat {
                     while chars.next_if_eq(&c).is_some() {
                         width += 1;
                     }
+                    if width > 18 {
+                        return Err(format!("--date-format {text}: {c} stands more than 18 times"));
+                    }
                     if c == 'M' && width > 2 {
                         return Err(format!(
                             "--date-format {text}: names of months are not \

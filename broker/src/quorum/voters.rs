@@ -68,6 +68,9 @@ pub(super) async fn attend(env: &Env, identity: &Identity, hello: Hello) -> io::
     if raft.metrics().borrow().state != ServerState::Leader {
         return Ok(Attended::NotLeader);
     }
+    if let Err(reason) = hello.speaks.version() {
+        return Ok(Attended::Refused(reason));
+    }
     let at = hello.reached_at.as_ref().ok_or_else(|| invalid("it does not say where it is"))?;
     let found = ask_who(env, &identity.hello(hello.from), Some(hello.from), &Voter::at(at)).await?;
     let is_it = (found.start, found.incarnation) == (hello.start, hello.incarnation)

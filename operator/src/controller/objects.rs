@@ -415,9 +415,9 @@ pub(super) async fn tell_not_understood<K: Ours>(
     }
 }
 
-/// Says that the status which stands there is not what is: the API server does not take the one
-/// is. Its conditions alone are of a form that every version has. Answers with the object that has
-/// them, once they are written.
+/// Says that the status of the object is out of date, because the API server refuses the new one.
+/// Its conditions alone are of a form that every version has. Answers with the object that has them,
+/// once they are written.
 pub(super) async fn tell_not_written<K: Ours>(
     context: &Context,
     kind: &'static str,

@@ -1109,7 +1109,7 @@ impl KubernetesLive {
 
     /// The image of the first broker that is ready.
     fn ready_image(&self) -> Option<String> {
-        self.pods.iter().filter(|pod| is_ready(pod)).find_map(image_in)
+        self.pods.iter().filter(|pod| is_ready(pod) && !has_other_image(pod)).find_map(image_in)
     }
 
     fn node_port(&self, service: String, listener: &Listener) -> Option<u16> {

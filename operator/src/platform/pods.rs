@@ -143,7 +143,7 @@ pub(super) fn image_in(pod: &Pod) -> Option<String> {
 }
 
 /// Whether somebody has changed the image of `pod` since it was made: that field is not owned any
-/// more by who owns the references to its owner (`metadata.managedFields`).
+/// more by who owns the references to its owner (`metadata.managedFields`), but by who wrote later.
 pub(super) fn has_other_image(pod: &Pod) -> bool {
     let image = format!("/f:spec/f:containers/k:{{\"name\":\"{CONTAINER}\"}}/f:image");
     let owns = |entry: &ManagedFieldsEntry, path: &str| {
@@ -151,7 +151,11 @@ pub(super) fn has_other_image(pod: &Pod) -> bool {
     };
     let fields = pod.metadata.managed_fields.iter().flatten();
     let mut owners = fields.filter(|entry| owns(entry, &image)).peekable();
-    owners.peek().is_some() && !owners.any(|entry| owns(entry, "/f:metadata/f:ownerReferences"))
+    owners.peek().is_some()
+        && owners.all(|entry| {
+            entry.time > pod.metadata.creation_timestamp
+                && !owns(entry, "/f:metadata/f:ownerReferences")
+        })
 }
 
 fn failing(reason: &str, message: impl Into<String>) -> Run {
@@ -344,12 +348,13 @@ mod tests {
         let of_image = json!({"f:containers": {"k:{\"name\":\"kafka\"}": {"f:image": {}}}});
         let made = |has_image: bool| {
             let spec = if has_image { of_image.clone() } else { json!({}) };
-            json!({"manager": "kube-controller-manager", "operation": "Update", "fieldsV1": {"f:metadata": {"f:ownerReferences": {}}, "f:spec": spec}})
+            json!({"manager": "kube-controller-manager", "operation": "Update", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:metadata": {"f:ownerReferences": {}}, "f:spec": spec}})
         };
-        let by_hand = json!({"manager": "kubectl-set", "operation": "Update", "fieldsV1": {"f:spec": of_image}});
+        let by = |time: &str| json!({"manager": "kubectl-set", "operation": "Update", "time": time, "fieldsV1": {"f:spec": of_image}});
+        let by_hand = by("2026-01-01T00:01:00Z");
         let image = |fields: Value| {
             let pod: Pod = serde_json::from_value(json!({
-                "metadata": {"name": "p", "annotations": {IMAGE_ANNOTATION: "letterbox:1"}, "managedFields": fields},
+                "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {IMAGE_ANNOTATION: "letterbox:1"}, "managedFields": fields},
                 "spec": {"containers": [{"name": "kafka", "image": "mirror/letterbox:1"}]},
             }))
             .unwrap();
@@ -359,6 +364,8 @@ mod tests {
         assert_eq!(image(json!([])), asked, "without managed fields nothing is known");
         assert_eq!(image(json!([made(true)])), asked);
         assert_eq!(image(json!([made(true), by_hand])), asked, "the same image once more");
+        let at_once = by("2026-01-01T00:00:00Z");
+        assert_eq!(image(json!([made(false), at_once])), asked, "a pod that was restored");
         assert_eq!(image(json!([made(false), by_hand])), (true, "mirror/letterbox:1".to_owned()));
     }
 

@@ -327,7 +327,9 @@ impl RegisterBroker {
             return Ok(());
         };
         let is_missing = |image: &MetadataImage| {
-            image.partitions_of(self.id).any(|(_, _, state)| state.is_lost_on(self.id))
+            image.partitions_of(self.id).any(|(_, _, state)| {
+                state.is_lost_on(self.id) && state.isr.is_empty() && state.elr.is_empty()
+            })
         };
         if is_missing(&draft.image) {
             return Ok(());
