@@ -61,6 +61,8 @@ const SUFFIXES: [&str; 4] = [".log", ".index", ".timeindex", ".txnindex"];
 /// Fewer bytes past the recovery point than this are looked at by the next start rather than that
 /// the stop waits for the indexes and the producers of each log.
 const CLOSE_BYTES: u64 = 1 << 20;
+/// So many segments, whose files it opens all.
+const CLOSE_SEGMENTS: usize = 8;
 /// Bytes after which the recovery point moves before its time.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
@@ -1105,8 +1107,11 @@ impl Log {
         self.closed.store(true, Ordering::Relaxed);
         self.trim_reserve(&mut inner).inspect_err(|error| drop(self.failed("trim", error)))?;
         let (bytes, end) = (inner.bytes_since_checkpoint, self.end_offset());
-        let is_small = bytes < CLOSE_BYTES;
-        let is_untouched = bytes == 0 && self.recovery_point() == end;
+        let recovery_point = self.recovery_point();
+        let segments = self.segments.load();
+        let unchecked = segments.iter().rev().take_while(|one| one.base > recovery_point);
+        let is_small = bytes < CLOSE_BYTES && unchecked.count() <= CLOSE_SEGMENTS;
+        let is_untouched = bytes == 0 && recovery_point == end;
         let is_on_device = self.synced_end() == end && !inner.dir_changed && !inner.lacks_metadata;
         let has_nothing_to_sync = (is_untouched || is_small && is_on_device)
             && inner.unsynced.is_empty()

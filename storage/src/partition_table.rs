@@ -113,7 +113,7 @@ impl PartitionTable {
                 let of = row.topic_id.or(row.said);
                 if said.is_none() || of.is_none() || said == of {
                     set(&mut row.kept, offset);
-                    row.said = said;
+                    row.said = row.said.or(said);
                 }
             }
             Ok(())
@@ -314,8 +314,16 @@ impl PartitionTable {
     /// Has a log end at `end` or before where it was closed: it is going to be cut. Blocks.
     pub(super) fn lower_end(&self, log: &Log, end: Offset) -> Result<(), LogError> {
         let _one = lock(&self.writing);
+        let name = (log.topic().clone(), log.partition());
+        let before = self.rows().of.get(&name).and_then(|row| row.kept.closed_end);
         let lower = |kept: &mut Kept, _: &_| kept.closed_end = kept.closed_end.min(Some(end));
-        if self.rows().change([log], lower) { self.write(LOG_ENDS) } else { Ok(()) }
+        if !self.rows().change([log], lower) {
+            return Ok(());
+        }
+        self.write(LOG_ENDS).inspect_err(|_| {
+            // The next try has to write it.
+            self.rows().change([log], |kept, _| kept.closed_end = before);
+        })
     }
 
     /// Writes the high watermarks and log start offsets of these logs, and what deleted ones have

@@ -77,7 +77,9 @@ impl ProducerMemory {
     /// Whether those that are idle are to be forgotten before their time.
     pub(super) fn is_tight(&self) -> bool {
         let refused = self.lacks_room.load(Ordering::Relaxed).checked_sub(1);
-        self.known() > self.max / 4 * 3 || refused.is_some_and(|len| !self.has_room(len))
+        // One refused batch makes room for many: others follow it.
+        let wanted = |len: usize| len.saturating_add(self.max / 16);
+        self.known() > self.max / 4 * 3 || refused.is_some_and(|len| !self.has_room(wanted(len)))
     }
 
     /// Those that are idle were forgotten; says, once, that none was refused meanwhile.
@@ -583,9 +585,13 @@ mod tests {
         assert_eq!(expire(&mut of_logs, 900), [10, 50], "none was refused");
         let refused = of_logs[1].check(&of(60, 0), 900).unwrap_err().code();
         assert_eq!((refused, memory.is_tight()), (ErrorCode::NotEnoughReplicas, true));
-        assert_eq!(expire(&mut of_logs, 900), [0, 49], "one more, and there is no room");
-        assert!(!memory.is_tight() && of_logs[1].check(&of(60, 0), 900).is_ok());
-        assert_eq!(expire(&mut of_logs, 1_000), [0, 0]);
+        assert_eq!(expire(&mut of_logs, 900), [0, 43], "a sixteenth of all has to have room");
+        assert!(!memory.is_tight());
+        for id in 60..66 {
+            assert!(of_logs[1].check(&of(id, 0), 900).is_ok(), "{id}");
+            of_logs[1].note(&of(id, 0));
+        }
+        assert_eq!(expire(&mut of_logs, 1_000), [0, 6], "the new ones");
     }
 
     /// The second batch of a producer is not taken after the first one was refused.

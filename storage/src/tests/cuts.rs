@@ -93,6 +93,33 @@ impl Cut {
     }
 }
 
+/// The next try of the cut took for written where the log was closed, and the next start missed
+/// records that had been cut.
+#[tokio::test]
+async fn a_cut_that_could_not_note_its_end_does_so_when_it_is_tried_again() {
+    for cut in Cut::ALL {
+        let disk = SimDisk::new(1);
+        let (manager, log) = filled(&disk).await;
+        drop(log);
+        manager.close().await.unwrap();
+        drop(manager);
+        let manager = open(&disk.env(), Path::new(DIR)).await;
+        let log = manager.get(ID, 0).unwrap();
+        disk.inject(Fault::NoSpace, "log-end-offset-checkpoint", 0, 1);
+        cut.carry_out(&log).unwrap_err();
+        disk.heal();
+        log.dir.check_space(Some(0));
+        cut.carry_out(&log).unwrap();
+        log.sync().unwrap();
+        let left = contents(&log);
+        drop((manager, log));
+        disk.power_cut();
+        let manager = open(&disk.env(), Path::new(DIR)).await;
+        let log = manager.get(ID, 0).unwrap_or_else(|| panic!("{cut:?} is offline"));
+        assert_eq!(contents(&log), left, "{cut:?}");
+    }
+}
+
 /// The log counted segments whose files were gone, appended to them, and set aside into another
 /// directory with each try; of a producer whose records it had cut it took the next try for one
 /// that it has.

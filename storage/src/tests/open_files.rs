@@ -88,7 +88,7 @@ async fn a_look_at_segments_opens_none_of_them() {
 /// A broker that could open none of its logs any more did not start.
 #[tokio::test]
 async fn a_log_with_more_segments_than_descriptors_past_its_recovery_point_is_opened() {
-    for lacks_space in [false, true] {
+    for (is_closed, lacks_space) in [(false, false), (false, true), (true, false)] {
         let disk = SimDisk::new(1);
         let manager = rolls_for_each_batch(&disk).await;
         let log = manager.create(TOPIC, ID, 0, each_batch(small())).await.unwrap();
@@ -97,7 +97,11 @@ async fn a_log_with_more_segments_than_descriptors_past_its_recovery_point_is_op
             log.sync().unwrap();
         }
         assert_eq!((log.recovery_point(), log.segments_count()), (0, 200));
-        drop((manager, log));
+        drop(log);
+        if is_closed {
+            manager.close().await.unwrap();
+        }
+        drop(manager);
         disk.power_cut();
         if !lacks_space {
             disk.set_descriptors_left(Some(10));
