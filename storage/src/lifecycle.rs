@@ -132,17 +132,8 @@ impl LogManager {
                     continue;
                 }
             }
-            // Where clients' records are refused for want of space only when it is so everywhere: a
-            // new log is small.
-            let may_make = |dir: &Arc<LogDir>| dir.check_writable_by(Origin::Coordinator).is_ok();
-            let places = self
-                .dirs
-                .iter()
-                .zip(&mut counts)
-                .zip(&mut new)
-                .filter(|((dir, _), _)| may_make(dir));
-            match places.min_by_key(|((dir, count), _)| (dir.is_read_only(), **count)) {
-                Some(((dir, count), new)) => {
+            match self.place_for_new(&mut counts, &mut new) {
+                Some((dir, count, new)) => {
                     dir.expect(NEW_LOG_BYTES);
                     *count += 1;
                     new.push(((at, loss), wanted));
@@ -159,6 +150,21 @@ impl LogManager {
             }
         }
         answers.into_iter().map(|answer| answer.unwrap_or(Err(LogError::NotFound))).collect()
+    }
+
+    /// The log directory that a new log goes to, how many it has, and what is to be made there: where
+    /// clients' records are refused for want of space only when it is so everywhere, because a new
+    /// log is small.
+    fn place_for_new<'a>(
+        &'a self,
+        counts: &'a mut [usize],
+        new: &'a mut [Vec<(Place, WantedLog)>],
+    ) -> Option<(&'a Arc<LogDir>, &'a mut usize, &'a mut Vec<(Place, WantedLog)>)> {
+        let places = self.dirs.iter().zip(counts).zip(new);
+        places
+            .map(|((dir, count), new)| (dir, count, new))
+            .filter(|(dir, ..)| dir.check_writable_by(Origin::Coordinator).is_ok())
+            .min_by_key(|(dir, count, _)| (dir.is_read_only(), **count))
     }
 
     /// Makes new logs in one directory, each with its place in the request.
