@@ -390,20 +390,26 @@ fn what_a_client_sent_before_it_left_is_carried_out_also_behind_a_request_that_w
     let fetch = encode_request(7, None, 11, &fetch.into()).unwrap();
     let (zero, all) = (produce(0, None), produce(-1, None));
     let large = produce(0, Some(unpacks_to_much()));
-    let mut end = 0;
+    let (mut end, mut sent) = (0, 0.0);
     // The Fetch finds nothing in the first round only.
-    for (waits, records) in [(&fetch[..], 0), (&large, 20), (&[&*large, &all].concat(), 21)] {
+    for (waits, produces, records) in
+        [(&fetch[..], 0.0, 0), (&large, 1.0, 20), (&[&*large, &all].concat(), 2.0, 21)]
+    {
         let mut client = broker.connect();
         client.write_all(waits).unwrap();
         // Some of it is more than the broker reads meanwhile.
         client.write_all(&[zero.repeat(400), all.repeat(400)].concat()).unwrap();
         drop(client);
+        // That all of it has come; it may not even have been accepted yet.
+        sent += produces + 800.0;
+        let requests = "kafka_network_requestmetrics_requests_total{request=\"Produce\"}";
+        wait_until(admin, requests, &sent.to_string(), |count| count == sent);
         let open = "kafka_server_socket_server_metrics_connection_count";
         wait_until(admin, open, "1", |count| count == 1.0);
         end += records + 800;
         let answer = ask(&mut broker.connect(), PRODUCE_VERSION, produce_request("orders", b"x"));
         assert_eq!(produced(answer), (0, end));
-        end += 1;
+        (end, sent) = (end + 1, sent + 1.0);
         wait_until(admin, open, "1", |count| count == 1.0);
     }
 }

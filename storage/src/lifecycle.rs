@@ -78,6 +78,9 @@ struct Leaving {
 /// Where a new log stands in a request, and what it lacks of what was counted.
 type Place = (usize, Loss);
 
+/// The new logs of one directory.
+type NewLogs = Vec<(Place, WantedLog)>;
+
 impl LogManager {
     /// The logs of these partitions, in their order: those that are open, or can be opened now, or
     /// new ones, in the log directories that have the fewest.
@@ -92,7 +95,7 @@ impl LogManager {
         let _one = self.changing.lock().await;
         let mut answers: Vec<Option<Result<Arc<Log>, LogError>>> = Vec::with_capacity(wanted.len());
         let mut counts: Vec<usize> = self.dirs.iter().map(|dir| dir.partitions.len()).collect();
-        let mut new: Vec<Vec<(Place, WantedLog)>> = self.dirs.iter().map(|_| Vec::new()).collect();
+        let mut new: Vec<NewLogs> = self.dirs.iter().map(|_| Vec::new()).collect();
         for (at, wanted) in wanted.into_iter().enumerate() {
             let mut loss = Loss::New;
             if let Some(log) = self.get(wanted.topic_id, wanted.partition) {
@@ -158,8 +161,8 @@ impl LogManager {
     fn place_for_new<'a>(
         &'a self,
         counts: &'a mut [usize],
-        new: &'a mut [Vec<(Place, WantedLog)>],
-    ) -> Option<(&'a Arc<LogDir>, &'a mut usize, &'a mut Vec<(Place, WantedLog)>)> {
+        new: &'a mut [NewLogs],
+    ) -> Option<(&'a Arc<LogDir>, &'a mut usize, &'a mut NewLogs)> {
         let places = self.dirs.iter().zip(counts).zip(new);
         places
             .map(|((dir, count), new)| (dir, count, new))
@@ -171,7 +174,7 @@ impl LogManager {
     async fn make_logs(
         &self,
         dir: Arc<LogDir>,
-        new: Vec<(Place, WantedLog)>,
+        new: NewLogs,
     ) -> Vec<(Place, Result<Arc<Log>, LogError>)> {
         let (memory, now) = (self.memory.clone(), self.env.clock.wall_ms());
         let made = self
