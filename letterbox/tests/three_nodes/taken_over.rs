@@ -63,12 +63,16 @@ fn a_broker_whose_id_was_taken_over_while_it_stood_still_acknowledges_nothing_an
     assert_eq!(http_get(admin, "/readyz").0, "200");
 
     kill_process(four.pid(), Signal::STOP).unwrap();
+    let stopped = Instant::now();
     // It finds this when it goes on, before anybody could tell it anything.
     let written = encode_request(7, Some("t"), PRODUCE_VERSION, &request(b"after").into()).unwrap();
     stream.write_all(&written).unwrap();
     eventually("another one leads", || nodes.values().all(|node| leader(node) == Some(1)));
     // The one before has to be silent for a while.
     let mut other = observer(dir.path(), "4-other", &ports, free_port());
+    // It stands still for more than its session, which an unanswered heartbeat begins anew: others
+    // may lead before that.
+    std::thread::sleep(Duration::from_secs(7).saturating_sub(stopped.elapsed()));
     kill_process(four.pid(), Signal::CONT).unwrap();
     let answer = common::read_answer(&mut stream, PRODUCE_VERSION, 0);
     assert_eq!(produced(answer).0, NOT_LEADER, "it leads by what it knew before");
