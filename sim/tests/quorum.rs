@@ -169,6 +169,7 @@ async fn register(controller: &Controller, id: i32, seen: &Shared) -> i64 {
         flushes_on_ack: true,
         found: None,
         min_insync_replicas: 1,
+        session_ms: 0,
         replaces: None,
         release: Release::own(),
     };

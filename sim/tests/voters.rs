@@ -165,6 +165,7 @@ async fn topics(controller: &Controller, id: i32, mut rng: Rng, seen: &Shared) {
         clean_start: true,
         flushes_on_ack: true,
         min_insync_replicas: 1,
+        session_ms: 0,
         replaces: None,
         found: None,
         release: Release::own(),

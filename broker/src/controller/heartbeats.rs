@@ -1,7 +1,7 @@
 //! Who lives: the active controller listens to the brokers' heartbeats, and fences those that are
 //! silent or whose process has died. What it concludes is decided in `metadata::decide::liveness`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,8 +67,8 @@ struct Leading {
     ticked: Instant,
     /// Probes and changes under way.
     tasks: JoinSet<()>,
-    /// Brokers with a change under way.
-    changing: BTreeSet<BrokerId>,
+    /// Brokers with a change under way, and whether it fences them.
+    changing: BTreeMap<BrokerId, bool>,
 }
 
 impl Leading {
@@ -142,7 +142,7 @@ impl Watch {
                 ticked: Instant::now(),
                 liveness: Liveness::new(millis(self.session), &image, 0),
                 tasks: JoinSet::new(),
-                changing: BTreeSet::new(),
+                changing: BTreeMap::new(),
             });
             let brokers = image.live_brokers().map(|(id, broker)| (*id, broker.epoch));
             let probes: Vec<_> = brokers
@@ -174,13 +174,7 @@ impl Watch {
     fn hear(&self, news: News, leading: Option<&mut Leading>) {
         match (news, leading) {
             (News::Heartbeat(heartbeat, reply), Some(leading)) => {
-                let now = leading.now();
-                let result = leading.liveness.heartbeat(heartbeat, now);
-                let answer = result.map(|(answer, effect)| {
-                    self.act(leading, effect);
-                    HeartbeatAnswer { applied_index: self.quorum.image().applied_index, ..answer }
-                });
-                let _ = reply.send(answer.map_err(|code| ControllerError::Refused(code.into())));
+                let _ = reply.send(self.answer(leading, heartbeat));
             }
             (News::Heartbeat(_, reply), None) => {
                 let leader = self.quorum.status().leader;
@@ -202,6 +196,27 @@ impl Watch {
             (News::Changed(id), Some(leading)) => drop(leading.changing.remove(&id)),
             (News::Ended(_) | News::Probed(..) | News::Left(..) | News::Changed(_), None) => {}
         }
+    }
+
+    /// A broker leads by the answer for a session: nobody gives one who may be the leader no more,
+    /// nor while its lead is being given to others.
+    fn answer(
+        &self,
+        leading: &mut Leading,
+        heartbeat: Heartbeat,
+    ) -> Result<HeartbeatAnswer, ControllerError> {
+        let now = leading.now();
+        let heard = leading.liveness.heartbeat(heartbeat, now);
+        let (answer, effect) = heard.map_err(|code| ControllerError::Refused(code.into()))?;
+        self.act(leading, effect);
+        if self.quorum.leads_alone() {
+            return Err(QuorumError::NotLeader { leader: None }.into());
+        }
+        let applied_index = self.quorum.image().applied_index;
+        Ok(match leading.changing.get(&heartbeat.id) {
+            Some(true) => HeartbeatAnswer { applied_index, session_ms: 0, ..answer },
+            _ => HeartbeatAnswer { applied_index, ..answer },
+        })
     }
 
     fn act(&self, leading: &mut Leading, effects: impl IntoIterator<Item = Effect>) {
@@ -226,9 +241,10 @@ impl Watch {
 
     /// Has a broker that is about to stop leave its partitions, some at a time.
     fn stop(&self, leading: &mut Leading, id: BrokerId, epoch: i64) {
-        if !leading.changing.insert(id) {
+        if leading.changing.contains_key(&id) {
             return;
         }
+        leading.changing.insert(id, false);
         let (queue, tell) = (self.queue.clone(), self.tell.clone());
         leading.tasks.spawn(async move {
             let left = leave(&queue, id, epoch).await;
@@ -253,10 +269,11 @@ impl Watch {
     }
 
     fn fence(&self, leading: &mut Leading, mut brokers: Vec<(BrokerId, i64)>, fenced: bool) {
-        brokers.retain(|(id, _)| leading.changing.insert(*id));
+        brokers.retain(|(id, _)| !leading.changing.contains_key(id));
         if brokers.is_empty() {
             return;
         }
+        leading.changing.extend(brokers.iter().map(|(id, _)| (*id, fenced)));
         let (queue, tell) = (self.queue.clone(), self.tell.clone());
         leading.tasks.spawn(async move {
             let operation = FenceBrokers { brokers: brokers.clone(), fenced };

@@ -420,6 +420,7 @@ mod tests {
             flushes_on_ack: true,
             found: Some(FoundLogs { open, ..FoundLogs::default() }),
             min_insync_replicas: 1,
+            session_ms: 0,
             replaces: None,
             release: Release::own(),
         };

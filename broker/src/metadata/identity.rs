@@ -623,21 +623,37 @@ pub fn change(
     known: &DirectoryIdentity,
     change: impl FnOnce(&mut DirectoryIdentity),
 ) -> DirectoryIdentity {
-    // Another process may have written it before this one had the lock.
-    let Ok(Some(now)) = read_directory(env, directory) else { return known.clone() };
-    let mut next = now.clone();
-    change(&mut next);
-    if next == now {
-        return now;
-    }
-    match write(env, directory, &next) {
-        Ok(()) => next,
-        Err(error) => {
+    match try_change(env, directory, known, change) {
+        Ok(next) => next,
+        Err((now, error)) => {
             tracing::warn!(directory = %directory.display(), %error, "could not rewrite \
                 meta.properties; the next start retries, and until then neither Apache Kafka nor \
                 an older state of the directory may be refused");
             now
         }
+    }
+}
+
+/// As [`change`].
+///
+/// # Errors
+/// The file system's own, with what the directory says.
+pub fn try_change(
+    env: &Env,
+    directory: &Path,
+    known: &DirectoryIdentity,
+    change: impl FnOnce(&mut DirectoryIdentity),
+) -> Result<DirectoryIdentity, (DirectoryIdentity, io::Error)> {
+    // Another process may have written it before this one had the lock.
+    let Ok(Some(now)) = read_directory(env, directory) else { return Ok(known.clone()) };
+    let mut next = now.clone();
+    change(&mut next);
+    if next == now {
+        return Ok(now);
+    }
+    match write(env, directory, &next) {
+        Ok(()) => Ok(next),
+        Err(error) => Err((now, error)),
     }
 }
 

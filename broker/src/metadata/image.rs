@@ -194,6 +194,10 @@ pub struct BrokerRegistration {
     /// set for their topic, the broker or the cluster. 1 when a version without it wrote it.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub min_insync_replicas: usize,
+    /// For how long it leads after it has registered, or an active controller has answered it, at
+    /// most: its `broker.session.timeout.ms`. 0 when a version without it wrote it.
+    #[serde(default)]
+    pub session_ms: u64,
     /// What the broker proves by that it is this registration. `None` when a version without it
     /// wrote it: nobody can then.
     #[serde(default, skip_serializing_if = "Option::is_none")]

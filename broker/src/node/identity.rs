@@ -8,6 +8,7 @@ use std::sync::Arc;
 use letterbox_env::{Env, Fault};
 use letterbox_protocol::topics::METADATA_DIR;
 use letterbox_storage::LogManager;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::patience::{MAKE_ROOM, patiently, patiently_until};
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::metadata::Stamp;
 use crate::metadata::identity::{
     DirectoryIdentity, Expected, IdentityError, Usable, change, encode_uuid, expect_directories,
-    found_and_lost, known_cluster_id, open_usable, read_directory,
+    found_and_lost, known_cluster_id, open_usable, read_directory, try_change,
 };
 use crate::quorum::{OpenError, Seat, is_in, settle};
 use crate::server::admin_http::Whose;
@@ -143,16 +144,27 @@ impl Identity {
 }
 
 impl Directories {
-    /// Notes that the run is registered.
-    pub(super) async fn settle(self, env: &Env) {
-        let of_task = env.clone();
-        let settle_all = move || {
-            for (path, begun) in &self.in_use {
+    /// Notes that the run is registered. A directory that is registered with `came_with_others`, with
+    /// logs that did not count, is waited for as long as there is no space: until it is noted, the
+    /// next start would take what is in it now for those.
+    pub(super) async fn settle(self, env: &Env, came_with_others: &BTreeSet<Uuid>) {
+        for (path, begun) in self.in_use {
+            let attempt = async || {
+                let (of_task, path, begun) = (env.clone(), path.clone(), begun.clone());
                 let stamp = Stamp { before: None, ..begun.stamp };
-                change(&of_task, path, begun, |identity| identity.stamp = stamp);
+                let settle = move || {
+                    let settled = |identity: &mut DirectoryIdentity| identity.stamp = stamp;
+                    try_change(&of_task, &path, &begun, settled).map_err(|(_, error)| error)
+                };
+                env.blocking(settle).await
+            };
+            let waits = came_with_others.contains(&begun.directory_id);
+            let passes = |error: &io::Error| waits && Fault::of(error).is_state();
+            let doing = "note that the log directory is registered";
+            if let Err(error) = patiently(doing, passes, attempt).await {
+                warn!(directory = %path.display(), %error, "could not {doing}; the next start retries");
             }
-        };
-        env.blocking(settle_all).await;
+        }
     }
 }
 
@@ -282,5 +294,44 @@ fn expect_metadata(env: &Env, config: &Config) -> Result<(), IdentityError> {
             Err(IdentityError::NoMetadata { directory: directory.clone(), partitions })
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use letterbox_env::Disk as _;
+    use letterbox_sim::disk::{Fault as DiskFault, SimDisk};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// What the start after it goes by.
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_that_came_with_other_logs_is_settled_as_soon_as_there_is_space() {
+        let (disk, path, id) = (SimDisk::new(1), Path::new("/data"), Uuid::from_u128(7));
+        disk.create_dir_all_durably(path).unwrap();
+        let text = |runs: &str| {
+            let id = encode_uuid(id);
+            format!("version=letterbox-1\ncluster.id=c\nnode.id=1\ndirectory.id={id}\n{runs}")
+        };
+        let (run, before) = (encode_uuid(Uuid::from_u128(9)), encode_uuid(Uuid::from_u128(8)));
+        let begun = text(&format!("run.id={run}\nrun.id.before={before}\n"));
+        for (came_with_others, is_waited_for) in [(BTreeSet::new(), false), ([id].into(), true)] {
+            disk.write_atomically(&path.join("meta.properties"), begun.as_bytes()).unwrap();
+            let identity = read_directory(&disk.env(), path).unwrap().unwrap();
+            assert!(identity.stamp.before.is_some());
+            disk.inject(DiskFault::NoSpace, "meta.properties", 0, 3);
+            let in_use = [(path.to_owned(), identity)].into();
+            let directories = Directories { in_use, absent: BTreeSet::new() };
+            let asked = Instant::now();
+            directories.settle(&disk.env(), &came_with_others).await;
+            disk.heal();
+            let stamp = read_directory(&disk.env(), path).unwrap().unwrap().stamp;
+            assert_eq!(stamp.before.is_none(), is_waited_for);
+            assert_eq!(asked.elapsed() >= Duration::from_secs(1), is_waited_for);
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! - `identity`: whose log directories these are.
 //! - `start`: each stage of the start, from the directories to the first client.
 //! - `registration`: what the cluster is told of this node, and that it lives.
+//! - `lease`: up to when it leads what it leads by its metadata.
 //! - `hosting`: what this node hosts follows the metadata, as long as it runs.
 //! - `replication`: what its partitions ask of other nodes.
 //! - `groups`: the group coordinator over the partitions of `__consumer_offsets` that are here.
@@ -14,6 +15,7 @@ mod group_log;
 mod groups;
 mod hosting;
 mod identity;
+mod lease;
 mod patience;
 mod registration;
 mod replication;

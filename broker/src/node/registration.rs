@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::identity::{Directories, Identity};
+use super::lease::Lease;
 use super::patience::{MAKE_ROOM, patiently_until};
 use super::start::StartError;
 use crate::config::Config;
@@ -48,6 +49,8 @@ pub(super) struct Membership {
     /// See [`crate::metadata::BrokerRegistration::epoch`].
     epoch: i64,
     heartbeat: Duration,
+    /// As it has registered with.
+    session: Duration,
     /// Before the controller was told of it.
     since: Instant,
 }
@@ -64,6 +67,7 @@ impl Membership {
         logs: &LogManager,
     ) -> Result<Self, StartError> {
         let clean_start = logs.was_clean();
+        let session = config.duration("broker.session.timeout.ms");
         let found = found_logs(config, directories, logs);
         let set = SetClusterId { cluster_id: identity.cluster_id.clone() };
         run(controller, quorum, set).await?;
@@ -91,6 +95,7 @@ impl Membership {
             found: Some(found.clone()),
             flushes_on_ack: config.in_file("log.flush.on.ack").eq_ignore_ascii_case("true"),
             min_insync_replicas: config.in_file("min.insync.replicas").parse().unwrap_or(1),
+            session_ms: u64::try_from(session.as_millis()).unwrap_or(u64::MAX),
             release: Release::own(),
         };
         let (mut waits, mut epoch, mut since) = (false, None, Instant::now());
@@ -114,7 +119,7 @@ impl Membership {
         let epoch = epoch.unwrap_or_default();
         tell_gone(&quorum.image(), config.node_id);
         let heartbeat = config.duration("broker.heartbeat.interval.ms");
-        Ok(Self { id: config.node_id, epoch, heartbeat, since })
+        Ok(Self { id: config.node_id, epoch, heartbeat, session, since })
     }
 
     /// See [`crate::metadata::BrokerRegistration::epoch`].
@@ -122,14 +127,11 @@ impl Membership {
         self.epoch
     }
 
-    /// Up to when this broker leads, if nothing is heard of the controller.
-    pub(super) fn lease(&self, config: &Config, replicas: Arc<ReplicaManager>) -> Lease {
-        // Some heartbeats that are not answered are no pause.
-        let session = config.duration("broker.session.timeout.ms");
-        let session = session.max(config.duration("broker.heartbeat.interval.ms") * 3);
-        let until = self.since + session;
-        replicas.lead_until(until);
-        Lease { session, until, awaited: Awaited::default(), replicas }
+    /// By what this broker leads: up to when, if nothing is heard of the controller.
+    pub(super) fn lead(&self, replicas: Arc<ReplicaManager>) -> Lead {
+        let lead = Lead { lease: Lease::new(self.since, self.session), replicas, is_over: false };
+        lead.replicas.lead_until(lead.lease.until());
+        lead
     }
 
     /// Tells the active controller that this broker lives, until `stop`.
@@ -137,7 +139,7 @@ impl Membership {
         self,
         controller: Controller,
         quorum: Arc<dyn MetadataQuorum>,
-        mut lease: Option<Lease>,
+        mut lead: Option<Lead>,
         stop: CancellationToken,
     ) {
         let (mut was_fenced, mut failed) = (false, false);
@@ -146,18 +148,21 @@ impl Membership {
             let Self { id, epoch, .. } = self;
             let heartbeat =
                 Heartbeat { id, epoch, applied_index, wants_fence: false, wants_stop: false };
-            let told = tokio::time::timeout(self.heartbeat, controller.heartbeat(heartbeat));
+            // A single one that is not answered is no reason to lead no more.
+            let every = lead.as_ref().map(|lead| lead.lease.tell_every());
+            let every = every.map_or(self.heartbeat, |every| every.min(self.heartbeat));
+            let told = tokio::time::timeout(every, controller.heartbeat(heartbeat));
             let told = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 told = told => told,
             };
-            if let Some(lease) = &mut lease {
+            if let Some(lead) = &mut lead {
                 let answer = told.as_ref().ok().and_then(|told| told.as_ref().ok());
-                lease.renew(&*quorum, asked, answer).await;
+                lead.look(&*quorum, asked, answer, every + RETRY_AFTER * 2);
             }
             let wait = match told {
-                Ok(Ok(HeartbeatAnswer { is_fenced, .. })) => {
+                Ok(Ok(HeartbeatAnswer { is_fenced, session_ms, .. })) => {
                     failed = false;
                     match (std::mem::replace(&mut was_fenced, is_fenced), is_fenced) {
                         (false, true) => warn!(
@@ -167,7 +172,8 @@ impl Membership {
                         (true, false) => info!("this broker is unfenced"),
                         _ => {}
                     }
-                    self.heartbeat
+                    // It is being fenced.
+                    if session_ms == 0 { every.min(RETRY_AFTER) } else { every }
                 }
                 failure => {
                     if !std::mem::replace(&mut failed, true) {
@@ -177,15 +183,27 @@ impl Membership {
                         };
                         warn!(why, "cannot send a heartbeat to the active controller; retrying");
                     }
-                    self.heartbeat.min(RETRY_AFTER)
+                    every.min(RETRY_AFTER)
                 }
             };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+            let next = Instant::now() + wait;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep_until(next) => break,
+                    () = shown(&mut lead) => {}
+                }
             }
         }
+    }
+}
+
+/// Completes when `lead` has become one because the metadata was shown that it waited for.
+async fn shown(lead: &mut Option<Lead>) {
+    match lead {
+        Some(lead) => lead.shown().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -201,68 +219,61 @@ fn tell_gone(image: &MetadataImage, id: BrokerId) {
     );
 }
 
-/// Up to when this broker leads what it leads by its metadata.
-///
-/// As in Kafka, a broker that does not reach the controller goes on. But a process that stood still
-/// for a session (SIGSTOP, a machine that was paused) was fenced meanwhile, and others lead; it goes
-/// on when it shows all that the controller showed which has heard it since. So it is for one that
-/// others take for no member any more. Until then nothing is appended, and nothing acknowledged.
-pub(super) struct Lease {
-    session: Duration,
-    until: Instant,
-    awaited: Awaited,
+/// By what this broker leads: see [`Lease`].
+pub(super) struct Lead {
+    lease: Lease,
     replicas: Arc<ReplicaManager>,
+    /// It was said that this broker does not lead.
+    is_over: bool,
 }
 
-/// What this node has to show before it leads again: the index that the controller showed when it
-/// first heard it after a pause, and when it heard it last.
-#[derive(Default)]
-struct Awaited(Option<(u64, Instant)>);
-
-impl Awaited {
-    /// What has to be shown, now that the controller was told at `asked`, and has shown `index`. Not
-    /// always the newest: a node that shows all of it a little late would never lead again.
-    fn heard(&mut self, asked: Instant, index: u64, session: Duration) -> u64 {
-        let first = self.0.filter(|(_, last)| asked < *last + session);
-        let index = first.map_or(index, |(first, _)| first);
-        self.0 = Some((index, asked));
-        index
-    }
-}
-
-impl Lease {
-    /// The controller was told at `asked` that this broker lives, and has said `answer`, if it has.
-    async fn renew(
+impl Lead {
+    /// The controller was told at `asked` that this broker lives, and has said `answer`, if it has;
+    /// where it runs, it looks at that `within` so long.
+    fn look(
         &mut self,
         quorum: &dyn MetadataQuorum,
         asked: Instant,
         answer: Option<&HeartbeatAnswer>,
+        within: Duration,
     ) {
-        let is_over = self.until < Instant::now();
-        if quorum.refusal().is_some() {
-            self.awaited = Awaited::default();
-            self.until = asked.checked_sub(self.session).unwrap_or(asked);
-        } else if !is_over {
-            self.until = answer.map_or_else(Instant::now, |_| asked) + self.session;
-        } else if let Some(answer) = answer.filter(|_| !quorum.leads_alone()) {
-            let index = self.awaited.heard(asked, answer.applied_index, self.session);
-            let mut images = quorum.subscribe();
-            let shown = images.wait_for(|image| image.applied_index >= index);
-            if let Ok(Ok(_)) = tokio::time::timeout(RETRY_AFTER, shown).await {
-                self.awaited = Awaited::default();
-                self.until = asked + self.session;
-            }
+        let now = Instant::now();
+        self.tell(now);
+        match answer {
+            // Others take this node for no member any more.
+            _ if quorum.refusal().is_some() => self.lease.end(),
+            Some(answer) => self.lease.heard(now, asked, answer),
+            None => self.lease.unanswered(now, asked, within),
         }
-        if is_over != (self.until < Instant::now()) {
+        self.take(now);
+    }
+
+    /// Completes when the roles follow the metadata that was waited for. Cancel safe.
+    async fn shown(&mut self) {
+        match self.lease.awaited() {
+            Some(index) => self.replicas.follow(index).await,
+            None => std::future::pending().await,
+        }
+        self.lease.shown();
+        self.take(Instant::now());
+    }
+
+    fn take(&mut self, now: Instant) {
+        self.replicas.lead_until(self.lease.until());
+        self.tell(now);
+    }
+
+    fn tell(&mut self, now: Instant) {
+        let is_over = self.lease.until().is_none_or(|until| until <= now);
+        if std::mem::replace(&mut self.is_over, is_over) != is_over {
             match is_over {
-                true => info!("heartbeats are answered again: this broker serves as leader"),
-                false => warn!(
-                    "no heartbeat was answered within the session timeout: this broker does not \
-                     serve as leader"
+                false => info!("heartbeats are answered again: this broker serves as leader"),
+                true => warn!(
+                    "this broker does not serve as leader: it was fenced, or no heartbeat was \
+                     answered within its session"
                 ),
             }
         }
-        self.replicas.lead_until(self.until);
     }
 }
 
@@ -450,22 +461,4 @@ fn endpoints(config: &Config, listeners: &[BoxListener]) -> Vec<Endpoint> {
         security_protocol: SecurityProtocol::Plaintext,
     };
     config.advertised.iter().enumerate().map(endpoint).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SESSION: Duration = Duration::from_secs(9);
-
-    /// The controller goes on, and this node shows all of it a little late.
-    #[test]
-    fn what_was_shown_at_the_first_answer_after_a_pause_is_waited_for() {
-        let (mut awaited, begun) = (Awaited::default(), Instant::now());
-        let mut heard =
-            |at: u64, index| awaited.heard(begun + Duration::from_secs(at), index, SESSION);
-        assert_eq!([heard(0, 5), heard(2, 7), heard(10, 9), heard(18, 11)], [5; 4]);
-        // It has stood still again: others may lead since.
-        assert_eq!([heard(27, 20), heard(28, 21)], [20; 2]);
-    }
 }

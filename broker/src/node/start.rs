@@ -246,7 +246,11 @@ async fn join(
         Membership::begin(controller, &**quorum, config, disks, listeners, &logs).await?;
     // Before the next start takes what is in them for what counts.
     set_lost_aside(&logs, &quorum.image(), config.node_id).await;
-    directories.settle(env).await;
+    let image = quorum.image();
+    let own = image.brokers.get(&config.node_id);
+    let others = own.into_iter().flat_map(|own| &own.directories);
+    let others = others.filter(|(_, stamp)| stamp.before.is_some()).map(|(id, _)| *id).collect();
+    directories.settle(env, &others).await;
     Ok(Joined { lead, logs, membership })
 }
 
@@ -256,9 +260,8 @@ async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: 
     let Joined { lead: Lead { quorum, controller }, logs, membership } = joined;
     let (mut heartbeats, epoch) = (Stage::default(), membership.epoch());
     let replicas = ReplicaManager::new(&env, config.clone(), logs.clone());
-    let lease = || membership.lease(&config, replicas.clone());
-    let leads = config.may_have_several_nodes().then(lease);
-    heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), leads, stop));
+    let lead = config.may_have_several_nodes().then(|| membership.lead(replicas.clone()));
+    heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), lead, stop));
 
     let deltas = quorum.deltas();
     let shown = Arc::new(Shown::default());

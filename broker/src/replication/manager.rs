@@ -12,6 +12,7 @@ use letterbox_protocol::model::{BrokerId, Offset, TopicId};
 use letterbox_storage::{
     DurabilityObserver, Log, LogConfig, LogDir, LogError, LogManager, WantedLog,
 };
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info};
 
@@ -52,6 +53,8 @@ pub(crate) struct ReplicaManager {
     configuring: Mutex<()>,
     /// The brokers that may be in sync, as that metadata has it.
     eligible: ArcSwap<Eligible>,
+    /// Up to where the roles follow the metadata.
+    followed: watch::Sender<u64>,
     shared: Arc<Shared>,
     /// Replicas that were taken off this broker, whose logs are to be deleted.
     leaving: Mutex<Vec<(Arc<str>, TopicId, i32)>>,
@@ -98,6 +101,7 @@ impl ReplicaManager {
             hosted: ArcSwap::default(),
             image: ArcSwap::default(),
             eligible: ArcSwap::default(),
+            followed: watch::Sender::new(0),
             shared,
             leaving: Mutex::default(),
             offline: Mutex::default(),
@@ -143,9 +147,17 @@ impl ReplicaManager {
         self.shared.now_ms()
     }
 
+    /// Waits until the roles follow the metadata up to `index`. Cancel safe.
+    pub(crate) async fn follow(&self, index: u64) {
+        // Its sender lives as long as this does.
+        let _ = self.followed.subscribe().wait_for(|followed| *followed >= index).await;
+    }
+
     /// From that moment on nothing is appended for clients, unless this is told of a later one.
-    pub(crate) fn lead_until(&self, moment: Instant) {
-        let since = moment.saturating_duration_since(self.shared.began).as_millis();
+    /// Without one that is so now.
+    pub(crate) fn lead_until(&self, moment: Option<Instant>) {
+        let since = |moment: Instant| moment.saturating_duration_since(self.shared.began);
+        let since = moment.map_or(0, |moment| since(moment).as_millis());
         let until_ms = u64::try_from(since).unwrap_or(u64::MAX);
         self.shared.leads_until_ms.store(until_ms, Ordering::Relaxed);
     }
@@ -236,6 +248,7 @@ impl ReplicaManager {
         self.image.store(image.clone());
         self.set_eligible(image);
         self.assign(image.topics().flat_map(all_of));
+        self.followed.send_replace(image.applied_index);
         let is_known = |name: &str, id: Option<TopicId>, partition: i32| {
             let topic = id.map_or_else(|| image.topic(name), |id| image.topic_by_id(&id));
             topic.is_some_and(|topic| &*topic.name == name && topic.partition(partition).is_some())
@@ -279,6 +292,7 @@ impl ReplicaManager {
         let changed = || delta.topics_changed.iter();
         let added = delta.topics_added.iter().flat_map(all_of);
         self.assign(added.chain(changed().flat_map(changed_of).map(|(_, assigned)| assigned)));
+        self.followed.send_replace(delta.after.applied_index);
         for change in changed().filter(|change| change.configs_changed()) {
             info!(topic = %change.after.name, "topic configuration changed");
             self.reconfigure(&change.after);

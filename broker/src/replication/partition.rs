@@ -247,7 +247,7 @@ impl Shared {
 
     /// Whether no other broker can lead what this one leads by the metadata that it shows.
     pub(super) fn may_lead(&self) -> bool {
-        self.now_ms() <= self.leads_until_ms.load(Ordering::Relaxed)
+        self.now_ms() < self.leads_until_ms.load(Ordering::Relaxed)
     }
 }
 

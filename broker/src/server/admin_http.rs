@@ -108,8 +108,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 
 const STARTING: &str =
     "starting: opening the metadata and the logs; the broker's log says what it waits for\n";
-const NOT_HEARD: &str = "this process was paused for longer than its session; waiting for the \
-    active controller\n";
+const NOT_HEARD: &str = "this broker was fenced, or was paused for longer than its session; waiting \
+    for the active controller\n";
 
 /// Serves until `stop`. A scrape that hangs does not hold that up.
 pub(crate) async fn serve(health: Arc<Health>, listener: BoxListener, stop: CancellationToken) {

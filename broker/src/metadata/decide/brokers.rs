@@ -65,6 +65,9 @@ pub struct RegisterBroker {
     /// then it counts as 1.
     #[serde(default = "one")]
     pub min_insync_replicas: usize,
+    /// See [`BrokerRegistration::session_ms`].
+    #[serde(default)]
+    pub session_ms: u64,
     /// The epoch of the registration that this one replaces, 0 when there is none: it is refused
     /// (STALE_BROKER_EPOCH) when there is another one by then, so that one that was long on its way
     /// takes nothing from a later start. An earlier version does not say, and replaces any.
@@ -306,6 +309,7 @@ impl RegisterBroker {
             fenced: false,
             stopping: false,
             min_insync_replicas: self.min_insync_replicas,
+            session_ms: self.session_ms,
             secret: Some(Secret::draw(context.random)),
             release: self.release.clone(),
         };

@@ -6,7 +6,8 @@
 //! epoch of its own; what an earlier start says counts no more.
 //!
 //! Only the leader keeps this, and only in memory: what was decided is in the image, and a new
-//! leader gives every broker a whole session to be heard from.
+//! leader gives every broker a whole session to be heard from, or the broker's own where that is
+//! longer.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +36,7 @@ struct Session {
     epoch: i64,
     /// As the newest image has it.
     is_fenced: bool,
-    /// When it was last known to live.
+    /// When it was last known to live; later, where it leads for longer than a session of here.
     heard: Millis,
     /// Since when it is known to be dead, whatever its session is.
     dead_since: Option<Millis>,
@@ -46,6 +47,12 @@ struct Session {
     /// It is about to stop, and the metadata shows at that index that it has nothing left that
     /// another broker could take.
     left: Option<u64>,
+}
+
+impl Session {
+    fn hear(&mut self, now: Millis) {
+        (self.heard, self.dead_since, self.is_probed) = (self.heard.max(now), None, false);
+    }
 }
 
 /// What a broker says.
@@ -78,6 +85,10 @@ pub struct HeartbeatAnswer {
     /// How much of the metadata log the controller has applied that answers.
     #[serde(default)]
     pub applied_index: u64,
+    /// For so long after it was heard the broker is not fenced for its silence, by this controller
+    /// or one that leads later. 0 while it is being fenced; an earlier version does not say.
+    #[serde(default)]
+    pub session_ms: Millis,
 }
 
 /// What is to be done.
@@ -114,10 +125,12 @@ impl Liveness {
                     session.is_fenced = is_fenced;
                 }
                 None => {
+                    // It may lead for so long by what another controller has answered.
+                    let more_ms = registration.session_ms.saturating_sub(self.session_ms);
                     let session = Session {
                         epoch,
                         is_fenced,
-                        heard: now,
+                        heard: now.saturating_add(more_ms),
                         dead_since: None,
                         is_probed: false,
                         applied_index: 0,
@@ -143,7 +156,7 @@ impl Liveness {
         if session.epoch != epoch {
             return Err(ErrorCode::StaleBrokerEpoch);
         }
-        (session.heard, session.dead_since, session.is_probed) = (now, None, false);
+        session.hear(now);
         session.applied_index = applied_index;
         let is_caught_up =
             u64::try_from(epoch).is_ok_and(|registered_at| applied_index >= registered_at);
@@ -155,7 +168,9 @@ impl Liveness {
         };
         let (is_fenced, left) = (session.is_fenced, session.left);
         let may_stop = wants_stop && (is_fenced || left.is_some_and(|at| self.knows_each(id, at)));
-        let answer = HeartbeatAnswer { is_caught_up, is_fenced, may_stop, applied_index: 0 };
+        let (session_ms, applied_index) = (self.session_ms, 0);
+        let answer =
+            HeartbeatAnswer { is_caught_up, is_fenced, may_stop, applied_index, session_ms };
         Ok((answer, effect))
     }
 
@@ -217,7 +232,7 @@ impl Liveness {
 
     /// Who keeps this was stopped itself and could hear nobody: everybody has a whole session anew.
     pub fn hear_all(&mut self, now: Millis) {
-        self.brokers.values_mut().for_each(|session| session.heard = now);
+        self.brokers.values_mut().for_each(|session| session.heard = session.heard.max(now));
     }
 
     /// Time has passed: who is to be fenced.

@@ -73,6 +73,7 @@ fn registration(id: i32) -> RegisterBroker {
         flushes_on_ack: true,
         found: None,
         min_insync_replicas: 1,
+        session_ms: 0,
         replaces: None,
         release: Release::own(),
     }

@@ -31,6 +31,7 @@ fn image(words: &[&str]) -> MetadataImage {
             fenced,
             stopping: false,
             min_insync_replicas: 1,
+            session_ms: 0,
             secret: None,
             release: Release::own(),
         };

@@ -111,6 +111,7 @@ fn register(id: i32, rack: &str) -> RegisterBroker {
         flushes_on_ack: false,
         found: None,
         min_insync_replicas: 1,
+        session_ms: 0,
         replaces: None,
         release: Release::own(),
     }

@@ -133,6 +133,7 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
                 flushes_on_ack,
                 found,
                 min_insync_replicas: 2,
+                session_ms: 9,
                 replaces,
                 release,
             }
