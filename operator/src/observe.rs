@@ -83,6 +83,8 @@ pub enum Part {
     Definitions,
     /// The brokers that run: pods.
     Brokers,
+    /// What Kubernetes says about brokers that do not run and claims that have no volume: events.
+    Events,
 }
 
 /// How a part of the cluster compares with what it should be.

@@ -1369,6 +1369,7 @@ async fn one_list_that_fails_stops_nothing_else(server: &Server, client: &Client
         "configmaps",
         "statefulsets",
         "pods",
+        "events",
     ] {
         let name = format!("blind-{refused}");
         let namespaces: Api<Namespace> = Api::all(client.clone());

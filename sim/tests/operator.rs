@@ -69,7 +69,7 @@ impl Play {
         }
         let real = Env::real();
         let env = Env {
-            net: Arc::new(WorldNet::new(self.world.clone(), self.kafka.clone(), real.net.clone())),
+            net: Arc::new(WorldNet::new(self.world.clone(), self.kafka.clone())),
             clock: Arc::new(self.server().clock()),
             ..real
         };
@@ -913,7 +913,7 @@ const CALLS: [(&str, bool, &[&str], bool); 16] = [
     ("/pods", false, &["definition"], true),
     ("/pods", true, &["definition"], true),
     // Causes of what is waited for, and words about it.
-    ("/events", false, &[], false),
+    ("/events", false, &[], true),
     ("events.k8s.io/events", true, &[], false),
     ("/namespaces", false, &[], false),
 ];
@@ -959,7 +959,10 @@ async fn one_fault(play: &mut Play, broken: Broken, waits: &[&str], is_told: boo
         assert!(!is_done(play, job, &asked), "{broken:?}: {job} does not show it");
     }
     let in_time = told_after.is_some_and(|second| second <= 25);
-    assert_eq!(in_time, is_told && blocks, "{broken:?}: {told_after:?} {}", play.told());
+    // A broker is back before a list of events has hung for so long that it is told.
+    let is_over = (broken.resource, broken.how) == ("/events", How::Hangs);
+    let is_right = is_over || in_time == (is_told && blocks);
+    assert!(is_right, "{broken:?}: {told_after:?} {}", play.told());
     faults.set_broken(&[]);
     play.until("all is done", 60, |play| {
         JOBS.iter().all(|job| is_done(play, job, &asked)) && play.is_settled()
@@ -1031,6 +1034,112 @@ fn a_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
         faults.set_broken(&[]);
         play.until("the loss is told", 30, is_lost).await;
     });
+}
+
+#[test]
+fn a_pass_that_ends_with_an_error_is_told_where_it_can_be() {
+    // Calls that are refused, of which kind, and what is said then.
+    for (kind, is_write, reason, words) in [
+        ("KafkaCluster", false, "NotChecked", "read the cluster: "),
+        ("KafkaCluster", true, "StatusNotWritten", "write the status: "),
+        ("KafkaTopic", true, "StatusNotWritten", "write the status: "),
+    ] {
+        play(async |play: Play| is_told_where_it_can_be(play, kind, is_write, reason, words).await);
+    }
+}
+
+async fn is_told_where_it_can_be(
+    mut play: Play,
+    kind: &str,
+    is_write: bool,
+    reason: &str,
+    words: &str,
+) {
+    let faults = Faults::none();
+    play.kafka = Some(Kafka::start().await);
+    make_topics(&play, 1, |_| json!({}));
+    make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+    play.start(&faults, false);
+    let are_ready = |play: &Play| play.is_settled() && topics_that_are(play, "Ready") == 1;
+    play.until("they are ready", 240, are_ready).await;
+    let (object, resource) = match kind {
+        "KafkaCluster" => (clusters("demo"), "letterbox.dev/kafkaclusters"),
+        _ => (Key::new(TOPIC_OBJECTS, "ns", "t0"), TOPIC_OBJECTS),
+    };
+    let told = format!("name=\"{}\",reason=\"{reason}\"}} 1", object.name);
+    let of_kind = format!("letterbox_operator_reconciliation_faults_total{{kind=\"{kind}\"}} ");
+    let count = |metrics: &str| {
+        let mut counts = metrics.lines().filter_map(|line| line.strip_prefix(&*of_kind));
+        counts.next().map_or(0, |count| count.parse::<u64>().unwrap())
+    };
+    let before = count(&play.world.ask_operator("/metrics").await);
+    faults.set_broken(&[Broken { resource, is_write, how: How::Refused }]);
+    play.server().edit("person", &object, |it| match kind {
+        "KafkaCluster" => it["spec"]["config"] = json!({"num.partitions": "3"}),
+        _ => it["spec"]["partitions"] = json!(2),
+    });
+    let is_told = |play: &Play| {
+        let events = play.server().all("events.k8s.io/events");
+        events.iter().any(|(_, event)| {
+            let note = event["note"].as_str().unwrap_or_default();
+            event["reason"] == reason && event["type"] == "Warning" && note.contains(words)
+        })
+    };
+    play.until("an event tells it", 10, is_told).await;
+    let conditions = play.server().get(&object).unwrap()["status"]["conditions"].clone();
+    let has = |type_: &str, status: &str| {
+        conditions.as_array().unwrap().iter().any(|condition| {
+            let is_it = condition["type"] == type_ && condition["reason"] == reason;
+            is_it && condition["status"] == status
+        })
+    };
+    let in_conditions = (has("Ready", "Unknown"), has("Degraded", "True"));
+    assert_eq!(in_conditions, (!is_write, !is_write), "{conditions}");
+    for _ in 0..20 {
+        play.tick().await;
+        let metrics = play.world.ask_operator("/metrics").await;
+        assert!(metrics.contains(&told), "{metrics}");
+    }
+    let counted = count(&play.world.ask_operator("/metrics").await);
+    assert!(counted >= before + 4, "{before}, {counted}");
+    let ready = play.world.ask_operator("/readyz").await;
+    let says = ready.contains(words) && ready.contains(&format!("every reconcile of a {kind} "));
+    assert!(ready.starts_with("HTTP/1.1 503") && says, "{ready}");
+    faults.set_broken(&[]);
+    // One whose status could not be written said Ready all the time.
+    let generation = |it: &Value| it["metadata"]["generation"].clone();
+    let (server, of) = (play.server().clone(), object.clone());
+    let is_seen = move || {
+        let object = server.get(&of).unwrap();
+        object["status"]["observedGeneration"] == generation(&object)
+    };
+    play.until("they are ready again", 60, |play| is_seen() && are_ready(play)).await;
+    play.tick().await;
+    let metrics = play.world.ask_operator("/metrics").await;
+    assert!(!metrics.contains("letterbox_operator_not_ready{"), "{metrics}");
+    assert!(play.world.ask_operator("/readyz").await.ends_with("\r\n\r\nok\n"));
+}
+
+#[test]
+fn events_that_cannot_be_read_are_told_while_a_cause_may_be_missing() {
+    for how in [How::Refused, How::Hangs] {
+        play(async |mut play: Play| {
+            let faults = Faults::none();
+            faults.set_broken(&[Broken { resource: "/events", is_write: false, how }]);
+            // There is no such class.
+            make_cluster_of(&play, json!({"storage": {"size": "1Gi", "class": "fsat"}}));
+            play.start(&faults, false);
+            let is_told = |play: &Play| {
+                let degraded = play.condition("Degraded");
+                let message = degraded["message"].as_str().unwrap_or_default();
+                degraded["reason"] == "NotChecked" && message.contains("list events: ")
+            };
+            play.until("it is told", 30, is_told).await;
+            assert_eq!(play.condition("Ready")["reason"], "BrokerStarting", "{}", play.told());
+            faults.set_broken(&[]);
+            play.until("they are read", 60, |play| !is_told(play)).await;
+        });
+    }
 }
 
 #[test]
@@ -1846,7 +1955,7 @@ fn the_monitor_sees_what_an_operator_must_not_do_to_topics() {
         // The first one is not to be deleted, and the second one goes.
         server.delete("person", &topic(1), None, None).unwrap();
         let env = Env {
-            net: Arc::new(WorldNet::new(play.world.clone(), play.kafka.clone(), Env::real().net)),
+            net: Arc::new(WorldNet::new(play.world.clone(), play.kafka.clone())),
             ..Env::real()
         };
         let address = "demo-kafka-bootstrap.ns.svc:9092".to_owned();

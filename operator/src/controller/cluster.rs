@@ -15,9 +15,8 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::doomed::is_terminating;
-use super::objects::{
-    news_of, paged, tell_later, tell_not_understood, tell_not_written, untold, watched,
-};
+use super::objects::{news_of, paged, tell_later, tell_not_understood, untold, watched};
+use super::passes::{named, tell_failed};
 use super::{Context, PassFailed, RESYNC, WAITING, scoped, watches};
 use crate::admin::KafkaAdmin;
 use crate::api::{
@@ -25,7 +24,7 @@ use crate::api::{
 };
 use crate::desired::objects::CLUSTER_LABEL;
 use crate::platform::kubernetes::api_fault;
-use crate::platform::own::{Own, STATUS_NOT_WRITTEN};
+use crate::platform::own::Own;
 use crate::reconcile::{ClusterPass, reconcile_cluster};
 use crate::status::Fault;
 
@@ -34,12 +33,13 @@ const KIND: &str = "KafkaCluster";
 const REMEMBERED: Duration = Duration::from_millis(20);
 /// How soon a cluster is looked at again whose object changed during a pass.
 const CHANGED: Duration = Duration::from_millis(500);
+/// How soon a cluster is looked at again the last pass over which was the first to end with an error.
+const FAILED: Duration = Duration::from_secs(1);
 
 /// Reconciles the clusters of one namespace, or of all, for ever.
 pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let client = &context.client;
     let scope = namespace.as_deref();
-    let metrics = context.metrics.clone();
     let kubernetes = context.clusters.clone();
     let claims = scoped::<PersistentVolumeClaim>(client, scope);
     let claims = watcher(claims, paged().labels(CLUSTER_LABEL));
@@ -76,12 +76,12 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .reconcile_on(context.looked.asked(namespace.clone()))
         .reconcile_all_on(context.clusters.unwatched.changes());
     let passes = controller
-        .run(reconcile, |_, error, _| back_off(error), context.clone())
+        .run(reconcile, |cluster, _, context| back_off(&cluster, &context), context.clone())
         .for_each(|result| {
-            super::told(&metrics, KIND, result);
+            super::told(&context, KIND, result);
             std::future::ready(())
         });
-    futures::join!(passes, tell_not_understood(context, KIND, not_understood));
+    futures::join!(passes, tell_not_understood(context.clone(), KIND, not_understood));
 }
 
 /// Whether the operator holds the object until its volumes are deleted.
@@ -89,46 +89,76 @@ fn is_held(cluster: &KafkaCluster) -> bool {
     cluster.finalizers().iter().any(|finalizer| finalizer == CLUSTER_FINALIZER)
 }
 
-fn back_off(_: &PassFailed) -> Action {
-    Action::requeue(WAITING)
+fn back_off(cluster: &KafkaCluster, context: &Context) -> Action {
+    let is_first = context.passes.is_first_failure(KIND, cluster);
+    Action::requeue(if is_first { FAILED } else { WAITING })
 }
 
 async fn reconcile(
-    cluster: Arc<KafkaCluster>,
+    mut cluster: Arc<KafkaCluster>,
     context: Arc<Context>,
 ) -> Result<Action, PassFailed> {
+    let began = Instant::now();
+    let result = pass(&mut cluster, &context).await;
+    let faulty = result.as_ref().map_or(true, |ended| ended.as_ref().is_some_and(|it| it.faulty));
+    context.metrics.count_pass(KIND, began.elapsed(), faulty);
+    match result {
+        Ok(Some(ended)) => {
+            context.passes.worked(KIND, &*cluster);
+            Ok(ended.next)
+        }
+        Ok(None) => {
+            context.passes.forget(&named(KIND, &*cluster));
+            Ok(Action::await_change())
+        }
+        Err(fault) => {
+            tell_failed(&context, KIND, &*cluster, &fault).await;
+            Err(PassFailed(fault))
+        }
+    }
+}
+
+/// What a pass without an error came to.
+struct Ended {
+    /// When the next one is.
+    next: Action,
+    /// Whether something that it tried did not work.
+    faulty: bool,
+}
+
+/// One pass over `cluster`, which becomes what the API server has; `None` when it is gone.
+async fn pass(cluster: &mut Arc<KafkaCluster>, context: &Context) -> Result<Option<Ended>, Fault> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     // What woke this pass may be behind: its own last status, or a spec that another replica acts
     // on already.
     let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);
     let began = Instant::now();
-    let live = api.get_opt(&name).await;
-    let live = live.map_err(|error| PassFailed(api_fault("read the cluster", &error)))?;
-    let Some(cluster) = live.filter(|live| live.uid() == cluster.uid()) else {
-        return Ok(Action::await_change());
-    };
-    if let Some(action) = goes_with_namespace(&context, &cluster).await.map_err(PassFailed)? {
-        return Ok(action);
+    let live = api.get_opt(&name).await.map_err(|error| api_fault("read the cluster", &error))?;
+    let Some(live) = live.filter(|live| live.uid() == cluster.uid()) else { return Ok(None) };
+    *cluster = Arc::new(live);
+    if let Some(next) = goes_with_namespace(context, cluster).await? {
+        // One that was let go is as good as gone.
+        let is_let_go = cluster.metadata.deletion_timestamp.is_some();
+        return Ok((!is_let_go).then_some(Ended { next, faulty: false }));
     }
     // The id never changes: a cluster that does not answer later holds up no pass.
     let asks_id = cluster
         .status
         .as_ref()
         .is_some_and(|status| status.ready_replicas > 0 && status.cluster_id.is_none());
-    let admin = if asks_id { context.admins.of(&cluster).await } else { None };
-    let result = reconcile_cluster(
+    let admin = if asks_id { context.admins.of(cluster).await } else { None };
+    let pass = reconcile_cluster(
         &context.clusters,
-        &cluster,
+        cluster,
         admin.as_deref().map(|admin| admin as &dyn KafkaAdmin),
         &context.now(),
     )
-    .await;
-    let faulty = result.as_ref().map_or(true, |pass| !pass.faults.is_empty());
-    context.metrics.count_pass(KIND, began.elapsed(), faulty);
-    let pass = result.map_err(PassFailed)?;
+    .await?;
+    let faulty = !pass.faults.is_empty();
     // Before it is written: topics act on it from now on, whatever becomes of the status.
-    context.looked.note(&cluster, began, &pass.observed, &pass.status);
-    tell(&context, &cluster, pass).await.map_err(PassFailed)
+    context.looked.note(cluster, began, &pass.observed, &pass.status);
+    let next = tell(context, cluster, pass).await?;
+    Ok(Some(Ended { next, faulty }))
 }
 
 /// What is done about a cluster whose namespace is being deleted; `None` for any other.
@@ -160,12 +190,6 @@ async fn tell(
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let ready =
         find_condition(&pass.status.conditions, READY).filter(|ready| ready.status != "True");
-    context.metrics.set_not_ready(
-        KIND,
-        &namespace,
-        &name,
-        ready.map(|ready| ready.reason.as_str()),
-    );
     // Before any event: these are words about it, and may take as long as they like.
     let is_news = cluster.status.as_ref() != Some(&pass.status);
     let written = match is_news {
@@ -173,7 +197,10 @@ async fn tell(
         false => Ok(true),
     };
     tell_done(context, cluster, &pass).await;
-    if !written? {
+    let is_written = written?;
+    let reason = ready.map(|ready| ready.reason.as_str());
+    context.metrics.set_not_ready(KIND, &namespace, &name, reason);
+    if !is_written {
         return Ok(Action::requeue(CHANGED));
     }
     if is_news {
@@ -243,12 +270,6 @@ async fn write_status(
     cluster: &KafkaCluster,
     pass: &ClusterPass,
 ) -> Result<bool, Fault> {
-    let own = Own::of(&context.client, cluster);
-    let written = own.write_status(&json!(pass.status)).await;
-    if let Err(fault) = &written
-        && fault.reason == STATUS_NOT_WRITTEN
-    {
-        tell_not_written(context, KIND, cluster, fault).await;
-    }
+    let written = Own::of(&context.client, cluster).write_status(&json!(pass.status)).await;
     Ok(written?.is_some())
 }

@@ -10,6 +10,7 @@ use letterbox_env::{BoxListener, BoxStream};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use super::passes::Passes;
 use super::probe::Health;
 
 /// Serves until it is dropped.
@@ -17,8 +18,9 @@ pub(crate) async fn serve(
     listener: BoxListener,
     health: watch::Receiver<Health>,
     metrics: Metrics,
+    passes: Passes,
 ) {
-    let ready = move || async move { ready(&health.borrow()) };
+    let ready = move || async move { ready(&health.borrow(), passes.in_vain()) };
     let text = || async move {
         (
             [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
@@ -35,13 +37,16 @@ pub(crate) async fn serve(
 }
 
 /// What `/readyz` says. An operator beside older definitions works and is not ready, so that a
-/// Deployment does not end the one before it.
-fn ready(health: &Health) -> (StatusCode, String) {
-    match health {
-        Health::Well => (StatusCode::OK, "ok\n".to_owned()),
-        Health::Outdated(why) | Health::Waits(why) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
-        }
+/// Deployment does not end the one before it. So does one that does its work for no object of a
+/// kind, which is said then.
+fn ready(health: &Health, in_vain: Option<String>) -> (StatusCode, String) {
+    let why = match health {
+        Health::Well => in_vain,
+        Health::Outdated(why) | Health::Waits(why) => Some(why.clone()),
+    };
+    match why {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 
@@ -76,12 +81,14 @@ mod tests {
     #[test]
     fn readyz_is_503_with_the_reason_until_the_operator_works_and_its_definitions_are_its_own() {
         let outdated = Health::Outdated("they lack a field".to_owned());
-        for (health, code, text) in [
-            (Health::Well, 200, "ok\n"),
-            (Health::Waits("it is away".to_owned()), 503, "it is away\n"),
-            (outdated, 503, "they lack a field\n"),
+        let in_vain = || Some("in vain".to_owned());
+        for (health, in_vain, code, text) in [
+            (Health::Well, None, 200, "ok\n"),
+            (Health::Well, in_vain(), 503, "in vain\n"),
+            (Health::Waits("it is away".to_owned()), in_vain(), 503, "it is away\n"),
+            (outdated, None, 503, "they lack a field\n"),
         ] {
-            let (status, said) = ready(&health);
+            let (status, said) = ready(&health, in_vain);
             assert_eq!((status.as_u16(), said.as_str()), (code, text), "{health:?}");
         }
     }

@@ -26,7 +26,7 @@ pub(crate) struct WatchLabels {
 }
 
 /// An object: kind, namespace, name.
-type Object = (&'static str, String, String);
+pub(super) type Object = (&'static str, String, String);
 
 /// Which object waits, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

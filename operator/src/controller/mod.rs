@@ -9,6 +9,7 @@ mod lease;
 mod looked;
 mod metrics;
 mod objects;
+mod passes;
 mod probe;
 mod schema;
 mod topic;
@@ -73,6 +74,7 @@ pub(crate) struct Context {
     pub(crate) clusters: Kubernetes,
     pub(crate) admins: topic::Admins,
     looked: looked::Looked,
+    passes: passes::Passes,
     held_unread: doomed::HeldUnread,
 }
 
@@ -91,14 +93,14 @@ impl Context {
 /// When the port of health is taken, or signals cannot be listened for.
 pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<()> {
     let (told, health) = watch::channel(probe::unknown());
-    let metrics = metrics::Metrics::new();
+    let (metrics, passes) = (metrics::Metrics::new(), passes::Passes::default());
     let listener = env
         .net
         .bind(&options.listen.0, options.listen.1)
         .await
         .with_context(|| format!("listen on port {}", options.listen.1))?;
     let mut background = JoinSet::new();
-    background.spawn(http::serve(listener, health.clone(), metrics.clone()));
+    background.spawn(http::serve(listener, health.clone(), metrics.clone(), passes.clone()));
     background.spawn(probe::run(client.clone(), told, upgrade_command(&options)));
     tracing::info!(namespaces = ?options.namespaces, image = %options.image, "operator started");
 
@@ -112,6 +114,7 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
         clusters: kubernetes,
         admins: topic::Admins::new(env.clone()),
         looked: looked::Looked::new(),
+        passes,
         held_unread: doomed::HeldUnread::default(),
         metrics,
         env,
@@ -165,6 +168,7 @@ async fn lead_until(
             () = work(&context, &mut health) => "the watches ended".to_owned(),
         };
         context.metrics.set_leader(false);
+        context.passes.forget_all();
         tracing::warn!(why = lost, "this replica is no longer the leader");
     }
 }
@@ -186,6 +190,7 @@ async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health
         context.looked.forget_all();
         context.clusters.unwatched.forget_all();
         context.metrics.forget_all();
+        context.passes.forget_all();
         tokio::select! {
             biased;
             () = probe::returned(health) => {}
@@ -248,14 +253,16 @@ pub(crate) struct PassFailed(pub(crate) crate::status::Fault);
 /// What the runtime says of a pass: only what did not work is told. An object that is gone is no
 /// fault, and waits for nothing.
 pub(crate) fn told<T, E: std::error::Error + 'static>(
-    metrics: &metrics::Metrics,
+    context: &Context,
     kind: &'static str,
     result: Result<T, controller::Error<PassFailed, E>>,
 ) {
     match result {
         Ok(_) => {}
         Err(controller::Error::ObjectNotFound(gone)) => {
-            metrics.forget(kind, gone.namespace.as_deref().unwrap_or_default(), &gone.name);
+            let namespace = gone.namespace.clone().unwrap_or_default();
+            context.metrics.forget(kind, &namespace, &gone.name);
+            context.passes.forget(&(kind, namespace, gone.name.clone()));
             tracing::debug!(object = %gone, "gone");
         }
         Err(controller::Error::ReconcilerFailed(failed, object)) => {

@@ -20,12 +20,10 @@ use tokio::sync::mpsc;
 use super::Context;
 use crate::api::{
     ACCEPT_LOSS_ANNOTATION, CLUSTER_CONFIG_MAX, CLUSTER_FINALIZER, ClusterRef, DeletionPolicy,
-    KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, PAUSE_ANNOTATION, READY, Resources,
-    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, condition, find_condition, is_paused, set_condition,
-    too_large,
+    KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, PAUSE_ANNOTATION, Resources,
+    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, is_paused, too_large,
 };
 use crate::platform::kubernetes::said;
-use crate::platform::own::STATUS_NOT_WRITTEN;
 use crate::status::{Fault, not_understood};
 
 /// `KafkaCluster` or `KafkaTopic`.
@@ -50,8 +48,8 @@ pub(super) trait Ours:
     /// Drops what is read from the API server where it is needed, and not from the cache.
     fn reduce(&mut self);
 
-    /// What its status says besides conditions while this version cannot read it.
-    fn unread_status(_: &Time) -> Value {
+    /// A status with these words beside its conditions, if it has such.
+    fn phase(_: &str, _: &Time) -> Value {
         json!({})
     }
 }
@@ -74,8 +72,8 @@ impl Ours for KafkaCluster {
         self.spec.resources = Resources::default();
     }
 
-    fn unread_status(now: &Time) -> Value {
-        json!({"phase": "Not understood", "phaseSince": now})
+    fn phase(words: &str, now: &Time) -> Value {
+        json!({"phase": words, "phaseSince": now})
     }
 }
 
@@ -398,7 +396,7 @@ pub(super) async fn tell_not_understood<K: Ours>(
         let fault = Fault { reason: reason.to_owned(), message: message.clone() };
         let (now, is_paused) = (context.now(), is_paused(object.meta()));
         let conditions = not_understood(conditions, generation, &now, is_paused, &fault);
-        let mut status = K::unread_status(&now);
+        let mut status = K::phase("Not understood", &now);
         (status["observedGeneration"], status["conditions"]) =
             (json!(generation), json!(conditions));
         let api: Api<DeserializeGuard<K>> = Api::namespaced(context.client.clone(), &namespace);
@@ -413,47 +411,6 @@ pub(super) async fn tell_not_understood<K: Ours>(
         }
         context.events.tell(&object, true, reason, "Read", &message).await;
     }
-}
-
-/// Says that the status of the object is out of date, because the API server refuses the new one.
-/// Its conditions alone are of a form that every version has. Answers with the object that has them,
-/// once they are written.
-pub(super) async fn tell_not_written<K: Ours>(
-    context: &Context,
-    kind: &'static str,
-    object: &K,
-    fault: &Fault,
-) -> Option<K> {
-    let reason = STATUS_NOT_WRITTEN;
-    let message = format!(
-        "the API server refuses the new status of this object, so that the status shown is out of \
-         date: {}; if its CustomResourceDefinition is older than the operator, upgrade it: {}",
-        fault.message,
-        super::upgrade_command(&context.options)
-    );
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
-    let mut all = object.conditions().to_vec();
-    let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
-    if find_condition(&all, READY).is_some_and(is_told) {
-        return None;
-    }
-    let generation = object.meta().generation;
-    let new = condition(READY, false, reason, message.clone(), generation, context.now());
-    set_condition(&mut all, Condition { status: "Unknown".to_owned(), ..new });
-    let api: Api<Guarded<K>> = Api::namespaced(context.client.clone(), &namespace);
-    let patch = json!({"metadata": {"uid": object.uid()}, "status": {"conditions": all}});
-    let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-    if let Err(error) = &written {
-        tracing::warn!(
-            error = said(error),
-            name,
-            namespace,
-            "cannot write the conditions of an object whose status is refused"
-        );
-    }
-    context.events.tell(object, true, reason, "Reconcile", &message).await;
-    written.ok()?.understood().ok()
 }
 
 /// What about an object a pass is for, as a hash: its own status is no news.

@@ -18,9 +18,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::doomed::{NAMESPACE_FRESH, is_terminating};
-use super::objects::{
-    Guarded, news_of, tell_later, tell_not_understood, tell_not_written, untold, watched,
-};
+use super::objects::{Guarded, news_of, tell_later, tell_not_understood, untold, watched};
+use super::passes::{named, tell_failed};
 use super::topics::{ClusterKey, Topics, cluster_key_of};
 use super::{Context, PassFailed, RESYNC, scoped, watches};
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, UNANSWERED};
@@ -34,7 +33,7 @@ use crate::plan::{
     put_together, to_make,
 };
 use crate::platform::kubernetes::{api_fault, said};
-use crate::platform::own::{Own, STATUS_NOT_WRITTEN};
+use crate::platform::own::Own;
 use crate::reconcile::{TopicHome, TopicPass, reconcile_topic};
 use crate::status::Fault;
 
@@ -331,7 +330,6 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .predicate_filter(news_of, PredicateConfig::default());
     let controller = Controller::for_stream(seen, store)
         .with_config(kube::runtime::controller::Config::default().concurrency(16));
-    let metrics = context.metrics.clone();
     let (clusters, writer) = reflector::store();
     let own_context = Arc::new(TopicContext {
         shared: context.clone(),
@@ -353,10 +351,10 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
             own_context,
         )
         .for_each(|result| {
-            super::told(&metrics, KIND, result);
+            super::told(&context, KIND, result);
             std::future::ready(())
         });
-    futures::join!(passes, tell_not_understood(context, KIND, not_understood));
+    futures::join!(passes, tell_not_understood(context.clone(), KIND, not_understood));
 }
 
 /// The topics of each cluster whose state, as far as topics are concerned, changed.
@@ -464,38 +462,27 @@ async fn reconcile(
     let shared = &context.shared;
     let began = Instant::now();
     let mut topic = context.topics.newest(topic);
-    let mut result = pass(&topic, &context).await;
-    if let Ok(Some(first)) = &result
-        && first.is_outdated
-    {
-        // Somebody else has changed it, or a write was carried out and not answered.
-        tell(shared, &topic, first).await;
-        let live = context.home().read(&topic).await.map_err(PassFailed)?;
-        let Some(live) = live else {
-            let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
-            shared.metrics.set_not_ready(KIND, &namespace, &name, None);
-            context.forget(&topic);
-            return Ok(Action::await_change());
-        };
-        topic = Arc::new(live);
-        result = pass(&topic, &context).await;
-    }
-    if let Err(fault) = &result
-        && fault.reason == STATUS_NOT_WRITTEN
-    {
-        let told = tell_not_written(shared, KIND, &*topic, fault).await;
-        told.into_iter().for_each(|told| context.topics.note(told));
-    }
+    let result = newest_pass(&mut topic, &context).await;
     let faulty =
         result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
     shared.metrics.count_pass(KIND, began.elapsed(), faulty);
     let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
-    let was_made = context.was_made(&topic);
-    let Some(mut pass) = result.map_err(PassFailed)? else {
-        shared.metrics.set_not_ready(KIND, &namespace, &name, None);
-        context.forget(&topic);
-        return Ok(Action::await_change());
+    let mut pass = match result {
+        Ok(Some(pass)) => pass,
+        Ok(None) => {
+            shared.metrics.set_not_ready(KIND, &namespace, &name, None);
+            shared.passes.forget(&named(KIND, &*topic));
+            context.forget(&topic);
+            return Ok(Action::await_change());
+        }
+        Err(fault) => {
+            let told = tell_failed(shared, KIND, &*topic, &fault).await;
+            told.into_iter().for_each(|told| context.topics.note(told));
+            return Err(PassFailed(fault));
+        }
     };
+    shared.passes.worked(KIND, &*topic);
+    let was_made = context.was_made(&topic);
     let ready = find_condition(&pass.status.conditions, READY)
         .filter(|ready| ready.status != "True" && !pass.released);
     shared.metrics.set_not_ready(KIND, &namespace, &name, ready.map(|ready| ready.reason.as_str()));
@@ -505,6 +492,7 @@ async fn reconcile(
     }
     tell(shared, &topic, &pass).await;
     if pass.released {
+        shared.passes.forget(&named(KIND, &*topic));
         context.forget(&topic);
         return Ok(Action::await_change());
     }
@@ -514,6 +502,22 @@ async fn reconcile(
     let is_others = matches!(pass.plan.wait, None | Some(TopicWait::Deleting(_)));
     let settled = pass.fault.is_none() && !pass.is_outdated && (is_others || is_woken);
     Ok(Action::requeue(context.next_pause(&topic, settled)))
+}
+
+/// A pass over `topic`, and another one where it changed during the first, over what it is then;
+/// `None` when it is gone.
+async fn newest_pass(
+    topic: &mut Arc<KafkaTopic>,
+    context: &TopicContext,
+) -> Result<Option<TopicPass>, Fault> {
+    match pass(topic, context).await? {
+        // Somebody else has changed it, or a write was carried out and not answered.
+        Some(first) if first.is_outdated => tell(&context.shared, topic, &first).await,
+        done => return Ok(done),
+    }
+    let Some(live) = context.home().read(topic).await? else { return Ok(None) };
+    *topic = Arc::new(live);
+    pass(topic, context).await
 }
 
 async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<TopicPass>, Fault> {

@@ -230,6 +230,9 @@ impl Wait {
                 row(1, "Volume being deleted", "ClaimBeingDeleted", false, true)
             }
             Self::HoldsLastCopy { .. } => row(1, "Not restarted", "HoldsLastCopy", true, true),
+            Self::NotRead { part: Part::Events, .. } => {
+                row(10, "Not checked", "NotChecked", false, true)
+            }
             Self::NotRead { part, .. } => {
                 let blocks = !matches!(part, Part::Budget | Part::Storage);
                 row(1, "Not checked", "NotChecked", blocks, true)
@@ -322,6 +325,7 @@ impl std::fmt::Display for Part {
             Self::Storage => "volume claims",
             Self::Definitions => "StatefulSets and ConfigMaps",
             Self::Brokers => "pods",
+            Self::Events => "events",
         })
     }
 }
@@ -338,6 +342,11 @@ impl std::fmt::Display for Wait {
             Self::BrokerFailing { broker, reason, message } => {
                 write!(f, "broker {broker} does not run: {reason}: {message}")
             }
+            Self::NotRead { part: Part::Events, message } => write!(
+                f,
+                "events could not be read, so that the cause of what is waited for may be missing: \
+                 {message}"
+            ),
             Self::NotRead { part, message } => {
                 write!(f, "cannot check {part}, so that they are not changed: {message}")
             }

@@ -145,7 +145,7 @@ impl Kubernetes {
 
     /// What events say about brokers that do not serve and claims without a volume: nothing is
     /// asked about the others.
-    async fn news(&self, live: &KubernetesLive, cluster: &KafkaCluster) -> News {
+    async fn news(&self, live: &KubernetesLive, cluster: &KafkaCluster) -> (News, Option<Fault>) {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &live.namespace);
         let names = broker_ids(cluster).flat_map(|id| {
             let broker = broker_name(&cluster.name_any(), id);
@@ -166,18 +166,14 @@ impl Kubernetes {
                 events.list(&about).await
             }
         };
-        let mut news = News::default();
+        let (mut news, mut unread) = (News::default(), None);
         for list in futures::future::join_all(names.map(list)).await {
             match list {
                 Ok(list) => news.extend(list),
-                // Without them there is less to say, and nothing to do differently.
-                Err(error) => tracing::debug!(
-                    error = api_fault("list events", &error).message,
-                    "a cause may be missing from the status"
-                ),
+                Err(error) => unread = unread.or_else(|| Some(api_fault("list events", &error))),
             }
         }
-        news
+        (news, unread)
     }
 
     /// Applies one object, unless it belongs to somebody else.
@@ -759,7 +755,9 @@ impl Platform for Kubernetes {
             (live.identities, live.starting) = (identities, starting);
             let cluster_id = live.cluster_id(cluster);
             live.identities.retain(|id, said| said.is_of(*id, cluster_id.as_deref()));
-            live.news = self.news(&live, cluster).await;
+            let (news, fault) = self.news(&live, cluster).await;
+            live.news = news;
+            live.unread.extend(fault.map(|fault| (Part::Events, fault)));
             Ok(live)
         })
     }
@@ -1557,7 +1555,12 @@ pub(crate) fn said(error: &kube::Error) -> String {
     {
         return status.message.clone();
     }
-    with_causes(error)
+    match error {
+        // Without the names of the library's types.
+        kube::Error::Service(error) => with_causes(&**error),
+        kube::Error::HyperError(error) => with_causes(error),
+        error => with_causes(error),
+    }
 }
 
 /// [`said`] of the API call that `error` began with.

@@ -9,8 +9,11 @@ use super::kubernetes::api_fault;
 use crate::desired::objects::MANAGER;
 use crate::status::Fault;
 
-/// The reason of a status that the API server does not take.
+/// The reason of a status that could not be written.
 pub(crate) const STATUS_NOT_WRITTEN: &str = "StatusNotWritten";
+/// How the words about it end where the API server does not take what it says.
+pub(crate) const MAY_BE_OLDER: &str =
+    "the CustomResourceDefinition of the object may be older than the operator";
 
 /// One of them, as it was when it was looked at.
 pub(crate) struct Own {
@@ -79,7 +82,7 @@ impl Own {
     /// when it was not written, because the object has changed or is gone.
     ///
     /// # Errors
-    /// With the reason [`STATUS_NOT_WRITTEN`] when the API server does not take what it says.
+    /// With the reason [`STATUS_NOT_WRITTEN`].
     pub(crate) async fn write_status(&self, status: &Value) -> Result<Option<String>, Fault> {
         let patch = json!({
             "apiVersion": self.resource.api_version, "kind": self.resource.kind,
@@ -91,13 +94,15 @@ impl Own {
             Ok(now) => Ok(now.metadata.resource_version),
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(None),
             Err(error) => {
-                let fault = api_fault("write the status", &error);
+                let mut message = api_fault("write the status", &error).message;
                 // It is refused for what it says, and will be.
                 let is_lasting = |code: u16| code == 400 || code == 422;
-                let is_refused = matches!(&error, kube::Error::Api(it) if is_lasting(it.code))
-                    || fault.message.contains("field not declared in schema");
-                let reason = if is_refused { STATUS_NOT_WRITTEN } else { &fault.reason };
-                Err(Fault { reason: reason.to_owned(), ..fault })
+                if matches!(&error, kube::Error::Api(it) if is_lasting(it.code))
+                    || message.contains("field not declared in schema")
+                {
+                    message = format!("{message}; {MAY_BE_OLDER}");
+                }
+                Err(Fault { reason: STATUS_NOT_WRITTEN.to_owned(), message })
             }
         }
     }

@@ -169,7 +169,8 @@ impl Net for Kafka {
     }
 }
 
-struct Listener(tokio::sync::Mutex<mpsc::UnboundedReceiver<DuplexStream>>);
+/// Accepts the connections that come over a channel.
+pub(crate) struct Listener(pub(crate) tokio::sync::Mutex<mpsc::UnboundedReceiver<DuplexStream>>);
 
 impl letterbox_env::Listener for Listener {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use letterbox_env::{BoxFuture, BoxListener, BoxStream, Net};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::mpsc;
 
-use super::kafka::Kafka;
+use super::kafka::{Kafka, Listener};
 use super::{ApiServer, Key, text};
 
 const ACTOR: &str = "kubernetes";
@@ -39,6 +40,8 @@ struct Inside {
     cluster_id: Option<Value>,
     /// Whether brokers that start open their logs and do not get to the end; how many are open.
     opens: Option<u64>,
+    /// Takes connections to the operator that was started last.
+    operator: Option<mpsc::UnboundedSender<DuplexStream>>,
     made: u64,
 }
 
@@ -84,6 +87,18 @@ impl World {
         };
         let id = claims.find_map(id);
         self.with(|inside| inside.cluster_id = inside.cluster_id.take().or(id));
+    }
+
+    /// What the operator that was started last answers to `GET path`: status line, headers and body.
+    pub(crate) async fn ask_operator(&self, path: &str) -> String {
+        let operator = self.with(|inside| inside.operator.clone()).unwrap();
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        operator.send(theirs).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        ours.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        ours.read_to_string(&mut said).await.unwrap();
+        said
     }
 
     /// Brokers that start have more logs than they can open.
@@ -364,24 +379,26 @@ fn told(pod: &Value, key: &str) -> Vec<String> {
 }
 
 /// The network of this world: brokers answer `GET /identity`, and clients if there is a
-/// [`Kafka`]; nothing else is there.
+/// [`Kafka`]; an operator is reached by [`World::ask_operator`], and nothing else is there.
 pub(crate) struct WorldNet {
     world: World,
     kafka: Option<Kafka>,
-    real: Arc<dyn Net>,
 }
 
 impl WorldNet {
-    /// The network of `world`; who listens does so on `real`.
+    /// The network of `world`.
     #[must_use]
-    pub(crate) fn new(world: World, kafka: Option<Kafka>, real: Arc<dyn Net>) -> Self {
-        Self { world, kafka, real }
+    pub(crate) fn new(world: World, kafka: Option<Kafka>) -> Self {
+        Self { world, kafka }
     }
 }
 
 impl Net for WorldNet {
-    fn bind<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
-        self.real.bind(host, port)
+    fn bind<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
+        let (connections, accepted) = mpsc::unbounded_channel();
+        self.world.with(|inside| inside.operator = Some(connections));
+        let listener = Box::new(Listener(tokio::sync::Mutex::new(accepted))) as BoxListener;
+        Box::pin(std::future::ready(Ok(listener)))
     }
 
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<BoxStream>> {

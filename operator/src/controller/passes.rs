@@ -1,0 +1,199 @@
+//! Passes that end with an error. Such a one writes no status, so what the status says may not be
+//! what is. That is told where it can be: in the object's conditions, by an event, in the metrics,
+//! and by `/readyz` while every pass over objects of a kind ends so.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt as _;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::metrics::Object;
+use super::objects::{Guarded, Ours};
+use super::{Context, upgrade_command};
+use crate::api::{DEGRADED, READY, condition, find_condition, set_condition};
+use crate::platform::kubernetes::said;
+use crate::platform::own::{MAY_BE_OLDER, STATUS_NOT_WRITTEN};
+use crate::status::Fault;
+
+/// So many passes over an object in a row have to end with an error before that is told: one may
+/// meet a fault of a moment.
+const TOLD_AFTER: u32 = 2;
+/// How soon the same error of the same object is told again where the conditions do not say it.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// How the last passes over each object ended. Clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Passes(Arc<Mutex<BTreeMap<Object, Ended>>>);
+
+/// How the last passes over an object ended.
+#[derive(Default)]
+struct Ended {
+    /// So many of them, in a row, with an error.
+    failed: u32,
+    /// The last error.
+    why: String,
+    /// When that was told.
+    told: Option<Instant>,
+}
+
+impl Passes {
+    /// Takes up that a pass over an object ended with an error. `None`: that may be one of a
+    /// moment. Otherwise whether it is to be told now.
+    fn failed(&self, object: Object, fault: &Fault) -> Option<bool> {
+        self.with(|all| {
+            let ended = all.entry(object).or_default();
+            ended.failed = ended.failed.saturating_add(1);
+            if ended.why != fault.message {
+                ended.why.clone_from(&fault.message);
+                ended.told = None;
+            }
+            if ended.failed < TOLD_AFTER {
+                return None;
+            }
+            let is_due = ended.told.is_none_or(|told| told.elapsed() >= AGAIN);
+            if is_due {
+                ended.told = Some(Instant::now());
+            }
+            Some(is_due)
+        })
+    }
+
+    /// Takes up that a pass over an object ended without an error.
+    pub(super) fn worked<K: Ours>(&self, kind: &'static str, object: &K) {
+        self.with(|all| drop(all.insert(named(kind, object), Ended::default())));
+    }
+
+    /// Whether the last pass over an object ended with the first error after others without one.
+    pub(super) fn is_first_failure<K: Ours>(&self, kind: &'static str, object: &K) -> bool {
+        self.with(|all| all.get(&named(kind, object)).is_some_and(|ended| ended.failed == 1))
+    }
+
+    /// Forgets an object that is gone.
+    pub(super) fn forget(&self, object: &Object) {
+        self.with(|all| drop(all.remove(object)));
+    }
+
+    /// Forgets all of them: another replica looks at them now, or all are looked at anew.
+    pub(super) fn forget_all(&self) {
+        self.with(BTreeMap::clear);
+    }
+
+    /// Why the operator does its work for no object of a kind; `None` while it does it for one.
+    pub(super) fn in_vain(&self) -> Option<String> {
+        self.with(|all| {
+            let mut kinds: BTreeMap<&str, (bool, &str)> = BTreeMap::new();
+            for ((kind, ..), ended) in &*all {
+                let is_in_vain = ended.failed >= TOLD_AFTER;
+                let (every, _) = kinds.entry(*kind).or_insert((true, ended.why.as_str()));
+                *every &= is_in_vain;
+            }
+            let (kind, (_, why)) = kinds.into_iter().find(|(_, (every, _))| *every)?;
+            Some(format!("every reconcile of a {kind} ends with an error: {why}"))
+        })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<Object, Ended>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+pub(super) fn named<K: Ours>(kind: &'static str, object: &K) -> Object {
+    (kind, object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Says of an object, when a second pass over it has ended with an error, that its status is out of
+/// date. Its conditions and its phase are of a form that every version has. Answers with the object
+/// that has them, once they are written.
+pub(super) async fn tell_failed<K: Ours>(
+    context: &Context,
+    kind: &'static str,
+    object: &K,
+    fault: &Fault,
+) -> Option<K> {
+    let of = named(kind, object);
+    let is_due = context.passes.failed(of.clone(), fault)?;
+    let (_, namespace, name) = of;
+    let (reason, message) = words(context, fault);
+    context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
+    let mut all = object.conditions().to_vec();
+    let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
+    if !is_due || find_condition(&all, READY).is_some_and(is_told) {
+        return None;
+    }
+    let (generation, now) = (object.meta().generation, context.now());
+    for (type_, status) in [(READY, "Unknown"), (DEGRADED, "True")] {
+        let new = condition(type_, false, reason, message.clone(), generation, now.clone());
+        set_condition(&mut all, Condition { status: status.to_owned(), ..new });
+    }
+    let mut status = K::phase("Not checked", &now);
+    status["conditions"] = json!(all);
+    let api: Api<Guarded<K>> = Api::namespaced(context.client.clone(), &namespace);
+    let patch = json!({"metadata": {"uid": object.uid()}, "status": status});
+    let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    if let Err(error) = &written {
+        tracing::warn!(
+            error = said(error),
+            name,
+            namespace,
+            "cannot write the conditions of an object whose reconcile failed"
+        );
+    }
+    context.events.tell(object, true, reason, "Reconcile", &message).await;
+    written.ok()?.understood().ok()
+}
+
+/// The reason and the message of the conditions and of the event.
+fn words(context: &Context, fault: &Fault) -> (&'static str, String) {
+    let said = &fault.message;
+    if fault.reason != STATUS_NOT_WRITTEN {
+        let message = format!(
+            "the reconcile of this object ends with an error, so that the status shown may be out \
+             of date: {said}"
+        );
+        return ("NotChecked", message);
+    }
+    let mut message = format!(
+        "the operator cannot write the new status of this object, so that the status shown is out \
+         of date: {said}"
+    );
+    if said.ends_with(MAY_BE_OLDER) {
+        message = format!("{message}; upgrade it: {}", upgrade_command(&context.options));
+    }
+    (STATUS_NOT_WRITTEN, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_told_when_it_lasts_and_again_after_a_while() {
+        let passes = Passes::default();
+        let object = |name: &str| ("KafkaTopic", "ns".to_owned(), name.to_owned());
+        let fault = |words: &str| Fault { reason: "Forbidden".into(), message: words.into() };
+        let fails = |words: &str| passes.failed(object("a"), &fault(words));
+        let (told, untold) = (Some(true), Some(false));
+        assert_eq!((fails("read it"), passes.in_vain()), (None, None), "it may be of a moment");
+        assert_eq!((fails("read it"), fails("read it")), (told, untold), "once");
+        let every = "every reconcile of a KafkaTopic ends with an error: read it";
+        assert_eq!(passes.in_vain().as_deref(), Some(every));
+        assert_eq!((fails("write it"), fails("write it")), (told, untold), "another one");
+        tokio::time::sleep(AGAIN).await;
+        assert_eq!((fails("write it"), fails("write it")), (told, untold));
+        // It works for another object of the kind, and then for no other one of it.
+        passes.with(|all| drop(all.insert(object("b"), Ended::default())));
+        assert_eq!(passes.in_vain(), None);
+        passes.forget(&object("b"));
+        let other = ("KafkaCluster", "ns".to_owned(), "b".to_owned());
+        passes.with(|all| drop(all.insert(other, Ended::default())));
+        assert!(passes.in_vain().is_some());
+        passes.with(|all| drop(all.insert(object("a"), Ended::default())));
+        assert_eq!(passes.in_vain(), None);
+        assert_eq!(fails("write it"), None);
+    }
+}
