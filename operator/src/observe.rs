@@ -29,6 +29,8 @@ pub struct Observed {
     /// Brokers' definitions with this cluster's label that belong to none of its brokers: what is
     /// on their volumes is not known, so they are left as they are.
     pub strays: Vec<ObjectKey>,
+    /// Pods of somebody else that the services of this cluster select.
+    pub foreign: Vec<String>,
     /// The brokers, by id.
     pub brokers: BTreeMap<i32, ObservedBroker>,
     /// By listener name: where clients connect first.

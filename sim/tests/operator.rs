@@ -1037,6 +1037,42 @@ fn a_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
 }
 
 #[test]
+fn a_pod_of_somebody_else_that_gets_clients_is_told() {
+    play(async |mut play: Play| {
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let (server, key) = (play.server().clone(), Key::new("/pods", "ns", "other"));
+        let own = server.get(&Key::new("/pods", "ns", "demo-broker-0-0")).unwrap();
+        let labels = own["metadata"]["labels"].clone();
+        let with = |labels: &Value| {
+            json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"labels": labels},
+                "spec": {"containers": [], "volumes": []},
+            })
+        };
+        let is_told = |play: &Play| {
+            let degraded = play.condition("Degraded");
+            let message = degraded["message"].as_str().unwrap_or_default();
+            degraded["reason"] == "UnknownPod" && message.starts_with("pod other ")
+        };
+        server.create("person", &key, with(&labels)).unwrap();
+        play.until("it is told", 10, is_told).await;
+        assert_eq!(play.condition("Ready")["status"], "True");
+        server.remove("person", &key);
+        play.until("it is gone", 30, Play::is_settled).await;
+        // No service selects it.
+        let mut labels = labels;
+        labels["app.kubernetes.io/component"] = json!("backup");
+        server.create("person", &key, with(&labels)).unwrap();
+        for _ in 0..70 {
+            play.tick().await;
+            assert!(!is_told(&play));
+        }
+    });
+}
+
+#[test]
 fn a_pass_that_ends_with_an_error_is_told_where_it_can_be() {
     // Calls that are refused, of which kind, and what is said then.
     for (kind, is_write, reason, words) in [

@@ -33,7 +33,7 @@ const KIND: &str = "KafkaCluster";
 const REMEMBERED: Duration = Duration::from_millis(20);
 /// How soon a cluster is looked at again whose object changed during a pass.
 const CHANGED: Duration = Duration::from_millis(500);
-/// How soon a cluster is looked at again the last pass over which was the first to end with an error.
+/// How soon a cluster is looked at again after the first pass that ended with an error.
 const FAILED: Duration = Duration::from_secs(1);
 
 /// Reconciles the clusters of one namespace, or of all, for ever.

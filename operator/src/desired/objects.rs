@@ -183,7 +183,7 @@ fn selector(cluster: &Blueprint, broker: Option<&Broker>) -> Value {
 }
 
 /// Selects the nodes that serve clients.
-fn client_selector(cluster: &Blueprint) -> Value {
+pub(crate) fn client_selector(cluster: &Blueprint) -> Value {
     let mut labels = selector(cluster, None);
     labels[BROKER_ROLE_LABEL] = json!("true");
     labels

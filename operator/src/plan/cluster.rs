@@ -58,6 +58,7 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     plan.waits.extend(begun.map(|(broker, loss)| Wait::GoesOnWithout { broker, loss }));
     let strays = observed.strays.iter().cloned();
     plan.waits.extend(strays.map(|set| Wait::Stray { set }));
+    plan.waits.extend(observed.foreign.iter().cloned().map(|pod| Wait::Foreign { pod }));
     plan_access(observed, &mut plan);
     let mut down = Down::of(desired, observed);
     if observed.has_claims() {

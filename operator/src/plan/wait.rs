@@ -137,6 +137,11 @@ pub enum Wait {
         /// Its definition.
         set: ObjectKey,
     },
+    /// A pod of somebody else gets clients of this cluster.
+    Foreign {
+        /// Its name.
+        pod: String,
+    },
     /// What changes of some kind of objects is noticed late.
     NotWatched {
         /// The plural of the kind.
@@ -267,6 +272,7 @@ impl Wait {
                 row(9, "Other storage class", "StorageClassDiffers", false, true)
             }
             Self::Stray { .. } => row(10, "Unknown broker", "UnknownBroker", false, true),
+            Self::Foreign { .. } => row(10, "Unknown pod", "UnknownPod", false, true),
             Self::NotWatched { .. } => row(10, "Not watched", "NotWatched", false, true),
             Self::VolumeGrowing { .. } => {
                 row(11, "Growing a volume", "VolumeGrowing", false, false)
@@ -429,6 +435,11 @@ impl std::fmt::Display for Wait {
                 "{set} has this cluster's label and is none of the brokers in status.nodes; the \
                  operator does not change it: delete it if its volumes are not needed, or remove \
                  the label"
+            ),
+            Self::Foreign { pod } => write!(
+                f,
+                "pod {pod} has the labels of this cluster's brokers and is none of them, so that \
+                 Services may send clients to it; delete it, or remove these labels from it"
             ),
             Self::NotWatched { what, message } => write!(
                 f,

@@ -72,6 +72,8 @@ pub struct KubernetesLive {
     default_image: String,
     objects: BTreeMap<ObjectKey, Value>,
     pods: Vec<Pod>,
+    /// What has the cluster's label, and is no pod of its own.
+    foreign: Vec<Pod>,
     claims: Vec<PersistentVolumeClaim>,
     identities: BTreeMap<i32, Identity>,
     /// What brokers that run and do not serve say that they wait for.
@@ -907,6 +909,9 @@ impl Live for KubernetesLive {
                 && !desired.brokers.values().any(|broker| broker.name == key.name)
         };
         let strays = self.objects.keys().filter(is_stray).cloned().collect();
+        let selector = objects::client_selector(desired);
+        let foreign = self.foreign.iter().filter(|pod| is_selected(pod, &selector));
+        let foreign = foreign.map(|pod| pod.name_any()).collect();
         let brokers = desired
             .brokers
             .keys()
@@ -921,6 +926,7 @@ impl Live for KubernetesLive {
             budget,
             stale,
             strays,
+            foreign,
             brokers,
             bootstrap,
             cluster_id: None,
@@ -949,14 +955,20 @@ impl KubernetesLive {
             .collect();
         // Whose the sets are is not known while they cannot be read; Ready is Unknown then.
         let is_unread = self.unread.contains_key(&Part::Definitions);
-        self.pods.retain(|pod| {
+        let is_believed = |pod: &Pod| {
             let controller =
                 pod.owner_references().iter().find(|owner| owner.controller == Some(true));
             controller.is_some_and(|owner| {
                 sets.get(&owner.uid) == Some(&owner.name)
                     || (is_unread && owner.kind == "StatefulSet")
             })
-        });
+        };
+        (self.pods, self.foreign) =
+            std::mem::take(&mut self.pods).into_iter().partition(is_believed);
+        // Kubernetes gives a pod of a broker's name to its set, or ends it.
+        let brokers = broker_ids(cluster).map(|id| broker_name(&cluster.name_any(), id));
+        let own_names: BTreeSet<String> = brokers.map(|broker| format!("{broker}-0")).collect();
+        self.foreign.retain(|pod| !is_unread && !own_names.contains(&pod.name_any()));
     }
 
     /// The id that the cluster has, or that its volumes say, or, where there is nothing yet, the
@@ -1373,6 +1385,16 @@ fn is_of_newest(set: Option<&Value>, pod: Option<&Pod>) -> bool {
     let revision = set.and_then(|set| set.pointer("/status/updateRevision")?.as_str());
     let made_from = pod.and_then(|pod| pod.labels().get("controller-revision-hash"));
     set.is_some_and(is_seen) && revision.is_some() && revision == made_from.map(String::as_str)
+}
+
+/// Whether a service with this selector may send clients to a pod.
+fn is_selected(pod: &Pod, selector: &Value) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let ends = pod.metadata.deletion_timestamp.is_some();
+    let mut wanted = selector.as_object().into_iter().flatten();
+    !ends
+        && !matches!(phase, Some("Succeeded" | "Failed"))
+        && wanted.all(|(key, value)| pod.labels().get(key).map(String::as_str) == value.as_str())
 }
 
 /// Whether a claim names a snapshot or another claim whose content its volume is to have.

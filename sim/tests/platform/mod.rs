@@ -687,6 +687,7 @@ impl Live for ModelState {
             budget: Compared { missing: missing(!self.lost_budget, "budget"), differs: Vec::new() },
             stale: self.stale.clone(),
             strays: self.strays.clone(),
+            foreign: Vec::new(),
             brokers,
             bootstrap: BTreeMap::new(),
             cluster_id: None,
