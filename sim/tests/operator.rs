@@ -61,6 +61,11 @@ impl Play {
 
     /// Starts an operator; one with a lease leads only while no other one does.
     fn start(&mut self, faults: &Faults, leases: bool) {
+        self.start_release(faults, leases.then_some("letterbox-operator"), "letterbox:1");
+    }
+
+    /// Starts an operator with this lease, and this image for new clusters.
+    fn start_release(&mut self, faults: &Faults, lease: Option<&str>, image: &str) {
         self.started += 1;
         let name = format!("{OPERATOR}-{}", self.started);
         let client = self.server().client(&name, faults);
@@ -73,13 +78,13 @@ impl Play {
             clock: Arc::new(self.server().clock()),
             ..real
         };
-        let lease = leases.then(|| LeaseOptions {
+        let lease = lease.map(|lease| LeaseOptions {
             namespace: "ns".into(),
-            name: "letterbox-operator".into(),
+            name: lease.into(),
             identity: name.clone(),
         });
         let options = Options {
-            image: "letterbox:1".into(),
+            image: image.into(),
             namespaces: vec!["ns".into()],
             listen: ("127.0.0.1".into(), 0),
             lease,
@@ -1033,6 +1038,65 @@ fn a_status_that_is_refused_is_not_left_standing_as_if_it_were_true() {
         assert!(play.monitor.writes - writes < 3, "once");
         faults.set_broken(&[]);
         play.until("the loss is told", 30, is_lost).await;
+    });
+}
+
+#[test]
+fn of_two_releases_that_watch_a_namespace_one_acts_and_the_other_says_so() {
+    play(async |mut play: Play| {
+        play.kafka = Some(Kafka::start().await);
+        make_topics(&play, 1, |_| json!({}));
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start_release(&Faults::none(), Some("one"), "letterbox:1");
+        // It has the namespace once it has written anything.
+        play.until("the first one acts", 20, |play| play.monitor.writes > 0).await;
+        play.start_release(&Faults::none(), Some("two"), "letterbox:2");
+        let are_ready = |play: &Play| play.is_settled() && topics_that_are(play, "Ready") == 1;
+        play.until("they are ready", 120, are_ready).await;
+        let says = "the operator ns/one manages the objects of namespace ns";
+        let is_told = |play: &Play| {
+            let events = play.server().all("events.k8s.io/events");
+            events.iter().any(|(_, event)| {
+                let note = event["note"].as_str().unwrap_or_default();
+                event["reason"] == "OtherOperator" && note.starts_with(says)
+            })
+        };
+        play.until("an event tells it", 20, is_told).await;
+        let ready = play.world.ask_operator("/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains(says), "{ready}");
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+        play.until("it restarts", 60, |play| play.monitor.restarts == 1).await;
+        play.until("they are ready again", 60, are_ready).await;
+        let (changes, _) = play.server().changes_since(0);
+        let is_told = |key: &Key| key.resource.ends_with("/events");
+        let by_second = changes.iter().filter(|it| it.actor == "operator-2");
+        let mut acted = by_second.filter(|it| !it.key.resource.ends_with("/leases"));
+        assert!(acted.all(|it| is_told(&it.key)), "it changes nothing");
+        // Somebody deletes the Lease.
+        let lease = Key::new("coordination.k8s.io/leases", "ns", "letterbox-operator-of-namespace");
+        play.server().remove("thief", &lease);
+        let holder = |play: &Play| play.server().get(&lease).map(|it| it["spec"].clone());
+        let is_held = |play: &Play| holder(play).is_some_and(|it| it["holderIdentity"] != "");
+        play.until("it is there again", 7, is_held).await;
+        // Longer than an operator that begins is given for its first look at a cluster.
+        for _ in 0..70 {
+            play.tick().await;
+        }
+        // Whoever has it ends without a word. The image of the cluster stays, and so does what is
+        // said of its topics.
+        let is_first = holder(&play).is_some_and(|it| it["holderIdentity"] == "ns/one");
+        let (_, ended) = play.operators.remove(usize::from(!is_first));
+        ended.abort();
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "4"}));
+        for _ in 0..60 {
+            play.tick().await;
+            assert_eq!(topics_that_are(&play, "ClusterNotChecked"), 0);
+        }
+        assert_eq!(play.monitor.restarts, 2, "the other one acts");
+        assert!(are_ready(&play), "{}", play.told());
+        let set = play.server().get(&Key::new("apps/statefulsets", "ns", "demo-broker-0")).unwrap();
+        let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
+        assert_eq!(image, "letterbox:1");
     });
 }
 

@@ -109,4 +109,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [""]
   resources: [events]
   verbs: [list]
+{{- if .Values.leaderElection.enabled }}
+# One operator acts in a namespace. A name cannot be given for what does not exist yet.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [letterbox-operator-of-namespace]
+  verbs: [get, update]
+{{- end }}
 {{- end -}}

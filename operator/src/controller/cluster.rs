@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::doomed::is_terminating;
 use super::objects::{news_of, paged, tell_later, tell_not_understood, untold, watched};
+use super::owner::not_ours;
 use super::passes::{named, tell_failed};
 use super::{Context, PassFailed, RESYNC, WAITING, scoped, watches};
 use crate::admin::KafkaAdmin;
@@ -129,6 +130,9 @@ struct Ended {
 /// One pass over `cluster`, which becomes what the API server has; `None` when it is gone.
 async fn pass(cluster: &mut Arc<KafkaCluster>, context: &Context) -> Result<Option<Ended>, Fault> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    if let Some(fault) = not_ours(context, &namespace).await {
+        return Err(fault);
+    }
     // What woke this pass may be behind: its own last status, or a spec that another replica acts
     // on already.
     let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);

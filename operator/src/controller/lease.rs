@@ -39,7 +39,7 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two renewals.
 const RENEW: Duration = Duration::from_secs(2);
 /// Between two attempts to lead, so that a Lease that was given back is taken within two seconds.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// How long one call may take while we do not lead.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a stopping operator takes to give the Lease back.
@@ -50,40 +50,82 @@ pub(crate) struct Held {
     env: Env,
     api: Api<Lease>,
     options: LeaseOptions,
+    pause: Duration,
     lease: Lease,
     renewed: Instant,
 }
 
+/// Why a Lease is not ours yet.
+pub(crate) enum Waits {
+    /// Somebody else holds it.
+    Other(String),
+    /// Somebody else has just written it.
+    Conflict,
+    /// What the API server says.
+    Error(kube::Error),
+    /// Nothing was said in time.
+    NoAnswer,
+}
+
+/// Attempts to hold a Lease, one after the other.
+pub(crate) struct Attempts {
+    env: Env,
+    api: Api<Lease>,
+    options: LeaseOptions,
+    /// Between two renewals.
+    pause: Duration,
+    /// The version that was seen last, and since when.
+    seen: Option<(Option<String>, Instant)>,
+}
+
+impl Attempts {
+    /// What is held is renewed with these pauses, shorter than [`RENEW_DEADLINE`].
+    pub(crate) fn new(env: &Env, client: &Client, options: &LeaseOptions, pause: Duration) -> Self {
+        let api = Api::namespaced(client.clone(), &options.namespace);
+        Self { env: env.clone(), api, options: options.clone(), pause, seen: None }
+    }
+
+    /// One attempt.
+    pub(crate) async fn next(&mut self) -> Result<Held, Waits> {
+        let began = Instant::now();
+        let attempt = attempt(&self.env, &self.api, &self.options, &mut self.seen);
+        match tokio::time::timeout(CALL_DEADLINE, attempt).await {
+            Ok(Ok(Ok(lease))) => Ok(Held {
+                env: self.env.clone(),
+                api: self.api.clone(),
+                options: self.options.clone(),
+                pause: self.pause,
+                lease,
+                renewed: began,
+            }),
+            Ok(Ok(Err(holder))) => Err(Waits::Other(holder)),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Waits::Conflict),
+            Ok(Err(error)) => Err(Waits::Error(error)),
+            Err(_) => Err(Waits::NoAnswer),
+        }
+    }
+}
+
 /// Waits until we lead, for ever if need be.
 pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) -> Held {
-    let api: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
-    let mut seen: Option<(Option<String>, Instant)> = None;
+    let mut attempts = Attempts::new(env, client, options, RENEW);
     // What was said last: an attempt each second is not a line each second.
     let mut said = String::new();
     loop {
-        let began = Instant::now();
-        let attempt =
-            tokio::time::timeout(CALL_DEADLINE, attempt(env, &api, options, &mut seen)).await;
-        let waits_for = match attempt {
-            Ok(Ok(Ok(lease))) => {
+        let waits_for = match attempts.next().await {
+            Ok(held) => {
                 tracing::info!(identity = options.identity, "this replica leads");
-                return Held {
-                    env: env.clone(),
-                    api,
-                    options: options.clone(),
-                    lease,
-                    renewed: began,
-                };
+                return held;
             }
-            Ok(Ok(Err(holder))) => format!("another replica leads: {holder}"),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => said.clone(),
-            Ok(Err(error)) => format!(
+            Err(Waits::Other(holder)) => format!("another replica leads: {holder}"),
+            Err(Waits::Conflict) => said.clone(),
+            Err(Waits::Error(error)) => format!(
                 "the Lease {}/{} cannot be acquired: {}",
                 options.namespace,
                 options.name,
                 said_by(&error)
             ),
-            Err(_) => {
+            Err(Waits::NoAnswer) => {
                 format!("the API server does not answer within {} s", CALL_DEADLINE.as_secs())
             }
         };
@@ -120,26 +162,46 @@ async fn attempt(
     Ok(Err(holder))
 }
 
+/// Why a Lease is not held any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Somebody else holds it.
+    Taken,
+    /// It was deleted.
+    Gone,
+    /// It was not renewed in time.
+    NotRenewed,
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Taken => f.write_str("another replica acquired the Lease"),
+            Self::Gone => f.write_str("the Lease was deleted"),
+            Self::NotRenewed => {
+                write!(f, "the Lease could not be renewed for {} s", RENEW_DEADLINE.as_secs())
+            }
+        }
+    }
+}
+
 impl Held {
     /// Renews for as long as it works; returns why it no longer does. Whatever is awaited meanwhile:
     /// leadership ends at its deadline.
-    pub(crate) async fn keep(&mut self) -> String {
+    pub(crate) async fn keep(&mut self) -> Lost {
         loop {
             let deadline = self.renewed + RENEW_DEADLINE;
             match tokio::time::timeout_at(deadline, self.renew()).await {
-                Ok(true) => {}
-                Ok(false) => return "another replica acquired the Lease".to_owned(),
-                Err(_) => {
-                    let waited = RENEW_DEADLINE.as_secs();
-                    return format!("the Lease could not be renewed for {waited} s");
-                }
+                Ok(None) => {}
+                Ok(Some(lost)) => return lost,
+                Err(_) => return Lost::NotRenewed,
             }
         }
     }
 
-    /// One attempt to renew; false once another replica has the Lease.
-    async fn renew(&mut self) -> bool {
-        tokio::time::sleep(RENEW).await;
+    /// One attempt to renew; why the Lease is lost, if it is.
+    async fn renew(&mut self) -> Option<Lost> {
+        tokio::time::sleep(self.pause).await;
         let began = Instant::now();
         let next = record(&self.env, &self.options, Some(&self.lease));
         let params = PostParams::default();
@@ -148,12 +210,13 @@ impl Held {
                 self.lease = lease;
                 self.renewed = began;
             }
+            Err(kube::Error::Api(status)) if status.code == 404 => return Some(Lost::Gone),
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 match self.api.get(&self.options.name).await {
                     Ok(live) if holder_of(&live) == Some(self.options.identity.as_str()) => {
                         self.lease = live;
                     }
-                    Ok(_) => return false,
+                    Ok(_) => return Some(Lost::Taken),
                     Err(error) => {
                         tracing::warn!(error = said_by(&error), "the Lease could not be read")
                     }
@@ -161,7 +224,7 @@ impl Held {
             }
             Err(error) => tracing::warn!(error = said_by(&error), "the Lease was not renewed"),
         }
-        true
+        None
     }
 
     /// Gives the Lease back, so that another replica leads at once. Call it when nothing is being
@@ -261,10 +324,11 @@ mod tests {
             api: Api::namespaced(client, &options.namespace),
             lease: Lease::default(),
             options,
+            pause: RENEW,
             renewed,
         };
         let ended = tokio::time::timeout(DURATION, held.keep()).await;
-        assert_eq!(ended.as_deref(), Ok("the Lease could not be renewed for 10 s"));
+        assert_eq!(ended, Ok(Lost::NotRenewed));
         assert!(renewed.elapsed() < DURATION, "another replica may lead already");
     }
 }

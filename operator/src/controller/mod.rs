@@ -9,6 +9,7 @@ mod lease;
 mod looked;
 mod metrics;
 mod objects;
+mod owner;
 mod passes;
 mod probe;
 mod schema;
@@ -74,6 +75,7 @@ pub(crate) struct Context {
     pub(crate) clusters: Kubernetes,
     pub(crate) admins: topic::Admins,
     looked: looked::Looked,
+    owners: owner::Owners,
     passes: passes::Passes,
     held_unread: doomed::HeldUnread,
 }
@@ -114,6 +116,7 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
         clusters: kubernetes,
         admins: topic::Admins::new(env.clone()),
         looked: looked::Looked::new(),
+        owners: owner::Owners::default(),
         passes,
         held_unread: doomed::HeldUnread::default(),
         metrics,
@@ -164,11 +167,13 @@ async fn lead_until(
             biased;
             stopped = &mut stop => return stopped.map(|()| held),
             lost = keep(&mut held) => lost,
+            lost = owner::keep(&context) => lost,
             never = doomed::let_go_without_clusters(context.clone(), told) => match never {},
             () = work(&context, &mut health) => "the watches ended".to_owned(),
         };
         context.metrics.set_leader(false);
         context.passes.forget_all();
+        context.owners.forget_all();
         tracing::warn!(why = lost, "this replica is no longer the leader");
     }
 }
@@ -176,7 +181,7 @@ async fn lead_until(
 /// Ends when leadership is lost, which a replica without a Lease never does.
 async fn keep(held: &mut Option<Held>) -> String {
     match held {
-        Some(held) => held.keep().await,
+        Some(held) => held.keep().await.to_string(),
         None => std::future::pending().await,
     }
 }

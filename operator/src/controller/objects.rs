@@ -371,6 +371,9 @@ pub(super) async fn tell_not_understood<K: Ours>(
             context.metrics.set_not_ready(kind, &namespace, &name, None);
             continue;
         }
+        if super::owner::not_ours(&context, &namespace).await.is_some() {
+            continue;
+        }
         let generation = object.meta().generation;
         let key = (object.uid(), name.clone());
         if told.get(&key) == Some(&generation) {

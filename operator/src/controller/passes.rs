@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::metrics::Object;
 use super::objects::{Guarded, Ours};
+use super::owner::OTHER_OPERATOR;
 use super::{Context, upgrade_command};
 use crate::api::{DEGRADED, READY, condition, find_condition, set_condition};
 use crate::platform::kubernetes::said;
@@ -36,7 +37,7 @@ struct Ended {
     /// So many of them, in a row, with an error.
     failed: u32,
     /// The last error.
-    why: String,
+    fault: Option<Fault>,
     /// When that was told.
     told: Option<Instant>,
 }
@@ -48,9 +49,8 @@ impl Passes {
         self.with(|all| {
             let ended = all.entry(object).or_default();
             ended.failed = ended.failed.saturating_add(1);
-            if ended.why != fault.message {
-                ended.why.clone_from(&fault.message);
-                ended.told = None;
+            if ended.fault.as_ref() != Some(fault) {
+                (ended.fault, ended.told) = (Some(fault.clone()), None);
             }
             if ended.failed < TOLD_AFTER {
                 return None;
@@ -83,16 +83,21 @@ impl Passes {
         self.with(BTreeMap::clear);
     }
 
-    /// Why the operator does its work for no object of a kind; `None` while it does it for one.
+    /// Why the operator does its work for no object of a kind, or leaves some of them to another
+    /// operator; `None` while it works.
     pub(super) fn in_vain(&self) -> Option<String> {
         self.with(|all| {
-            let mut kinds: BTreeMap<&str, (bool, &str)> = BTreeMap::new();
+            let mut kinds: BTreeMap<&str, (bool, Option<&Fault>)> = BTreeMap::new();
             for ((kind, ..), ended) in &*all {
-                let is_in_vain = ended.failed >= TOLD_AFTER;
-                let (every, _) = kinds.entry(*kind).or_insert((true, ended.why.as_str()));
-                *every &= is_in_vain;
+                let lasts = ended.fault.as_ref().filter(|_| ended.failed >= TOLD_AFTER);
+                if let Some(fault) = lasts.filter(|fault| fault.reason == OTHER_OPERATOR) {
+                    return Some(fault.message.clone());
+                }
+                let (every, _) = kinds.entry(*kind).or_insert((true, lasts));
+                *every &= lasts.is_some();
             }
-            let (kind, (_, why)) = kinds.into_iter().find(|(_, (every, _))| *every)?;
+            let (kind, (_, fault)) = kinds.into_iter().find(|(_, (every, _))| *every)?;
+            let why = &fault?.message;
             Some(format!("every reconcile of a {kind} ends with an error: {why}"))
         })
     }
@@ -120,6 +125,13 @@ pub(super) async fn tell_failed<K: Ours>(
     let (_, namespace, name) = of;
     let (reason, message) = words(context, fault);
     context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
+    if reason == OTHER_OPERATOR {
+        // The status is the other one's.
+        if is_due {
+            context.events.tell(object, true, reason, "Reconcile", &message).await;
+        }
+        return None;
+    }
     let mut all = object.conditions().to_vec();
     let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
     if !is_due || find_condition(&all, READY).is_some_and(is_told) {
@@ -150,6 +162,9 @@ pub(super) async fn tell_failed<K: Ours>(
 /// The reason and the message of the conditions and of the event.
 fn words(context: &Context, fault: &Fault) -> (&'static str, String) {
     let said = &fault.message;
+    if fault.reason == OTHER_OPERATOR {
+        return (OTHER_OPERATOR, said.clone());
+    }
     if fault.reason != STATUS_NOT_WRITTEN {
         let message = format!(
             "the reconcile of this object ends with an error, so that the status shown may be out \

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::doomed::{NAMESPACE_FRESH, is_terminating};
 use super::objects::{Guarded, news_of, tell_later, tell_not_understood, untold, watched};
+use super::owner::{OTHER_OPERATOR, not_ours};
 use super::passes::{named, tell_failed};
 use super::topics::{ClusterKey, Topics, cluster_key_of};
 use super::{Context, PassFailed, RESYNC, scoped, watches};
@@ -475,6 +476,11 @@ async fn reconcile(
             context.forget(&topic);
             return Ok(Action::await_change());
         }
+        // The cluster tells it once for all.
+        Err(fault) if fault.reason == OTHER_OPERATOR => {
+            shared.passes.forget(&named(KIND, &*topic));
+            return Ok(Action::requeue(jittered(&shared.env, RETRY_MAX)));
+        }
         Err(fault) => {
             let told = tell_failed(shared, KIND, &*topic, &fault).await;
             told.into_iter().for_each(|told| context.topics.note(told));
@@ -510,6 +516,9 @@ async fn newest_pass(
     topic: &mut Arc<KafkaTopic>,
     context: &TopicContext,
 ) -> Result<Option<TopicPass>, Fault> {
+    if let Some(fault) = not_ours(&context.shared, &topic.namespace().unwrap_or_default()).await {
+        return Err(fault);
+    }
     match pass(topic, context).await? {
         // Somebody else has changed it, or a write was carried out and not answered.
         Some(first) if first.is_outdated => tell(&context.shared, topic, &first).await,
