@@ -1077,7 +1077,7 @@ fn of_two_releases_that_watch_a_namespace_one_acts_and_the_other_says_so() {
         play.server().remove("thief", &lease);
         let holder = |play: &Play| play.server().get(&lease).map(|it| it["spec"].clone());
         let is_held = |play: &Play| holder(play).is_some_and(|it| it["holderIdentity"] != "");
-        play.until("it is there again", 7, is_held).await;
+        play.until("it is there again", 25, is_held).await;
         // Longer than an operator that begins is given for its first look at a cluster.
         for _ in 0..70 {
             play.tick().await;
@@ -1088,7 +1088,7 @@ fn of_two_releases_that_watch_a_namespace_one_acts_and_the_other_says_so() {
         let (_, ended) = play.operators.remove(usize::from(!is_first));
         ended.abort();
         play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "4"}));
-        for _ in 0..60 {
+        for _ in 0..120 {
             play.tick().await;
             assert_eq!(topics_that_are(&play, "ClusterNotChecked"), 0);
         }

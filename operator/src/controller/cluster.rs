@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::doomed::is_terminating;
 use super::objects::{news_of, paged, tell_later, tell_not_understood, untold, watched};
-use super::owner::not_ours;
+use super::owner::{OTHER_OPERATOR, not_ours};
 use super::passes::{named, tell_failed};
 use super::{Context, PassFailed, RESYNC, WAITING, scoped, watches};
 use crate::admin::KafkaAdmin;
@@ -114,6 +114,10 @@ async fn reconcile(
         }
         Err(fault) => {
             tell_failed(&context, KIND, &*cluster, &fault).await;
+            // The log has one line about it.
+            if fault.reason == OTHER_OPERATOR {
+                return Ok(back_off(&cluster, &context));
+            }
             Err(PassFailed(fault))
         }
     }

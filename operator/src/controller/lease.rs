@@ -31,16 +31,27 @@ pub struct LeaseOptions {
     pub identity: String,
 }
 
-/// How long a record that does not change is honoured.
-const DURATION: Duration = Duration::from_secs(15);
-/// How long we go on without a successful renewal; shorter than [`DURATION`], so that we stop
-/// before another begins.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Between two renewals.
-const RENEW: Duration = Duration::from_secs(2);
+/// How long a Lease holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    /// How long a record that does not change is honoured.
+    pub(crate) honoured: Duration,
+    /// How long we go on without a successful renewal; shorter, so that we stop before another
+    /// begins.
+    pub(crate) deadline: Duration,
+    /// Between two renewals.
+    pub(crate) renewal: Duration,
+}
+
+/// Of leadership.
+const LEADER: Pace = Pace {
+    honoured: Duration::from_secs(15),
+    deadline: Duration::from_secs(10),
+    renewal: Duration::from_secs(2),
+};
 /// Between two attempts to lead, so that a Lease that was given back is taken within two seconds.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
-/// How long one call may take while we do not lead.
+/// How long one call may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a stopping operator takes to give the Lease back.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
@@ -50,7 +61,7 @@ pub(crate) struct Held {
     env: Env,
     api: Api<Lease>,
     options: LeaseOptions,
-    pause: Duration,
+    pace: Pace,
     lease: Lease,
     renewed: Instant,
 }
@@ -67,34 +78,53 @@ pub(crate) enum Waits {
     NoAnswer,
 }
 
+impl Waits {
+    /// Why, in words; `None` for what is over in a moment.
+    pub(crate) fn told(&self, options: &LeaseOptions) -> Option<String> {
+        Some(match self {
+            Self::Other(holder) => format!("another replica leads: {holder}"),
+            Self::Conflict => return None,
+            Self::Error(error) => format!(
+                "the Lease {}/{} cannot be acquired: {}",
+                options.namespace,
+                options.name,
+                said_by(error)
+            ),
+            Self::NoAnswer => {
+                format!("the API server does not answer within {} s", CALL_DEADLINE.as_secs())
+            }
+        })
+    }
+}
+
+/// The version of a Lease that was seen last, and since when.
+pub(crate) type Seen = (Option<String>, Instant);
+
 /// Attempts to hold a Lease, one after the other.
 pub(crate) struct Attempts {
     env: Env,
     api: Api<Lease>,
     options: LeaseOptions,
-    /// Between two renewals.
-    pause: Duration,
-    /// The version that was seen last, and since when.
-    seen: Option<(Option<String>, Instant)>,
+    pace: Pace,
+    pub(crate) seen: Option<Seen>,
 }
 
 impl Attempts {
-    /// What is held is renewed with these pauses, shorter than [`RENEW_DEADLINE`].
-    pub(crate) fn new(env: &Env, client: &Client, options: &LeaseOptions, pause: Duration) -> Self {
+    pub(crate) fn new(env: &Env, client: &Client, options: &LeaseOptions, pace: Pace) -> Self {
         let api = Api::namespaced(client.clone(), &options.namespace);
-        Self { env: env.clone(), api, options: options.clone(), pause, seen: None }
+        Self { env: env.clone(), api, options: options.clone(), pace, seen: None }
     }
 
     /// One attempt.
     pub(crate) async fn next(&mut self) -> Result<Held, Waits> {
         let began = Instant::now();
-        let attempt = attempt(&self.env, &self.api, &self.options, &mut self.seen);
+        let attempt = self.attempt();
         match tokio::time::timeout(CALL_DEADLINE, attempt).await {
             Ok(Ok(Ok(lease))) => Ok(Held {
                 env: self.env.clone(),
                 api: self.api.clone(),
                 options: self.options.clone(),
-                pause: self.pause,
+                pace: self.pace,
                 lease,
                 renewed: began,
             }),
@@ -104,11 +134,31 @@ impl Attempts {
             Err(_) => Err(Waits::NoAnswer),
         }
     }
+
+    /// Takes the Lease if nobody else holds it; or else who does.
+    async fn attempt(&mut self) -> kube::Result<Result<Lease, String>> {
+        let (env, api, options, params) =
+            (&self.env, &self.api, &self.options, PostParams::default());
+        let Some(live) = api.get_opt(&options.name).await? else {
+            return api.create(&params, &record(env, options, self.pace, None)).await.map(Ok);
+        };
+        let version = live.resource_version();
+        if self.seen.as_ref().is_none_or(|(known, _)| *known != version) {
+            self.seen = Some((version, Instant::now()));
+        }
+        let quiet = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let holder = holder_of(&live).unwrap_or_default().to_owned();
+        if holder.is_empty() || holder == options.identity || quiet > self.pace.honoured {
+            let ours = record(env, options, self.pace, Some(&live));
+            return api.replace(&options.name, &params, &ours).await.map(Ok);
+        }
+        Ok(Err(holder))
+    }
 }
 
 /// Waits until we lead, for ever if need be.
 pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) -> Held {
-    let mut attempts = Attempts::new(env, client, options, RENEW);
+    let mut attempts = Attempts::new(env, client, options, LEADER);
     // What was said last: an attempt each second is not a line each second.
     let mut said = String::new();
     loop {
@@ -117,17 +167,7 @@ pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) 
                 tracing::info!(identity = options.identity, "this replica leads");
                 return held;
             }
-            Err(Waits::Other(holder)) => format!("another replica leads: {holder}"),
-            Err(Waits::Conflict) => said.clone(),
-            Err(Waits::Error(error)) => format!(
-                "the Lease {}/{} cannot be acquired: {}",
-                options.namespace,
-                options.name,
-                said_by(&error)
-            ),
-            Err(Waits::NoAnswer) => {
-                format!("the API server does not answer within {} s", CALL_DEADLINE.as_secs())
-            }
+            Err(waits) => waits.told(options).unwrap_or_else(|| said.clone()),
         };
         if waits_for != said {
             tracing::info!("{waits_for}; trying again");
@@ -135,31 +175,6 @@ pub(crate) async fn acquire(env: &Env, client: &Client, options: &LeaseOptions) 
         }
         tokio::time::sleep(RETRY).await;
     }
-}
-
-/// Takes the Lease if nobody else holds it; or else who does.
-async fn attempt(
-    env: &Env,
-    api: &Api<Lease>,
-    options: &LeaseOptions,
-    seen: &mut Option<(Option<String>, Instant)>,
-) -> kube::Result<Result<Lease, String>> {
-    let Some(live) = api.get_opt(&options.name).await? else {
-        return api.create(&PostParams::default(), &record(env, options, None)).await.map(Ok);
-    };
-    let version = live.resource_version();
-    if seen.as_ref().is_none_or(|(known, _)| *known != version) {
-        *seen = Some((version, Instant::now()));
-    }
-    let quiet = seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-    let holder = holder_of(&live).unwrap_or_default().to_owned();
-    if holder.is_empty() || holder == options.identity || quiet > DURATION {
-        return api
-            .replace(&options.name, &PostParams::default(), &record(env, options, Some(&live)))
-            .await
-            .map(Ok);
-    }
-    Ok(Err(holder))
 }
 
 /// Why a Lease is not held any more.
@@ -170,7 +185,7 @@ pub(crate) enum Lost {
     /// It was deleted.
     Gone,
     /// It was not renewed in time.
-    NotRenewed,
+    NotRenewed(Duration),
 }
 
 impl std::fmt::Display for Lost {
@@ -178,8 +193,8 @@ impl std::fmt::Display for Lost {
         match self {
             Self::Taken => f.write_str("another replica acquired the Lease"),
             Self::Gone => f.write_str("the Lease was deleted"),
-            Self::NotRenewed => {
-                write!(f, "the Lease could not be renewed for {} s", RENEW_DEADLINE.as_secs())
+            Self::NotRenewed(within) => {
+                write!(f, "the Lease could not be renewed for {} s", within.as_secs())
             }
         }
     }
@@ -190,22 +205,28 @@ impl Held {
     /// leadership ends at its deadline.
     pub(crate) async fn keep(&mut self) -> Lost {
         loop {
-            let deadline = self.renewed + RENEW_DEADLINE;
+            let deadline = self.renewed + self.pace.deadline;
             match tokio::time::timeout_at(deadline, self.renew()).await {
                 Ok(None) => {}
                 Ok(Some(lost)) => return lost,
-                Err(_) => return Lost::NotRenewed,
+                Err(_) => return Lost::NotRenewed(self.pace.deadline),
             }
         }
     }
 
     /// One attempt to renew; why the Lease is lost, if it is.
     async fn renew(&mut self) -> Option<Lost> {
-        tokio::time::sleep(self.pause).await;
+        tokio::time::sleep(self.pace.renewal).await;
         let began = Instant::now();
-        let next = record(&self.env, &self.options, Some(&self.lease));
+        let next = record(&self.env, &self.options, self.pace, Some(&self.lease));
         let params = PostParams::default();
-        match self.api.replace(&self.options.name, &params, &next).await {
+        let call = self.api.replace(&self.options.name, &params, &next);
+        // One that is not answered is repeated while there is time.
+        let Ok(answer) = tokio::time::timeout(CALL_DEADLINE, call).await else {
+            tracing::warn!("the Lease was not renewed: no answer in {} s", CALL_DEADLINE.as_secs());
+            return None;
+        };
+        match answer {
             Ok(lease) => {
                 self.lease = lease;
                 self.renewed = began;
@@ -230,7 +251,7 @@ impl Held {
     /// Gives the Lease back, so that another replica leads at once. Call it when nothing is being
     /// changed any more.
     pub(crate) async fn release(self) {
-        let mut free = record(&self.env, &self.options, Some(&self.lease));
+        let mut free = record(&self.env, &self.options, self.pace, Some(&self.lease));
         if let Some(spec) = &mut free.spec {
             spec.holder_identity = None;
         }
@@ -238,7 +259,9 @@ impl Held {
         let params = PostParams::default();
         let call = self.api.replace(&self.options.name, &params, &free);
         match tokio::time::timeout(RELEASE_DEADLINE, call).await {
-            Ok(Ok(_)) => tracing::info!("released the Lease"),
+            Ok(Ok(_)) => {
+                tracing::info!(namespace = self.options.namespace, "released the Lease")
+            }
             Ok(Err(error)) => {
                 tracing::warn!(error = said_by(&error), "the Lease was not released")
             }
@@ -249,11 +272,23 @@ impl Held {
     }
 }
 
+/// Gives a Lease back if it is ours.
+pub(crate) async fn release(env: &Env, client: &Client, options: &LeaseOptions, pace: Pace) {
+    let api: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
+    let read = tokio::time::timeout(RELEASE_DEADLINE, api.get(&options.name)).await;
+    if let Ok(Ok(lease)) = read
+        && holder_of(&lease) == Some(options.identity.as_str())
+    {
+        let (env, options, renewed) = (env.clone(), options.clone(), Instant::now());
+        Held { env, api, options, pace, lease, renewed }.release().await;
+    }
+}
+
 fn holder_of(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref()
 }
 
-fn record(env: &Env, options: &LeaseOptions, old: Option<&Lease>) -> Lease {
+fn record(env: &Env, options: &LeaseOptions, pace: Pace, old: Option<&Lease>) -> Lease {
     let now = Timestamp::from_millisecond(env.clock.wall_ms()).ok().map(MicroTime);
     let mut lease = old.cloned().unwrap_or_default();
     lease.metadata.name = Some(options.name.clone());
@@ -267,7 +302,7 @@ fn record(env: &Env, options: &LeaseOptions, old: Option<&Lease>) -> Lease {
         spec.holder_identity = Some(options.identity.clone());
     }
     spec.renew_time = now;
-    spec.lease_duration_seconds = i32::try_from(DURATION.as_secs()).ok();
+    spec.lease_duration_seconds = i32::try_from(pace.honoured.as_secs()).ok();
     lease
 }
 
@@ -324,11 +359,11 @@ mod tests {
             api: Api::namespaced(client, &options.namespace),
             lease: Lease::default(),
             options,
-            pause: RENEW,
+            pace: LEADER,
             renewed,
         };
-        let ended = tokio::time::timeout(DURATION, held.keep()).await;
-        assert_eq!(ended, Ok(Lost::NotRenewed));
-        assert!(renewed.elapsed() < DURATION, "another replica may lead already");
+        let ended = tokio::time::timeout(LEADER.honoured, held.keep()).await;
+        assert_eq!(ended, Ok(Lost::NotRenewed(LEADER.deadline)));
+        assert!(renewed.elapsed() < LEADER.honoured, "another replica may lead already");
     }
 }

@@ -61,6 +61,9 @@ pub(crate) const WAITING: Duration = Duration::from_secs(5);
 /// seconds that its pod is given to end.
 const LET_GO_DEADLINE: Duration = Duration::from_secs(8);
 
+/// How long it takes to give the Leases of namespaces back; they expire in any case.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
+
 /// What both controllers share.
 pub(crate) struct Context {
     pub(crate) env: Env,
@@ -126,11 +129,14 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
         unbounded,
         options,
     });
-    let held = lead_until(stop_signal(), context, health).await?;
+    let held = lead_until(stop_signal(), context.clone(), health).await?;
     let let_go = scopes.iter().map(|scope| doomed::let_go(&client, scope.as_deref()));
     let let_go = futures::future::join_all(let_go);
     let release = async {
         if let Some(held) = held {
+            // First: the next replica holds them in the same name.
+            let all = owner::release_all(&context);
+            let _ = tokio::time::timeout(RELEASE_DEADLINE, all).await;
             held.release().await;
         }
     };

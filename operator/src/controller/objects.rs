@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Context;
+use super::owner::{OTHER_OPERATOR, not_ours};
 use crate::api::{
     ACCEPT_LOSS_ANNOTATION, CLUSTER_CONFIG_MAX, CLUSTER_FINALIZER, ClusterRef, DeletionPolicy,
     KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, PAUSE_ANNOTATION, Resources,
@@ -371,7 +372,8 @@ pub(super) async fn tell_not_understood<K: Ours>(
             context.metrics.set_not_ready(kind, &namespace, &name, None);
             continue;
         }
-        if super::owner::not_ours(&context, &namespace).await.is_some() {
+        let not_ours = not_ours(&context, &namespace).await;
+        if not_ours.is_some_and(|fault| fault.reason == OTHER_OPERATOR) {
             continue;
         }
         let generation = object.meta().generation;
