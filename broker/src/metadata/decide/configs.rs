@@ -231,7 +231,7 @@ fn changed_value(
     };
     let mut list = items(present.get(key).unwrap_or(&inherited));
     let given = items(value);
-    if given.is_empty() && !list.is_empty() && matches!(op, ConfigOp::Append(_)) {
+    if value.trim().is_empty() && !list.is_empty() && matches!(op, ConfigOp::Append(_)) {
         let message = format!("There is nothing to append to {key}: its values must not be empty.");
         return Err(ApiError::new(ErrorCode::InvalidConfig, message));
     }

@@ -496,6 +496,9 @@ fn configurations_are_set_appended_subtracted_and_deleted() {
     );
     let nothing = ConfigOp::Append(some(" "));
     assert_eq!(alter("cleanup.policy", nothing), Err(ErrorCode::InvalidConfig));
+    // As Kafka, which takes a comma for no item.
+    let comma = ConfigOp::Append(some(","));
+    assert_eq!(alter("cleanup.policy", comma), Ok(some("delete,compact")));
     assert_eq!(alter("cleanup.policy", ConfigOp::Subtract(some("delete"))), Ok(some("compact")));
     assert_eq!(alter("cleanup.policy", ConfigOp::Delete), Ok(None));
     assert_eq!(alter("retention.ms", ConfigOp::Set(some("5"))), Ok(some("5")));
