@@ -169,6 +169,8 @@ pub struct ObservedBroker {
     pub identity: Option<Identity>,
     /// The image that it runs.
     pub image: Option<String>,
+    /// Whether somebody made it another image than it was started with, and it is left so for now.
+    pub is_image_left: bool,
 }
 
 /// What a broker is doing.

@@ -576,11 +576,6 @@ async fn refuses_what_cannot_work(client: &Client) {
             "The name controller is taken",
         ),
         ("a", json!({"listeners": [{"name": "admin", "port": 9092}]}), "The name admin is taken"),
-        (
-            "a",
-            json!({"listeners": [{"name": "a", "port": 9092}, {"name": "b", "port": 9094, "type": "nodeport", "brokers": [{"broker": 1}]}]}),
-            "Brokers are numbered from 0 to spec.replicas - 1",
-        ),
         ("a", json!({"listeners": [{"name": "a", "port": 9644}]}), "Port 9644 is taken"),
         (
             "a",

@@ -1137,6 +1137,45 @@ fn a_pod_of_somebody_else_that_gets_clients_is_told() {
 }
 
 #[test]
+fn an_image_that_somebody_changes_again_and_again_is_put_back_once_an_hour() {
+    play(async |mut play: Play| {
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let (server, key) = (play.server().clone(), Key::new("/pods", "ns", "demo-broker-0-0"));
+        let change = || {
+            server.edit("person", &key, |pod| {
+                pod["spec"]["containers"][0]["image"] = json!("other:1");
+                let image = json!({"f:containers": {"k:{\"name\":\"kafka\"}": {"f:image": {}}}});
+                let made = json!({"f:metadata": {"f:ownerReferences": {}}});
+                pod["metadata"]["managedFields"] = json!([
+                    {"manager": "kube-controller-manager", "operation": "Update", "fieldsV1": made},
+                    {
+                        "manager": "kubectl", "operation": "Update", "time": "2999-01-01T00:00:00Z",
+                        "fieldsV1": {"f:spec": image},
+                    },
+                ]);
+            });
+        };
+        change();
+        let is_put_back = |play: &Play| play.monitor.restarts == 1 && play.is_settled();
+        play.until("it is put back", 130, is_put_back).await;
+        change();
+        let is_told = |play: &Play| play.condition("Degraded")["reason"] == "ImageChanged";
+        play.until("it is told", 130, is_told).await;
+        let message = play.condition("Degraded")["message"].clone();
+        assert!(message.to_string().contains("broker 0 runs image other:1"), "{message}");
+        for _ in 0..1800 {
+            play.tick().await;
+            assert_eq!(play.monitor.restarts, 1);
+            assert!(is_told(&play) && play.condition("Ready")["status"] == "True");
+        }
+        let is_put_back = |play: &Play| play.monitor.restarts == 2 && play.is_settled();
+        play.until("it is put back an hour later", 1900, is_put_back).await;
+    });
+}
+
+#[test]
 fn a_pass_that_ends_with_an_error_is_told_where_it_can_be() {
     // Calls that are refused, of which kind, and what is said then.
     for (kind, is_write, reason, words) in [

@@ -21,7 +21,7 @@ use letterbox_operator::api::{
 use letterbox_operator::desired::objects::{Kind, ObjectKey};
 use letterbox_operator::observe::{Asked, Part};
 use letterbox_operator::plan::{
-    ClusterState, Step, TopicFacts, TopicStep, VolumesAtEnd, has_finalizer,
+    ClusterState, Note, Step, TopicFacts, TopicStep, VolumesAtEnd, has_finalizer,
 };
 use letterbox_operator::reconcile::{
     ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic,
@@ -451,6 +451,26 @@ fn no_broker_is_ended_whose_claim_is_being_deleted() {
     model.with(|state| state.brokers.get_mut(&0).unwrap().end());
     (0..3).for_each(|_| drop(pass(&model, &mut cluster)));
     assert!(remembered(&cluster).3.is_some());
+}
+
+#[test]
+fn an_address_for_a_broker_that_there_is_not_is_told() {
+    let model = Model::default();
+    let listeners = json!([
+        {"name": "plain", "port": 9092},
+        {"name": "outside", "port": 9094, "type": "nodeport", "brokers": [{"broker": 0}, {"broker": 5}]},
+    ]);
+    let mut cluster = cluster(json!({"listeners": listeners}));
+    let told = settle(&model, &mut cluster);
+    let ready = find_condition(&told.status.conditions, READY).unwrap();
+    let says = "listener outside has an address for broker 5, and there is none of this id";
+    assert!(ready.status == "True" && ready.message.starts_with(says), "{}", ready.message);
+    // Any id can be the cluster's.
+    cluster.spec.listeners[1].brokers.remove(0);
+    let status = cluster.status.as_mut().unwrap();
+    status.nodes[0].id = 5;
+    let plan = pass(&model, &mut cluster).plan;
+    assert!(!plan.notes.iter().any(|note| matches!(note, Note::NoSuchBroker { .. })));
 }
 
 #[test]
@@ -1627,16 +1647,19 @@ fn a_volume_that_cannot_grow_degrades_the_cluster_and_keeps_no_topic_waiting() {
 
 #[test]
 fn what_cannot_be_read_is_told_and_left_alone_while_everything_else_goes_on() {
-    for (part, ready) in [
-        (Part::Budget, "True"),
-        (Part::Storage, "True"),
-        (Part::Access, "Unknown"),
-        (Part::Definitions, "Unknown"),
-        (Part::Brokers, "Unknown"),
+    for (part, mute, ready) in [
+        (Part::Budget, false, "True"),
+        (Part::Storage, false, "True"),
+        // Then nobody tells that the volumes are there.
+        (Part::Storage, true, "Unknown"),
+        (Part::Access, false, "Unknown"),
+        (Part::Definitions, false, "Unknown"),
+        (Part::Brokers, false, "Unknown"),
     ] {
         let model = Model::default();
         let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
         let before = settle(&model, &mut cluster).status;
+        model.with(|state| state.mute = mute);
         let fault = Fault { reason: "Forbidden".into(), message: "list x: forbidden".into() };
         // Everything needs something, and a broker is down.
         model.with(|state| {

@@ -42,8 +42,6 @@ use super::config::{config_schema, config_values};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(validation = Rule::new("!has(self.image) || !has(self.version)").message(IMAGE_AND_VERSION_MESSAGE))]
-#[x_kube(validation = Rule::new("self.listeners.all(l, !has(l.brokers) || l.brokers.all(b, \
-    b.broker < self.replicas))").message(NO_SUCH_BROKER_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaClusterSpec {
     /// How many brokers the cluster has. This version runs one broker per cluster. Default: 1.
@@ -226,7 +224,7 @@ pub struct ListenerBootstrap {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerAddress {
-    /// The broker's id.
+    /// The broker's id, one of `status.nodes`: 0 of a cluster with one broker.
     #[schemars(range(min = 0))]
     pub broker: i32,
 
@@ -555,8 +553,6 @@ pub(crate) const CONTROLLER_NAME_MESSAGE: &str = "The name controller is taken b
     that brokers use among themselves; choose another one.";
 pub(crate) const ADMIN_NAME_MESSAGE: &str =
     "The name admin is taken by the port of health and metrics; choose another one.";
-pub(crate) const NO_SUCH_BROKER_MESSAGE: &str = "Brokers are numbered from 0 to spec.replicas - 1; \
-    remove the others from spec.listeners[].brokers.";
 pub(crate) const ADMIN_PORT_MESSAGE: &str =
     "Port 9644 is taken by health and metrics; choose another one.";
 pub(crate) const SIZE_MESSAGE: &str =

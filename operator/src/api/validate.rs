@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::cluster::{
     ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE,
     DATA_VOLUME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, NAME_MESSAGE,
-    NO_SUCH_BROKER_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE,
-    SIZE_MIN, owned_keys_message,
+    NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, SIZE_MIN,
+    owned_keys_message,
 };
 use super::topic::{
     DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE,
@@ -98,7 +98,7 @@ fn cluster_with(cluster: &KafkaCluster, replicas: Option<&str>) -> Vec<Problem> 
         "spec.listeners",
         INTERNAL_LISTENER_MESSAGE,
     );
-    listeners(&spec.listeners, spec.replicas, &mut problems);
+    listeners(&spec.listeners, &mut problems);
     problems.0
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn volume_number(name: &str) -> Option<u32> {
     }
 }
 
-fn listeners(listeners: &[Listener], replicas: i32, problems: &mut Problems) {
+fn listeners(listeners: &[Listener], problems: &mut Problems) {
     for (index, listener) in listeners.iter().enumerate() {
         let at = |field: &str| format!("spec.listeners[{index}].{field}");
         let same = |other: &&Listener| other.port == listener.port;
@@ -149,11 +149,6 @@ fn listeners(listeners: &[Listener], replicas: i32, problems: &mut Problems) {
         );
         problems.unless(listener.name != "controller", &at("name"), CONTROLLER_NAME_MESSAGE);
         problems.unless(listener.name != "admin", &at("name"), ADMIN_NAME_MESSAGE);
-        problems.unless(
-            listener.brokers.iter().all(|each| each.broker < replicas),
-            &at("brokers"),
-            NO_SUCH_BROKER_MESSAGE,
-        );
         problems.unless(
             is_listener_name(&listener.name),
             &at("name"),
@@ -326,10 +321,7 @@ mod tests {
                 {"name": "admin", "port": 9092},
                 {"name": "outside", "port": 9094, "type": "nodeport", "brokers": [{"broker": 1, "nodePort": 31000}]},
             ]}),
-            &[
-                &format!("spec.listeners[0].name: {ADMIN_NAME_MESSAGE}"),
-                &format!("spec.listeners[1].brokers: {NO_SUCH_BROKER_MESSAGE}"),
-            ],
+            &[&format!("spec.listeners[0].name: {ADMIN_NAME_MESSAGE}")],
         );
     }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::topics::ClusterKey;
 use crate::api::{KafkaCluster, KafkaClusterStatus};
 use crate::observe::{Observed, Part};
+use crate::plan::tell_their_directories;
 
 /// What the last pass over a cluster found.
 #[derive(Clone, Debug)]
@@ -127,24 +128,6 @@ impl Looked {
             },
         )
     }
-}
-
-/// Whether the brokers of `cluster` say now that they use every log directory that was recorded of
-/// them before: they have their volumes, whatever became of the claims.
-fn tell_their_directories(cluster: &KafkaCluster, observed: &Observed) -> bool {
-    let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
-    let mut nodes = nodes.peekable();
-    nodes.peek().is_some()
-        && nodes.all(|node| {
-            let broker = observed.brokers.get(&node.id);
-            let Some(said) = broker.and_then(|broker| broker.identity.as_ref()) else {
-                return false;
-            };
-            let uses = |id: &String| said.directories.values().any(|used| used == id);
-            !node.volumes.is_empty()
-                && said.lost.is_empty()
-                && node.volumes.iter().all(|it| it.directory_id.as_ref().is_some_and(uses))
-        })
 }
 
 fn key_of(cluster: &KafkaCluster) -> ClusterKey {

@@ -42,12 +42,22 @@ struct AllUnread {
     listed: Option<BTreeSet<(String, String)>>,
 }
 
+/// What the watch has not brought yet.
+#[derive(Default)]
+struct Ahead {
+    /// Each, and how many lists had been begun then.
+    known: HashMap<ObjectRef<KafkaTopic>, (Arc<KafkaTopic>, u64)>,
+    /// How many lists have been begun. A list that is begun later has what was answered before, or
+    /// the API server lost it.
+    lists: u64,
+}
+
 /// The topics.
 pub(super) struct Topics {
     store: Store<KafkaTopic>,
     /// What this operator wrote, or read past the watch, and the watch has not brought yet: each is
     /// newer than what `store` has of it.
-    ahead: Mutex<HashMap<ObjectRef<KafkaTopic>, Arc<KafkaTopic>>>,
+    ahead: Mutex<Ahead>,
     index: Mutex<Index>,
     unread: Mutex<AllUnread>,
 }
@@ -76,15 +86,16 @@ impl Topics {
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: what the watch brings after this look is taken up by `catch_up`.
         let is_ahead = self.store.get(&key).is_some_and(|cached| is_newer(&topic, &cached));
-        if is_ahead && ahead.get(&key).is_none_or(|known| is_newer(&topic, known)) {
-            ahead.insert(key, Arc::new(topic));
+        if is_ahead && ahead.known.get(&key).is_none_or(|(known, _)| is_newer(&topic, known)) {
+            let lists = ahead.lists;
+            ahead.known.insert(key, (Arc::new(topic), lists));
         }
     }
 
     /// `cached`, or what this operator made of it since.
     pub(super) fn newest(&self, cached: Arc<KafkaTopic>) -> Arc<KafkaTopic> {
         let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = ahead.get(&ObjectRef::from_obj(&*cached));
+        let known = ahead.known.get(&ObjectRef::from_obj(&*cached)).map(|(known, _)| known);
         known.filter(|known| is_newer(known, &cached)).cloned().unwrap_or(cached)
     }
 
@@ -95,16 +106,21 @@ impl Topics {
             Event::Apply(topic) | Event::Delete(topic) => {
                 let key = ObjectRef::from_obj(topic);
                 let is_behind = matches!(event, Event::Apply(_))
-                    && ahead.get(&key).is_some_and(|known| is_newer(known, topic));
+                    && ahead.known.get(&key).is_some_and(|(known, _)| is_newer(known, topic));
                 if !is_behind {
-                    ahead.remove(&key);
+                    ahead.known.remove(&key);
                 }
             }
             // The store takes a list up as a whole.
-            Event::Init | Event::InitApply(_) => {}
-            Event::InitDone => ahead.retain(|key, known| {
-                self.store.get(key).is_some_and(|cached| is_newer(known, &cached))
-            }),
+            Event::InitApply(_) => {}
+            Event::Init => ahead.lists = ahead.lists.saturating_add(1),
+            Event::InitDone => {
+                let now = ahead.lists;
+                ahead.known.retain(|key, (known, lists)| {
+                    let is_ahead = |cached: Arc<KafkaTopic>| is_newer(known, &cached);
+                    *lists == now && self.store.get(key).is_some_and(is_ahead)
+                });
+            }
         }
     }
 
@@ -323,7 +339,7 @@ mod tests {
             let newest = topics.get(&key).and_then(|topic| topic.resource_version());
             assert_eq!(newest.as_deref(), version);
         };
-        let rest = |count: usize| assert_eq!(topics.ahead.lock().unwrap().len(), count);
+        let rest = |count: usize| assert_eq!(topics.ahead.lock().unwrap().known.len(), count);
         topics.note(at("9"));
         rest(0);
         take(Event::Apply(at("9")));
@@ -341,11 +357,16 @@ mod tests {
         made_again.metadata.uid = Some("another".to_owned());
         topics.note(made_again);
         rest(0);
-        topics.note(at("12"));
-        for (listed, before, after) in
-            [(Some("11"), "12", Some("12")), (Some("13"), "12", Some("13")), (None, "13", None)]
-        {
+        // Noted before the list is begun, or while it is read: only the latter may be missing.
+        for (noted, noted_later, listed, before, after) in [
+            ("12", "12", Some("11"), "12", Some("11")),
+            ("11", "12", Some("11"), "12", Some("12")),
+            ("12", "12", Some("13"), "12", Some("13")),
+            ("13", "13", None, "13", None),
+        ] {
+            topics.note(at(noted));
             take(Event::Init);
+            topics.note(at(noted_later));
             if let Some(version) = listed {
                 take(Event::InitApply(at(version)));
             }

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 
 use super::access::{plan_access, plan_pruning};
 use super::loss::Loss;
-use super::memory::{losses, remember};
+use super::memory::{losses, remember, tell_their_directories};
 use super::roll::plan_brokers;
 use super::safety::Down;
 use super::volumes::plan_volumes;
@@ -16,7 +16,7 @@ use crate::api::{
     DeletionPolicy, KafkaCluster, LossStatus, NodeStatus, READY, find_condition, is_paused,
 };
 use crate::desired::Blueprint;
-use crate::observe::{Compared, Observed, ObservedBroker, Part, Run};
+use crate::observe::{Compared, Fault, Observed, ObservedBroker, Part, Run};
 
 /// What to do and what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     }
     let remembered = remember(cluster, desired, observed);
     let mut plan = Plan { nodes: remembered.clone(), ..Plan::default() };
-    tell_losses(desired, observed, &mut plan);
+    tell_losses(cluster, desired, observed, &mut plan);
     plan.steps.extend(plan.nodes.iter().flat_map(|node| newly_accepted(cluster, node)));
     let recorded = cluster.status.as_ref().and_then(|status| status.cluster_id.clone());
     plan.steps.extend(
@@ -69,6 +69,7 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
         plan_brokers(cluster, desired, observed, &mut down, &mut plan);
     }
     plan_pruning(observed, &mut plan);
+    tell_addresses(cluster, desired, &mut plan);
     if is_paused(&cluster.metadata) {
         leave_out_steps(cluster, observed, &mut plan);
         // What brokers use and lose is written down all the same, and nothing else.
@@ -79,11 +80,17 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
 }
 
 /// Tells what could not be read and what is lost.
-fn tell_losses(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
-    let unread = observed.unread.iter();
-    plan.waits.extend(
-        unread.map(|(part, fault)| Wait::NotRead { part: *part, message: fault.message.clone() }),
-    );
+fn tell_losses(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
+    let blocks = |part| match part {
+        Part::Budget | Part::Events => false,
+        Part::Storage => !tell_their_directories(cluster, observed),
+        Part::Access | Part::Definitions | Part::Brokers => true,
+    };
+    let not_read = |(part, fault): (&Part, &Fault)| {
+        let (part, message) = (*part, fault.message.clone());
+        Wait::NotRead { part, message, blocks: blocks(part) }
+    };
+    plan.waits.extend(observed.unread.iter().map(not_read));
     plan.waits.extend(
         observed.unwatched.iter().map(|(what, message)| Wait::NotWatched {
             what: what.clone(),
@@ -93,6 +100,18 @@ fn tell_losses(desired: &Blueprint, observed: &Observed, plan: &mut Plan) {
     plan.losses = losses(desired, &plan.nodes);
     let lost = plan.losses.iter().map(|loss| Wait::DataLost(Box::new(loss.clone())));
     plan.waits.extend(lost);
+}
+
+/// Tells the addresses that are for no broker.
+fn tell_addresses(cluster: &KafkaCluster, desired: &Blueprint, plan: &mut Plan) {
+    let listeners = cluster.spec.listeners.iter();
+    let addresses = listeners.flat_map(|it| it.brokers.iter().map(|each| (&it.name, each.broker)));
+    let others = addresses.filter(|(_, broker)| !desired.brokers.contains_key(broker));
+    let note = |(listener, broker): (&String, i32)| Note::NoSuchBroker {
+        listener: listener.clone(),
+        broker,
+    };
+    plan.notes.extend(others.map(note));
 }
 
 /// Plans the end of a cluster that is being deleted: everything but the volumes has an owner, and
@@ -109,7 +128,7 @@ fn plan_end(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) ->
         plan.steps.push(Step::LetGo { volumes });
     }
     plan.waits.push(Wait::Deleting { held_by: cluster.finalizers().to_vec() });
-    tell_losses(desired, observed, &mut plan);
+    tell_losses(cluster, desired, observed, &mut plan);
     plan.waits.sort_by_key(Wait::rank);
     plan
 }

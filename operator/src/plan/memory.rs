@@ -35,6 +35,25 @@ use crate::api::{
 use crate::desired::{Blueprint, Broker, POOL, claim_name, fingerprint};
 use crate::observe::{Observed, ObservedBroker, Part, Run, Volume};
 
+/// Whether the brokers of `cluster` say now that they use every log directory that was recorded of
+/// them before: they have their volumes, whatever became of the claims.
+#[must_use]
+pub fn tell_their_directories(cluster: &KafkaCluster, observed: &Observed) -> bool {
+    let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
+    let mut nodes = nodes.peekable();
+    nodes.peek().is_some()
+        && nodes.all(|node| {
+            let broker = observed.brokers.get(&node.id);
+            let Some(said) = broker.and_then(|broker| broker.identity.as_ref()) else {
+                return false;
+            };
+            let uses = |id: &String| said.directories.values().any(|used| used == id);
+            !node.volumes.is_empty()
+                && said.lost.is_empty()
+                && node.volumes.iter().all(|it| it.directory_id.as_ref().is_some_and(uses))
+        })
+}
+
 /// What is to be remembered of each broker after what this pass sees.
 pub(super) fn remember(
     cluster: &KafkaCluster,

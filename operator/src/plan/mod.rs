@@ -17,6 +17,7 @@ mod wait;
 
 pub use cluster::{Plan, plan_cluster};
 pub use loss::Loss;
+pub use memory::tell_their_directories;
 pub use step::{Step, VolumesAtEnd};
 pub use topic::{
     ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait,

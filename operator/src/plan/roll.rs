@@ -46,6 +46,8 @@ pub(super) fn plan_brokers(
             }
         }
         plan.waits.extend(wait_for(id, seen));
+        let image = seen.image.clone().filter(|_| seen.is_image_left);
+        plan.waits.extend(image.map(|image| Wait::OtherImage { broker: id, image }));
     }
 }
 

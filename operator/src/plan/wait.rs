@@ -21,6 +21,8 @@ pub enum Wait {
         part: Part,
         /// What was tried and what was said.
         message: String,
+        /// Whether nothing else tells that clients have what they had.
+        blocks: bool,
     },
     /// A broker cannot run as it is defined.
     BrokerFailing {
@@ -132,6 +134,13 @@ pub enum Wait {
         /// Which of its volumes.
         volume: String,
     },
+    /// Somebody changed the image of a broker's pod again, soon after it was put back.
+    OtherImage {
+        /// Which.
+        broker: i32,
+        /// The image that it runs.
+        image: String,
+    },
     /// Something has this cluster's label and is no broker of it.
     Stray {
         /// Its definition.
@@ -187,6 +196,13 @@ pub enum Note {
         /// In bytes.
         spec: u64,
     },
+    /// A listener has an address for a broker that there is not.
+    NoSuchBroker {
+        /// The name of the listener.
+        listener: String,
+        /// The id.
+        broker: i32,
+    },
 }
 
 /// Says that an object is being deleted, and what it waits for.
@@ -235,12 +251,9 @@ impl Wait {
                 row(1, "Volume being deleted", "ClaimBeingDeleted", false, true)
             }
             Self::HoldsLastCopy { .. } => row(1, "Not restarted", "HoldsLastCopy", true, true),
-            Self::NotRead { part: Part::Events, .. } => {
-                row(10, "Not checked", "NotChecked", false, true)
-            }
-            Self::NotRead { part, .. } => {
-                let blocks = !matches!(part, Part::Budget | Part::Storage);
-                row(1, "Not checked", "NotChecked", blocks, true)
+            Self::NotRead { part, blocks, .. } => {
+                let rank = if *part == Part::Events { 10 } else { 1 };
+                row(rank, "Not checked", "NotChecked", *blocks, true)
             }
             Self::Address { .. } => {
                 row(2, "Waiting for an address", "WaitingForAddress", true, false)
@@ -271,6 +284,7 @@ impl Wait {
             Self::OtherClass { .. } => {
                 row(9, "Other storage class", "StorageClassDiffers", false, true)
             }
+            Self::OtherImage { .. } => row(9, "Other image", "ImageChanged", false, true),
             Self::Stray { .. } => row(10, "Unknown broker", "UnknownBroker", false, true),
             Self::Foreign { .. } => row(10, "Unknown pod", "UnknownPod", false, true),
             Self::NotWatched { .. } => row(10, "Not watched", "NotWatched", false, true),
@@ -348,12 +362,12 @@ impl std::fmt::Display for Wait {
             Self::BrokerFailing { broker, reason, message } => {
                 write!(f, "broker {broker} does not run: {reason}: {message}")
             }
-            Self::NotRead { part: Part::Events, message } => write!(
+            Self::NotRead { part: Part::Events, message, .. } => write!(
                 f,
                 "events could not be read, so that the cause of what is waited for may be missing: \
                  {message}"
             ),
-            Self::NotRead { part, message } => {
+            Self::NotRead { part, message, .. } => {
                 write!(f, "cannot check {part}, so that they are not changed: {message}")
             }
             Self::Address { broker, listeners } => {
@@ -430,6 +444,12 @@ impl std::fmt::Display for Wait {
                  {volume} back into spec.storage.volumes. This version does not move records off \
                  a volume"
             ),
+            Self::OtherImage { broker, image } => write!(
+                f,
+                "broker {broker} runs image {image}: somebody has changed the image of its pod \
+                 again, less than an hour after the operator restarted the broker to put it back; \
+                 it is put back once an hour. Find out who does it (kubectl get pod --show-managed-fields)"
+            ),
             Self::Stray { set } => write!(
                 f,
                 "{set} has this cluster's label and is none of the brokers in status.nodes; the \
@@ -471,6 +491,11 @@ impl std::fmt::Display for Note {
                      spec.storage; it is not shrunk"
                 )
             }
+            Self::NoSuchBroker { listener, broker } => write!(
+                f,
+                "listener {listener} has an address for broker {broker}, and there is none of this \
+                 id (status.nodes)"
+            ),
         }
     }
 }

@@ -21,6 +21,7 @@ use kube::api::{
 use kube::{Client, ResourceExt as _};
 use letterbox_env::{BoxFuture, with_causes};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::calls::no_answer;
 use super::own::Own;
@@ -45,7 +46,7 @@ use crate::desired::{
     bootstrap_name, broker_ids, broker_name, claim_name, cluster_id_of, expected_directories,
     given_up_directories, image_of, lost_metadata_log, volume_names, volume_of_claim,
 };
-use crate::observe::{Asked, Compared, Difference, Observed, ObservedBroker, Part, Volume};
+use crate::observe::{Asked, Compared, Difference, Observed, ObservedBroker, Part, Run, Volume};
 use crate::plan::Step;
 use crate::status::Fault;
 
@@ -58,10 +59,14 @@ pub struct Kubernetes {
     brokers: Arc<dyn AskIdentity>,
     /// The uids of the last claims that went without ever having had a volume.
     unmade: Arc<Mutex<VecDeque<String>>>,
+    /// When pods, by namespace and name, were ended to put their image back.
+    put_back: Arc<Mutex<BTreeMap<(String, String), Instant>>>,
     /// What the API server does not let the operator watch.
     pub(crate) unwatched: Unwatched,
 }
 
+/// How often a broker is restarted at most because somebody changes the image of its pod.
+const PUT_BACK_PAUSE: Duration = Duration::from_secs(3600);
 /// So many of them are remembered.
 const UNMADE_MAX: usize = 4096;
 
@@ -72,6 +77,8 @@ pub struct KubernetesLive {
     default_image: String,
     objects: BTreeMap<ObjectKey, Value>,
     pods: Vec<Pod>,
+    /// The names of those whose image was put back not long ago.
+    put_back: BTreeSet<String>,
     /// What has the cluster's label, and is no pod of its own.
     foreign: Vec<Pod>,
     claims: Vec<PersistentVolumeClaim>,
@@ -94,8 +101,8 @@ impl Kubernetes {
     /// The API server behind `client`.
     #[must_use]
     pub fn new(client: Client, default_image: String, brokers: Arc<dyn AskIdentity>) -> Self {
-        let (unmade, unwatched) = (Arc::default(), Unwatched::default());
-        Self { client, default_image, brokers, unmade, unwatched }
+        let (unmade, put_back, unwatched) = Default::default();
+        Self { client, default_image, brokers, unmade, put_back, unwatched }
     }
 
     /// Takes up that a claim is gone, and how it was at its end: one that has no volume then never
@@ -119,6 +126,14 @@ impl Kubernetes {
         });
         let unmade = self.unmade.lock().unwrap_or_else(PoisonError::into_inner);
         uids.filter(|uid| unmade.contains(uid)).cloned().collect()
+    }
+
+    /// The pods of a namespace whose image was put back not long ago.
+    fn put_back(&self, namespace: &str) -> BTreeSet<String> {
+        let mut all = self.put_back.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, at| at.elapsed() < PUT_BACK_PAUSE);
+        let names = all.keys().filter(|(of, _)| of == namespace);
+        names.map(|(_, name)| name.clone()).collect()
     }
 
     fn api(&self, namespace: &str, kind: Kind) -> Api<DynamicObject> {
@@ -383,6 +398,11 @@ impl Kubernetes {
         let name = format!("{}-0", broker_name(&desired.name, broker));
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        if live.pod(broker).is_some_and(has_other_image) {
+            let key = (desired.namespace.clone(), name.clone());
+            let mut all = self.put_back.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(key, Instant::now());
+        }
         match pods.delete(&name, &params).await {
             // It is gone, or another one has its name.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
@@ -736,6 +756,7 @@ impl Platform for Kubernetes {
                 is_held,
                 made: cluster.metadata.creation_timestamp.clone(),
                 unmade: self.unmade(cluster),
+                put_back: self.put_back(&namespace),
                 unwatched: self.unwatched.of(&namespace),
                 default_image: self.default_image.clone(),
                 namespace,
@@ -1257,9 +1278,15 @@ impl KubernetesLive {
             // Admission may take annotations away.
             wanted.is_some() && (told == wanted || told.is_none() && is_of_newest)
         };
-        // The image is a part of it.
+        let wanted = self.claims.iter().filter(is_wanted);
+        let run = with_own_words(run_of(set, pod, wanted, &self.news), self.starting.get(&id));
+        // The image is a part of it. Who changes it again and again does not keep the broker from
+        // its work, as long as the image runs.
+        let other = pod.filter(|pod| has_other_image(pod));
+        let is_image_left = other.is_some_and(|pod| self.put_back.contains(&pod.name_any()))
+            && !matches!(run, Run::Failing { .. });
         let is_current = has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()))
-            && !pod.is_some_and(has_other_image);
+            && (other.is_none() || is_image_left);
         let is_newest = is_current
             && has(CONFIG_ANNOTATION, broker.map(|broker| broker.config.revision.as_str()));
         // A pod that is made now is made from the newest definition.
@@ -1269,10 +1296,7 @@ impl KubernetesLive {
         ObservedBroker {
             definition,
             fixed,
-            run: with_own_words(
-                run_of(set, pod, self.claims.iter().filter(is_wanted), &self.news),
-                self.starting.get(&id),
-            ),
+            run,
             is_current,
             is_newest,
             to_end,
@@ -1282,6 +1306,7 @@ impl KubernetesLive {
             is_removed: set.is_some_and(|set| set.pointer("/metadata/deletionTimestamp").is_some()),
             identity: self.identities.get(&id).cloned(),
             image: pod.and_then(image_in),
+            is_image_left,
         }
     }
 }
@@ -1360,8 +1385,8 @@ async fn delete_as_seen(
 }
 
 /// Whether Kubernetes lets anybody make of `live` what is `desired`. A Service with an address of its
-/// own never becomes one without, nor the other way round where it has a node port; an immutable
-/// ConfigMap never has other data. Of sets the plan knows it.
+/// own never becomes one without, nor the other way round where it has a node port; what an immutable
+/// ConfigMap has under our keys stays. Of sets the plan knows it.
 fn can_become(kind: Kind, live: &Value, desired: &Value) -> bool {
     let is_headless = |service: &Value| service["spec"]["clusterIP"] == "None";
     match kind {
@@ -1369,7 +1394,10 @@ fn can_become(kind: Kind, live: &Value, desired: &Value) -> bool {
             true => is_headless(live),
             false => !is_headless(live) || desired["spec"]["type"] == "ClusterIP",
         },
-        Kind::ConfigMap => live["immutable"] != true || live["data"] == desired["data"],
+        Kind::ConfigMap => {
+            let mut data = desired["data"].as_object().into_iter().flatten();
+            live["immutable"] != true || data.all(|(key, value)| live["data"][key] == *value)
+        }
         _ => true,
     }
 }
@@ -1593,6 +1621,27 @@ pub(crate) fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
             (Some(call), _) => return said(call),
             (None, Some(deeper)) => at = deeper,
             (None, None) => return at.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_immutable_config_map_becomes_what_is_desired_when_our_own_keys_are_the_same() {
+        let map = |data: Value| json!({"data": data, "immutable": true});
+        let desired = map(json!({"a": "1", "b": "2"}));
+        for (live, can) in [
+            (map(json!({"a": "1", "b": "2"})), true),
+            (map(json!({"a": "1", "b": "2", "another": "3"})), true),
+            (map(json!({"a": "1", "b": "3"})), false),
+            (map(json!({"a": "1"})), false),
+            (map(json!(null)), false),
+            (json!({"data": {"a": "3"}}), true),
+        ] {
+            assert_eq!(can_become(Kind::ConfigMap, &live, &desired), can, "{live}");
         }
     }
 }

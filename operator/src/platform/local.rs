@@ -518,6 +518,7 @@ impl Live for LocalLive {
                     is_removed: false,
                     identity: None,
                     image,
+                    is_image_left: false,
                 },
             )
         });

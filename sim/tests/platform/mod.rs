@@ -671,6 +671,7 @@ impl Live for ModelState {
                 is_removed: false,
                 identity,
                 image: broker.started.as_ref().map(|(image, ..)| image.clone()),
+                is_image_left: false,
             };
             (id, seen)
         });
