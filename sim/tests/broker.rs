@@ -436,14 +436,14 @@ fn a_lack_of_space_or_descriptors_ends_no_broker_and_loses_nothing() {
     );
 }
 
-/// The tests above must be able to fail: on a device that ignores flushes every broker loses what
-/// it acknowledged.
+/// The tests above must be able to fail: on a device that ignores flushes a broker loses what it
+/// acknowledged, unless the power cuts of a seed took nothing of it.
 #[test]
 fn a_disk_that_ignores_syncs_is_found_guilty() {
     let mut found = BTreeSet::new();
     seeds::for_each(3, "broker", "a_disk_that_ignores_syncs_is_found_guilty", |seed| {
-        let report = run(seed, Trouble::LyingDisk, false).report;
-        assert!(!report.is_clean(), "{report}");
+        let Outcome { report, stats, .. } = run(seed, Trouble::LyingDisk, false);
+        assert!(!report.is_clean() || stats.promises_broken == 0, "{report}");
         found.extend(report.names());
     });
     assert!(found.contains("lost-write-after-heal") || found.contains("lost-write"), "{found:?}");

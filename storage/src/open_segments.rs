@@ -13,7 +13,7 @@
 //!
 //! An answer keeps the files open that it is sent from, however they are counted otherwise. So all
 //! answers together have as many as one kind of segments may have ([`AnswerFiles`]), and beyond that
-//! each has its first.
+//! each has a copy of its first batches.
 //!
 //! What the upkeep looks at, a segment's size and its largest timestamp, stays in memory.
 
@@ -68,10 +68,10 @@ impl AnswerFiles {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Counts one more, if there is room or it `must` be.
-    pub(super) fn take(self: &Arc<Self>, must: bool) -> Option<AnswerFile> {
+    /// Counts one more, if there is room.
+    pub(super) fn take(self: &Arc<Self>) -> Option<AnswerFile> {
         let file = AnswerFile::counted(self);
-        (must || self.open() <= self.most).then_some(file)
+        (self.open() <= self.most).then_some(file)
     }
 }
 

@@ -57,14 +57,24 @@ impl Kept {
         let closed_end = self.closed_end.unwrap_or(0);
         self.recovery_point.max(self.high_watermark).max(self.log_start).max(closed_end)
     }
+
+    /// What a start may ask of the device. `counts_high_watermark`: this broker wrote it.
+    fn note_durable_end(&mut self, counts_high_watermark: bool) {
+        let high_watermark = if counts_high_watermark { self.high_watermark } else { 0 };
+        let closed_end = self.closed_end.unwrap_or(0);
+        self.durable_end = self.recovery_point.max(high_watermark).max(closed_end);
+    }
 }
+
+/// Sets what one of the files says; `None`: it says nothing.
+type Set = fn(&mut Kept, Option<Offset>);
 
 #[derive(Default)]
 struct Row {
     /// `None` until its directory is opened, when only the files of offsets speak of it.
     topic_id: Option<TopicId>,
-    /// Whose they say it is; Kafka's do not say.
-    said: Option<TopicId>,
+    /// Until then: whose the offset of each file is that says it. They may be of different age.
+    said: Vec<(TopicId, Set)>,
     kept: Kept,
 }
 
@@ -107,26 +117,23 @@ impl PartitionTable {
         for (name, id) in ids.into_iter().flatten() {
             rows.of.entry(name).or_default().topic_id = Some(id);
         }
-        let mut read = |file, set: fn(&mut Kept, Offset)| -> Result<(), LogError> {
+        let mut read = |file, set: Set| -> Result<(), LogError> {
             for (name, (offset, said)) in checkpoint::read_offsets(&**disk, &dir.join(file))? {
                 let row = rows.of.entry(name).or_default();
-                let of = row.topic_id.or(row.said);
-                if said.is_none() || of.is_none() || said == of {
-                    set(&mut row.kept, offset);
-                    row.said = row.said.or(said);
+                if said.is_none() || row.topic_id.is_none() || said == row.topic_id {
+                    set(&mut row.kept, Some(offset));
+                    row.said.extend(said.filter(|_| !is_ours).map(|id| (id, set)));
                 }
             }
             Ok(())
         };
-        read(RECOVERY_POINTS, |kept, offset| kept.recovery_point = offset)?;
-        read(LOG_STARTS, |kept, offset| kept.log_start = offset)?;
-        read(HIGH_WATERMARKS, |kept, offset| kept.high_watermark = offset)?;
-        read(CLEANER_OFFSETS, |kept, offset| kept.cleaned = Some(offset))?;
-        read(LOG_ENDS, |kept, offset| kept.closed_end = Some(offset))?;
+        read(RECOVERY_POINTS, |kept, offset| kept.recovery_point = offset.unwrap_or(0))?;
+        read(LOG_STARTS, |kept, offset| kept.log_start = offset.unwrap_or(0))?;
+        read(HIGH_WATERMARKS, |kept, offset| kept.high_watermark = offset.unwrap_or(0))?;
+        read(CLEANER_OFFSETS, |kept, offset| kept.cleaned = offset)?;
+        read(LOG_ENDS, |kept, offset| kept.closed_end = offset)?;
         for Row { kept, .. } in rows.of.values_mut() {
-            let high_watermark = if is_ours { kept.high_watermark } else { 0 };
-            let closed_end = kept.closed_end.unwrap_or(0);
-            kept.durable_end = kept.recovery_point.max(high_watermark).max(closed_end);
+            kept.note_durable_end(is_ours);
         }
         if is_ours {
             let (of, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -212,9 +219,10 @@ impl PartitionTable {
                 displaced.entry(name.clone()).or_insert(other);
             }
             None => {
-                if row.said.is_some_and(|said| said != topic_id) {
-                    row.kept = Kept::default();
+                for (_, set) in row.said.drain(..).filter(|(said, _)| *said != topic_id) {
+                    set(&mut row.kept, None);
                 }
+                row.kept.note_durable_end(false);
                 row.topic_id = Some(topic_id);
                 *ids_changed = true;
             }
@@ -437,5 +445,48 @@ impl Rows {
             }
         }
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use letterbox_env::Env;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// `partition-topic-ids` was removed by hand, and the files beside it are of different age.
+    #[test]
+    fn without_the_list_each_offset_counts_for_the_topic_that_its_own_file_says() {
+        let (disk, dir) = (Env::real().disk, tempfile::tempdir().unwrap());
+        let (older, newer) = (Uuid::from_u128(7), Uuid::from_u128(8));
+        let name: Name = ("t".into(), 0);
+        for (file, offset, said) in [
+            (RECOVERY_POINTS, 1_000, Some(older)),
+            (LOG_STARTS, 20, Some(newer)),
+            (HIGH_WATERMARKS, 30, None),
+            (LOG_ENDS, 40, Some(newer)),
+            (CLEANER_OFFSETS, 900, Some(older)),
+        ] {
+            let offsets = Offsets::from([(name.clone(), (offset, said))]);
+            checkpoint::write_offsets(&*disk, &dir.path().join(file), &offsets).unwrap();
+        }
+        let claimed = |by| PartitionTable::read(&disk, dir.path()).unwrap().claim(&name, by);
+        let of_newer = Kept {
+            log_start: 20,
+            high_watermark: 30,
+            closed_end: Some(40),
+            durable_end: 40,
+            ..Kept::default()
+        };
+        assert_eq!(claimed(newer), of_newer);
+        let of_older = Kept {
+            recovery_point: 1_000,
+            high_watermark: 30,
+            cleaned: Some(900),
+            durable_end: 1_000,
+            ..Kept::default()
+        };
+        assert_eq!(claimed(older), of_older);
     }
 }

@@ -20,6 +20,8 @@ use letterbox_protocol::model::{Offset, TimestampMs};
 const ATTEMPTS: usize = 3;
 /// Segments in one answer of a partition: each keeps a file open until the answer is sent.
 const SEGMENTS_MAX: usize = 64;
+/// Bytes that are copied where no file may be kept open, or one batch.
+const COPIED_MAX: u64 = 64 << 10;
 
 impl Log {
     /// Reads whole batches from the tail cache, beginning with the one that holds `from`: at most
@@ -60,7 +62,7 @@ impl Log {
 
     /// As [`Log::try_read_cached`], from the files. Blocks when they are cold. The content is not
     /// read: only headers, to find where batches begin. While answers keep too many files open it
-    /// gives what lies in the first file or, without `at_least_one_batch`, nothing.
+    /// gives a copy of the first batches or, without `at_least_one_batch`, nothing.
     ///
     /// # Errors
     /// `OffsetOutOfRange`; `Corrupt`; `Io`.
@@ -145,6 +147,7 @@ impl Log {
             bytes: bytes.len(),
             next_offset: last_offset.saturating_add(1),
             slices: vec![Slice::Memory(bytes)],
+            lacks_files: false,
         })
     }
 
@@ -162,21 +165,32 @@ impl Log {
         if first.last_offset() >= end {
             return Ok(false);
         }
-        let left = max_bytes.saturating_sub(result.bytes) as u64;
+        let is_first = at_least_one && result.bytes == 0;
+        let mut left = max_bytes.saturating_sub(result.bytes) as u64;
+        let counted = self.dir.answers.take();
+        if counted.is_none() {
+            result.lacks_files = true;
+            if !is_first {
+                return Ok(false);
+            }
+            left = left.min(COPIED_MAX);
+        }
         let (size, until) = (segment.size(), start.saturating_add(left));
         let (stop, next_offset) =
             match segment.end_of_batches(files, start, size.min(until), end)? {
                 Some(found) => found,
-                None if at_least_one && result.bytes == 0 => {
-                    (start + first.size() as u64, first.next_offset())
-                }
+                None if is_first => (start + first.size() as u64, first.next_offset()),
                 None => return Ok(false),
             };
-        let is_first = at_least_one && result.bytes == 0;
-        let Some(counted) = self.dir.answers.take(is_first) else { return Ok(false) };
         let len = usize::try_from(stop - start).unwrap_or(usize::MAX);
-        let (file, cold_reads) = (segment.files()?.log.clone(), self.dir.cold_reads().clone());
-        result.slices.push(Slice::File { file, position: start, len, cold_reads, counted });
+        result.slices.push(if let Some(counted) = counted {
+            let (file, cold_reads) = (segment.files()?.log.clone(), self.dir.cold_reads().clone());
+            Slice::File { file, position: start, len, cold_reads, counted }
+        } else {
+            let mut copy = vec![0; len];
+            files.log.read_exact_at(&mut copy, start)?;
+            Slice::Memory(copy.into())
+        });
         result.bytes += len;
         result.next_offset = next_offset;
         Ok(stop == size && result.bytes < max_bytes)

@@ -96,6 +96,8 @@ pub struct ReadResult {
     pub bytes: usize,
     /// The offset that follows the last batch found; the one asked for when there is none.
     pub next_offset: Offset,
+    /// There is more of what was asked for, and answers keep too many files open to show it.
+    pub lacks_files: bool,
 }
 
 /// A record found by its timestamp.

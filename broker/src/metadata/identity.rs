@@ -125,17 +125,25 @@ pub enum IdentityError {
     )]
     NoMetadata { directory: PathBuf, partitions: PathBuf },
     #[error(
-        "the metadata log is in {}, but is looked for in {}, because metadata.log.dir or, where \
-         that is not set, the first of log.dirs says so. Set metadata.log.dir={}, or move that log \
-         away if this node has not used it last",
-        found.display(), directory.display(), found.display()
+        "the metadata log is in {newest}{}, but is looked for in {}, because metadata.log.dir or, \
+         where that is not set, the first of log.dirs says so. Set metadata.log.dir={newest}, or \
+         move that log away if this node has not used it last",
+        older_logs(others), directory.display(), newest = newest.display()
     )]
-    MetadataElsewhere { directory: PathBuf, found: PathBuf },
+    MetadataElsewhere { directory: PathBuf, newest: PathBuf, others: Vec<PathBuf> },
     #[error("{} is damaged: each line is a directory.id, a space, and the path of a log directory. \
         Correct it, or remove it if no log directory is lost", path.display())]
     UsedDamaged { path: PathBuf },
     #[error("log.dirs is empty: name at least one directory")]
     NoDirectories,
+}
+
+fn older_logs(places: &[PathBuf]) -> String {
+    let named: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+    match named.is_empty() {
+        true => String::new(),
+        false => format!(" (written last; others are in {})", named.join(", ")),
+    }
 }
 
 /// Reads the identity of every directory of `log.dirs`, and writes it into those that are empty.

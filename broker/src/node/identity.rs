@@ -1,5 +1,6 @@
 //! Whose log directories these are, before anything in them is opened.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use crate::metadata::identity::{
     DirectoryIdentity, Expected, IdentityError, Usable, change, encode_uuid, expect_directories,
     found_and_lost, known_cluster_id, open_usable, read_directory, try_change,
 };
-use crate::quorum::{OpenError, Seat, is_in, settle};
+use crate::quorum::{OpenError, Seat, settle, written_ms};
 use crate::server::admin_http::Whose;
 
 /// What the log directories say of this node.
@@ -276,12 +277,15 @@ fn identify(
 /// judge. Blocks.
 fn expect_metadata(env: &Env, config: &Config) -> Result<(), IdentityError> {
     let directory = &config.metadata_dir;
-    let has_log = |place: &&PathBuf| is_in(&*env.disk, place);
-    if !has_log(&directory)
-        && let Some(found) = config.log_dirs.iter().find(has_log)
-    {
-        let (directory, found) = (directory.clone(), found.clone());
-        return Err(IdentityError::MetadataElsewhere { directory, found });
+    if written_ms(&*env.disk, directory).is_none() {
+        let written = |place: &'_ PathBuf| Some((written_ms(&*env.disk, place)?, place.clone()));
+        let mut found: Vec<_> = config.log_dirs.iter().filter_map(written).collect();
+        found.sort_by_key(|(written_ms, _)| Reverse(*written_ms));
+        let mut found = found.into_iter().map(|(_, place)| place.clone());
+        if let Some(newest) = found.next() {
+            let (directory, others) = (directory.clone(), found.collect());
+            return Err(IdentityError::MetadataElsewhere { directory, newest, others });
+        }
     }
     if config.accepted_lost_metadata_log.is_some()
         || config.voters.len() != 1
@@ -298,9 +302,10 @@ fn expect_metadata(env: &Env, config: &Config) -> Result<(), IdentityError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test plays the user")]
 mod tests {
     use std::path::Path;
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use letterbox_env::Disk as _;
     use letterbox_sim::disk::{Fault as DiskFault, SimDisk};
@@ -333,5 +338,32 @@ mod tests {
             assert_eq!(stamp.before.is_none(), is_waited_for);
             assert_eq!(asked.elapsed() >= Duration::from_secs(1), is_waited_for);
         }
+    }
+
+    /// The error named the first of `log.dirs` that has one, which may be an older one.
+    #[test]
+    fn of_several_metadata_logs_the_one_that_was_written_last_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (name, written) in [("older", 7), ("newest", 9), ("oldest", 5)] {
+            let log = at(name).join(METADATA_DIR);
+            std::fs::create_dir_all(&log).unwrap();
+            let log = log.join("00000000000000000000.log");
+            std::fs::write(&log, b"LBXRAFT2\x7f\x7f\x7f\x7f and so on").unwrap();
+            let file = std::fs::File::options().write(true).open(&log).unwrap();
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(written)).unwrap();
+        }
+        let dirs =
+            ["empty", "older", "newest", "oldest"].map(|name| at(name).display().to_string());
+        let config = Config::parse(&format!(
+            "process.roles=broker,controller\nnode.id=1\n\
+             controller.quorum.voters=1@localhost:9093\ncontroller.listener.names=CONTROLLER\n\
+             listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:9093\nlog.dirs={}\n",
+            dirs.join(",")
+        ));
+        let said = expect_metadata(&Env::real(), &config.unwrap()).unwrap_err().to_string();
+        assert!(said.contains(&format!("Set metadata.log.dir={},", dirs[2])), "{said}");
+        let others = format!("others are in {}, {})", dirs[1], dirs[3]);
+        assert!(said.contains(&others), "{said}");
     }
 }

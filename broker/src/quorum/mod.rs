@@ -39,7 +39,7 @@ use uuid::Uuid;
 
 pub use founding::FoundingError;
 pub(crate) use network::FRAME_LEN_MAX;
-pub use place::{is_in, settle};
+pub use place::{settle, written_ms};
 pub use raft_quorum::{OpenError, QuorumConfig, QuorumTiming, RaftQuorum};
 pub use seat::Seat;
 pub use wal::WalError;

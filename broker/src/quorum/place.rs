@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use letterbox_env::Disk;
+use letterbox_env::{Disk, OpenMode};
 use letterbox_protocol::topics::{KAFKA_METADATA_DIR, METADATA_DIR};
 
 use super::raft_quorum::OpenError;
@@ -67,12 +67,17 @@ pub fn settle(disk: &dyn Disk, metadata_dir: &Path) -> Result<(), OpenError> {
 }
 
 /// Whether there is a metadata log of ours in `directory`, where it lies now or where an earlier
-/// version had it. What cannot be read is none. Blocks.
+/// version had it; then when it was written last, in milliseconds of wall-clock time, or 0 where the
+/// file system does not tell. What cannot be read is none. Blocks.
 #[must_use]
-pub fn is_in(disk: &dyn Disk, directory: &Path) -> bool {
-    [METADATA_DIR, KAFKA_METADATA_DIR].iter().any(|name| {
+pub fn written_ms(disk: &dyn Disk, directory: &Path) -> Option<i64> {
+    [METADATA_DIR, KAFKA_METADATA_DIR].iter().find_map(|name| {
         let log = directory.join(name).join(FILE_NAME);
-        matches!(begins_as_ours(disk, &log), Ok(Some(true)))
+        if !matches!(begins_as_ours(disk, &log), Ok(Some(true))) {
+            return None;
+        }
+        let file = disk.open(&log, OpenMode::Read).ok()?;
+        Some(file.modified_ms().ok().flatten().unwrap_or(0))
     })
 }
 
@@ -123,6 +128,23 @@ mod tests {
         // Apache Kafka has begun a log of its own beside ours.
         check(&[(BEFORE, KAFKAS_LOG), state, (NOW, OURS)], "", &[BEFORE, NOW]);
         check(&[(BEFORE, OURS), (NOW, OURS)], "move one of them away", &[BEFORE, NOW]);
+    }
+
+    #[test]
+    fn it_is_known_when_a_log_was_written_last() {
+        let (disk, dir) = (Env::real().disk, tempfile::tempdir().unwrap());
+        let written = |name: &str, at: u64| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, OURS).unwrap();
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+        };
+        written(&format!("a/{BEFORE}"), 7);
+        written(&format!("b/{NOW}"), 9);
+        for (of, at) in [("a", Some(7_000)), ("b", Some(9_000)), ("c", None)] {
+            assert_eq!(written_ms(&*disk, &dir.path().join(of)), at, "{of}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Partition {
         &self,
         env: &Env,
         wanted: Wanted,
-        may_keep: impl FnOnce(usize) -> bool,
+        mut may_keep: impl FnMut(usize) -> bool,
     ) -> Result<Shown, ErrorCode> {
         self.check_led()?;
         let log = self.log()?;
@@ -65,15 +65,21 @@ impl Partition {
         }
         // What was written a while ago is mostly still in the page cache: no hop to a thread that
         // may wait for the disk.
-        if let Some(found) =
-            log.try_read_from_page_cache(from, max_bytes, high_watermark, at_least_one_batch)
-        {
-            return Ok(shown(Ok(found)));
+        let found =
+            log.try_read_from_page_cache(from, max_bytes, high_watermark, at_least_one_batch);
+        let found = if let Some(found) = found {
+            found
+        } else {
+            let (log, cold_reads) = (log.clone(), log.dir().cold_reads().clone());
+            let read =
+                move || log.read_from_disk(from, max_bytes, high_watermark, at_least_one_batch);
+            cold_reads.run(env, read).await.map_err(|error| error.code())?
+        };
+        if found.lacks_files {
+            // It is a copy, and goes on its way whatever others hold.
+            may_keep(found.bytes);
         }
-        let (log, cold_reads) = (log.clone(), log.dir().cold_reads().clone());
-        let read = move || log.read_from_disk(from, max_bytes, high_watermark, at_least_one_batch);
-        let found = cold_reads.run(env, read).await;
-        Ok(shown(Ok(found.map_err(|error| error.code())?)))
+        Ok(shown(Ok(found)))
     }
 
     /// Reads for a follower what is there, committed or not, as long as this broker leads in
@@ -133,7 +139,7 @@ impl Partition {
         }
         let len = bytes.len();
         let slices = vec![Slice::Memory(bytes.into())];
-        Ok(shown(Ok(ReadResult { slices, bytes: len, next_offset })))
+        Ok(shown(Ok(ReadResult { slices, bytes: len, next_offset, lacks_files: false })))
     }
 
     /// Copies whole batches that begin at `from` and end before `end`, committed or not: at least

@@ -133,6 +133,8 @@ impl File for SimFile {
             state.wait(200, 2000);
             let fault = state.meet(Operation::Sync, &self.path);
             if fault == Some(Fault::IgnoreSync) {
+                let node = state.files.get_mut(&self.inode).ok_or_else(|| error(EIO))?;
+                node.content.ignore_sync();
                 return Ok(());
             }
             if fault.is_some() {

@@ -84,6 +84,8 @@ pub struct DiskStats {
     pub writes_lost: u64,
     /// Writes that power cuts took back in part.
     pub writes_torn: u64,
+    /// Files of which a power cut took what an ignored sync had said to be durable.
+    pub promises_broken: u64,
     /// Changes of names that power cuts took back.
     pub names_lost: u64,
     /// Injected faults that were met, by name.
@@ -291,6 +293,7 @@ impl SimDisk {
             let loss = node.content.power_cut(&mut state.rng);
             state.stats.writes_lost += loss.lost;
             state.stats.writes_torn += loss.torn;
+            state.stats.promises_broken += u64::from(loss.is_broken_promise);
             node.cold = true;
         }
         state.stats.names_lost += state.names.power_cut(&mut state.rng);

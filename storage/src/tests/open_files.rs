@@ -189,14 +189,17 @@ async fn the_files_of_all_answers_have_one_bound() {
     let read = |from, is_first| log.read_from_disk(from, usize::MAX, 200, is_first).unwrap();
     let first = read(0, true);
     assert_eq!((first.slices.len(), manager.answer_files()), (MOST, MOST));
+    assert!(first.lacks_files, "there are more");
     let second = read(100, true);
-    assert_eq!((second.slices.len(), second.next_offset), (1, 101), "it goes on its way");
+    assert!(matches!(&second.slices[..], [Slice::Memory(_)]), "it goes on its way, as a copy");
+    assert_eq!((second.next_offset, second.lacks_files), (101, true));
     let other = read(150, false);
     assert_eq!((other.bytes, other.next_offset), (0, 150), "it is not the first of its answer");
+    assert!(other.lacks_files);
     assert!(log.try_read_from_page_cache(150, 1 << 20, 200, false).is_none_or(|of| of.bytes == 0));
-    assert_eq!(manager.answer_files(), MOST + 1);
+    assert_eq!(manager.answer_files(), MOST);
     drop(first);
-    assert_eq!(read(100, false).slices.len(), MOST - 1);
-    drop(second);
+    assert_eq!(bytes_of(&read(100, true))[..second.bytes], bytes_of(&second));
+    assert_eq!(read(100, false).slices.len(), MOST);
     assert_eq!(manager.answer_files(), 0);
 }

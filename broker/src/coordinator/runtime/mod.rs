@@ -171,18 +171,19 @@ impl<M: Machine> Runtime<M> {
 
     /// This broker leads `partition`: from now on it is being loaded, and served as soon as it is
     /// read, some at a time. The future is ready after the first try; when that failed it goes on
-    /// trying until [`unload`](Self::unload). The machine is told `first` before anybody asks it.
+    /// trying until [`unload`](Self::unload). The machine is told `first` before anybody asks it;
+    /// what is written of one of these events may fail alone.
     /// Does nothing if the partition is loaded or being loaded. Must be called within a tokio
     /// runtime.
     pub(super) fn load(
         self: &Arc<Self>,
         partition: i32,
-        first: Event<M>,
+        first: Vec<Event<M>>,
     ) -> impl Future<Output = Result<(), AppendError>> + use<M> {
         let (first_try, tried) = oneshot::channel();
         let mut slots = lock(&self.slots);
         if !slots.contains_key(&partition) && !self.is_shut_down() {
-            let slot = Arc::new(Slot::loading(partition, self.log.clone(), vec![first]));
+            let slot = Arc::new(Slot::loading(partition, self.log.clone(), first));
             *lock(&slot.task) =
                 Some(tokio::spawn(slot::run(self.clone(), slot.clone(), first_try)));
             slots.insert(partition, slot);

@@ -9,7 +9,7 @@ mod by_id;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use letterbox_env::Env;
 use letterbox_env::panics::lock;
@@ -138,9 +138,16 @@ impl GroupCoordinator {
             let Record::Group { group, .. } = record else { return false };
             self.inner.owner_of(group) == Ok(partition)
         };
-        let live: Vec<Record> = live.0.iter().filter(is_here).cloned().collect();
-        let go_on: Event<Shard> = Arc::new(move |shard, now| shard.go_on(&live, now));
-        self.inner.runtime.load(partition, go_on)
+        let is_new = Arc::new(OnceLock::new());
+        let go_on = |record: &Record| -> Event<Shard> {
+            let (record, is_new) = (record.clone(), is_new.clone());
+            Arc::new(move |shard, now| match is_new.get_or_init(|| shard.has_no_groups()) {
+                true => shard.go_on(&record, now),
+                false => Output::default(),
+            })
+        };
+        let live = live.0.iter().filter(is_here).map(go_on).collect();
+        self.inner.runtime.load(partition, live)
     }
 
     /// Keeps the groups that live now, whose topic goes: they can go on in the next one. Bounded as

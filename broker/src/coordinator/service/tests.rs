@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use super::{GroupCoordinator, GroupMetadataView, LiveGroups};
 use crate::coordinator::group::{Now, Reply, ReplyId, str_bytes};
 use crate::coordinator::memory::MEMBER_BYTES_MAX;
+use crate::coordinator::records::Record;
 use crate::coordinator::shard::Shard;
 use crate::coordinator::{
     AppendError, GROUP_METADATA_TOPIC, GroupConfig, GroupFigures, KeyValue, LogEnd, ReplicatedLog,
@@ -415,6 +416,33 @@ async fn a_group_goes_on_when_its_topic_is_deleted_and_made_again() {
     assert_eq!(next.figures().stable, 1);
     tokio::time::sleep(Duration::from_millis(10_001)).await;
     assert_eq!(commit(&next).await, E::UnknownMemberId.code(), "its session has ended");
+    next.shutdown().await;
+}
+
+/// It took those with it that came after it: a restart forgot them.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_too_large_for_its_new_topic_takes_no_other_with_it() {
+    let (coordinator, log) = coordinator();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
+    let request = live_group(&coordinator).await;
+    coordinator.keep_live();
+    coordinator.unload(0).await;
+    log.records.lock().unwrap().clear();
+    let mut live = coordinator.take_live();
+    let mut large = live.0[0].clone();
+    let Record::Group { group, value: Some(value) } = &mut large else { panic!("{large:?}") };
+    *group = "a".into();
+    value.members[0].subscription = vec![0; BATCH_BYTES_MAX].into();
+    live.0.insert(0, large);
+    coordinator.load(0, &live).await.unwrap();
+    assert_eq!(coordinator.figures().stable, 2);
+    coordinator.shutdown().await;
+
+    let next = over(log);
+    next.load(0, &LiveGroups::default()).await.unwrap();
+    assert_eq!(next.figures().stable, 1);
+    let answer = next.offset_commit(&context(9), request).await;
+    assert_eq!(answer.topics[0].partitions[0].error_code, 0);
     next.shutdown().await;
 }
 

@@ -133,21 +133,20 @@ impl Shard {
         live.map(|group| group.to_record(None)).collect()
     }
 
-    /// Goes on with groups that outlived the topic in which they were written, and writes them in
-    /// this one: their members stay, and what each commits next is taken. What they had committed
-    /// went with that topic. Nothing where there are groups already: this is no new topic.
-    pub(crate) fn go_on(&mut self, live: &[Record], now: Now) -> Output {
+    pub(crate) fn has_no_groups(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Goes on with a group that outlived the topic in which it was written, and writes it in this
+    /// one: its members stay, and what each commits next is taken. What they had committed went with
+    /// that topic. One that cannot be written, because this topic allows smaller records, goes on
+    /// until its partition is read again; then its members join again.
+    pub(crate) fn go_on(&mut self, live: &Record, now: Now) -> Output {
         let mut out = Output::default();
-        if !self.groups.is_empty() {
-            return out;
-        }
-        for record in live {
-            self.replay(record.clone(), now);
-            self.write(vec![record.clone()], None, now, &mut out);
-        }
-        for group in self.groups.values_mut() {
-            let (config, timers) = (&self.config, &mut self.timers);
-            group.on_loaded(&mut Cx { config, timers, out: &mut out, now });
+        if let Record::Group { group, .. } = live {
+            self.replay(live.clone(), now);
+            self.write(vec![live.clone()], None, now, &mut out);
+            self.with_group(group, &mut out, now, |group, cx| group.on_loaded(cx));
         }
         out
     }
@@ -262,6 +261,12 @@ impl Shard {
                         .err()
                         .map_or_else(|| reply.clone(), |error| with_error(reply.clone(), error)),
                 ));
+            }
+            Completion::Apply { reply: None, .. } if result == Err(AppendError::TooLarge) => {
+                tracing::warn!(
+                    "a group does not go on in the new __consumer_offsets after a \
+                    restart, because its record is larger than max.message.bytes there"
+                );
             }
             Completion::Apply { reply: None, .. } => {}
             Completion::Fence(reply) => out.replies.push((reply, Reply::Fence)),

@@ -66,7 +66,10 @@ impl Left {
 
     pub(super) fn take(&mut self, records: &ReadResult) {
         let is_file = |slice: &&Slice| matches!(slice, Slice::File { .. });
-        self.files = self.files.saturating_sub(records.slices.iter().filter(is_file).count());
+        self.files = match records.lacks_files {
+            true => 0,
+            false => self.files.saturating_sub(records.slices.iter().filter(is_file).count()),
+        };
         self.bytes = self.bytes.saturating_sub(records.bytes);
         self.is_first &= records.bytes == 0;
     }
@@ -528,6 +531,18 @@ impl From<Slice> for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It waited for its `max.wait.ms`, although nothing that comes meanwhile makes room.
+    #[test]
+    fn an_answer_whose_files_have_no_room_waits_for_no_more_records() {
+        let mut left = Left::new(1_000);
+        let mut records = ReadResult { bytes: 10, ..ReadResult::default() };
+        left.take(&records);
+        assert!(!left.has_all_files());
+        records.lacks_files = true;
+        left.take(&records);
+        assert!(left.has_all_files());
+    }
 
     #[test]
     fn a_client_that_does_not_know_the_storage_error_is_sent_to_look_for_the_leader() {
