@@ -207,29 +207,7 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// The file system's own. A parent that may not be read is one that somebody else made.
     fn create_dir_all_durably(&self, path: &Path) -> io::Result<()> {
-        let parent_of = |path: &Path| match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
-            parent => parent.map(Path::to_path_buf),
-        };
-        let mut new = Vec::new();
-        for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
-            if !self.exists(ancestor)? {
-                new.push(ancestor);
-                continue;
-            }
-            let synced = parent_of(ancestor).map_or(Ok(()), |parent| self.sync_dir(&parent));
-            if let Err(error) = synced
-                && error.kind() != io::ErrorKind::PermissionDenied
-            {
-                return Err(error);
-            }
-            break;
-        }
-        for missing in new.into_iter().rev() {
-            self.create_dir_all(missing)?;
-            parent_of(missing).map_or(Ok(()), |parent| self.sync_dir(&parent))?;
-        }
-        Ok(())
+        create_dir_all_durably(self, path, |_| false)
     }
 
     /// Replaces `path` by `bytes` so that after a power cut either the old or the new content is
@@ -256,4 +234,38 @@ pub trait Disk: Send + Sync {
         }
         self.sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(thrown_away)
     }
+}
+
+/// [`Disk::create_dir_all_durably`], where the names of those that exist and are `known` are durable.
+pub(crate) fn create_dir_all_durably(
+    disk: &(impl Disk + ?Sized),
+    path: &Path,
+    known: impl Fn(&Path) -> bool,
+) -> io::Result<()> {
+    let parent_of = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
+        parent => parent.map(Path::to_path_buf),
+    };
+    let mut new = Vec::new();
+    for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+        if !disk.exists(ancestor)? {
+            new.push(ancestor);
+            continue;
+        }
+        if known(ancestor) {
+            break;
+        }
+        let synced = parent_of(ancestor).map_or(Ok(()), |parent| disk.sync_dir(&parent));
+        if let Err(error) = synced
+            && error.kind() != io::ErrorKind::PermissionDenied
+        {
+            return Err(error);
+        }
+        break;
+    }
+    for missing in new.into_iter().rev() {
+        disk.create_dir_all(missing)?;
+        parent_of(missing).map_or(Ok(()), |parent| disk.sync_dir(&parent))?;
+    }
+    Ok(())
 }

@@ -4,12 +4,13 @@
     reason = "the one place where the outside world is called directly"
 )]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -22,15 +23,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use crate::disk::create_dir_all_durably;
 use crate::{
     BoxFuture, BoxListener, BoxStream, Clock, DirEntry, Disk, Env, File, FileRef, Listener, Net,
-    OpenMode, Random, Stream, Tasks, TryWrite, not_synced,
+    OpenMode, Random, Stream, Tasks, TryWrite, not_synced, panics,
 };
 
 pub(crate) fn env() -> Env {
     Env {
         net: Arc::new(RealNet),
-        disk: Arc::new(RealDisk),
+        disk: Arc::new(RealDisk::default()),
         clock: Arc::new(RealClock),
         random: Arc::new(RealRandom),
         tasks: Arc::new(RealTasks),
@@ -283,7 +285,12 @@ fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-struct RealDisk;
+#[derive(Default)]
+struct RealDisk {
+    /// Directories whose names this process has made durable: a start asks for one of them more
+    /// than once.
+    named: Mutex<BTreeSet<PathBuf>>,
+}
 
 struct RealFile(OwnedFd);
 
@@ -360,6 +367,13 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
 }
 
 impl Disk for RealDisk {
+    fn create_dir_all_durably(&self, path: &Path) -> io::Result<()> {
+        let is_named = |path: &Path| panics::lock(&self.named).contains(path);
+        create_dir_all_durably(self, path, is_named)?;
+        panics::lock(&self.named).insert(path.to_owned());
+        Ok(())
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
         let flags = OFlags::CLOEXEC
             | match mode {
@@ -449,7 +463,7 @@ mod tests {
     #[test]
     fn vectored_writes_land_whole_and_reads_find_them() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = RealDisk;
+        let disk = RealDisk::default();
         let file = disk.open(&dir.path().join("a"), OpenMode::Create).unwrap();
         file.write_at(
             &[io::IoSlice::new(b"abc"), io::IoSlice::new(b""), io::IoSlice::new(b"defg")],
@@ -471,10 +485,22 @@ mod tests {
     fn atomic_write_replaces_the_whole_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        RealDisk.write_atomically(&path, b"a longer first content").unwrap();
-        RealDisk.write_atomically(&path, b"second").unwrap();
-        assert_eq!(RealDisk.read(&path).unwrap(), b"second");
-        assert_eq!(RealDisk.list(dir.path()).unwrap().len(), 1);
+        RealDisk::default().write_atomically(&path, b"a longer first content").unwrap();
+        RealDisk::default().write_atomically(&path, b"second").unwrap();
+        assert_eq!(RealDisk::default().read(&path).unwrap(), b"second");
+        assert_eq!(RealDisk::default().list(dir.path()).unwrap().len(), 1);
+    }
+
+    /// Its name is durable, and so is not asked for again; but one that has gone is made again.
+    #[test]
+    fn directory_that_was_made_once_is_made_again_when_it_has_gone() {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), RealDisk::default());
+        let path = dir.path().join("a/b");
+        for _ in 0..2 {
+            disk.create_dir_all_durably(&path).unwrap();
+            assert!(disk.exists(&path).unwrap() && panics::lock(&disk.named).contains(&path));
+            std::fs::remove_dir_all(dir.path().join("a")).unwrap();
+        }
     }
 
     #[tokio::test]
@@ -525,9 +551,12 @@ mod tests {
     fn second_lock_is_refused_until_the_first_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".lock");
-        let first = RealDisk.lock(&path).unwrap();
-        assert_eq!(RealDisk.lock(&path).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        let first = RealDisk::default().lock(&path).unwrap();
+        assert_eq!(
+            RealDisk::default().lock(&path).err().unwrap().kind(),
+            io::ErrorKind::WouldBlock
+        );
         drop(first);
-        RealDisk.lock(&path).unwrap();
+        RealDisk::default().lock(&path).unwrap();
     }
 }

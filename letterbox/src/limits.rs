@@ -10,8 +10,9 @@ use rustix::process::{Resource, Rlimit, Signal as Number, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-/// Threads beside one for each CPU without which a broker does not get far.
-const THREADS_MIN: usize = 8;
+/// Threads beside one for each CPU without which a broker does not start: for what blocks, for what
+/// is urgent, and those of health and of heartbeats. With more of them it waits less.
+const THREADS_MIN: usize = 4;
 /// Between two log lines about one limit.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
@@ -56,9 +57,9 @@ fn check_threads_by(
         }
     }
     let count = begun.len();
+    begun.iter().for_each(|thread| thread.thread().unpark());
     for thread in begun {
-        thread.thread().unpark();
-        let _ = thread.join(); // it only waits
+        let _ = thread.join(); // it only waited
     }
     match refused {
         Some(error) => bail!(

@@ -128,9 +128,9 @@ fn run_broker(config: Config, topics: Vec<image_env::TopicToCreate>) -> anyhow::
     let code = runtime.block_on(async {
         let mut stop = Stop::new()?;
         let mut file_limit = limits::FileLimit::hear()?;
-        let Some(broker) = Node::start(Env::real(), config, stop.asked()).await? else {
-            return Ok(ExitCode::SUCCESS);
-        };
+        // Not on this thread's stack, which would keep the room that the start takes.
+        let started = Box::pin(Node::start(Env::real(), config, stop.asked())).await?;
+        let Some(broker) = started else { return Ok(ExitCode::SUCCESS) };
         let make_topics = async {
             container::create_topics(&broker, topics).await;
             std::future::pending().await

@@ -5,8 +5,10 @@
 
 mod details;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
+use letterbox_protocol::apis::APIS;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::MetricType;
@@ -51,9 +53,19 @@ pub(crate) struct StateLabel {
     pub current_state: &'static str,
 }
 
+/// What is counted of each request to one API.
+pub(crate) struct OfApi {
+    /// See [`Metrics::requests`].
+    pub requests: Counter,
+    /// See [`Metrics::request_seconds`].
+    pub seconds: Histogram,
+}
+
 /// Every metric of the broker.
 pub(crate) struct Metrics {
     table: Table,
+    /// By place in [`APIS`].
+    of_apis: Vec<OnceLock<OfApi>>,
     details: DetailsCollector,
     bytes_in: Counter,
     bytes_out: Counter,
@@ -221,6 +233,7 @@ impl Metrics {
             group_offsets_memory: Gauge::default(),
             details: DetailsCollector::new(totals),
             table: Table::default(),
+            of_apis: APIS.iter().map(|_| OnceLock::new()).collect(),
         };
         table.registry.register_collector(Box::new(this.details.clone()));
         this.register(&mut table);
@@ -272,6 +285,17 @@ impl Metrics {
     pub(crate) fn show_quorum_state(&self, current_state: &'static str) {
         self.quorum_state.clear();
         self.quorum_state.get_or_create(&StateLabel { current_state }).set(1);
+    }
+
+    /// Looked up by its name once: that takes longer than to count. `None` for one that is not served.
+    pub(crate) fn of_api(&self, api_key: i16) -> Option<&OfApi> {
+        let at = APIS.binary_search_by_key(&api_key, |api| api.key).ok()?;
+        let (api, of_api) = (APIS.get(at)?, self.of_apis.get(at)?);
+        Some(of_api.get_or_init(|| {
+            let label = ApiLabel { request: api.name };
+            let requests = self.requests.get_or_create_owned(&label);
+            OfApi { requests, seconds: self.request_seconds.get_or_create_owned(&label) }
+        }))
     }
 
     /// Counts an error in an answer to `request`.
@@ -438,13 +462,19 @@ them and 4,000 offsets. Of the labels, `request` is the API's name and `error` K
     fn what_is_counted_is_shown() {
         let metrics = Metrics::new();
         metrics.messages_in.inc_by(3);
-        metrics.requests.get_or_create(&ApiLabel { request: "Produce" }).inc();
+        for _ in 0..2 {
+            metrics.of_api(0).unwrap().requests.inc();
+            metrics.of_api(0).unwrap().seconds.observe(1.0);
+        }
+        assert!(metrics.of_api(-1).is_none());
         let text = metrics.render();
         assert!(text.contains("kafka_server_brokertopicmetrics_messagesin_total 3\n"), "{text}");
-        assert!(
-            text.contains("kafka_network_requestmetrics_requests_total{request=\"Produce\"} 1\n"),
-            "{text}"
-        );
+        for line in [
+            "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 2\n",
+            "letterbox_request_duration_seconds_count{request=\"Produce\"} 2\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
         assert!(text.ends_with("# EOF\n"));
     }
 }

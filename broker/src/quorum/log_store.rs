@@ -38,6 +38,8 @@ pub(super) struct LogStore {
 #[derive(Default)]
 struct Memory {
     vote: Option<Vote>,
+    /// What goes to the disk with the next write: see [`LogStore::is_alone`].
+    unwritten: Vec<Item>,
     purged: Option<NodeLogId>,
     entries: BTreeMap<u64, (Entry, usize)>,
     /// Bytes of entries ever appended by this process or read at its start.
@@ -79,9 +81,31 @@ impl LogStore {
     pub(super) async fn begin(&self, entry: Entry) -> io::Result<()> {
         let bytes = encode_entry(&entry);
         let len = bytes.len();
-        self.write(vec![Item::Entry(bytes)]).await?;
+        match self.is_only_member(&entry) {
+            true => self.memory().unwritten.push(Item::Entry(bytes)),
+            false => self.write(vec![Item::Entry(bytes)]).await?,
+        }
         self.memory().insert(entry, len);
         Ok(())
+    }
+
+    /// Whether this node is the only member of its cluster. Then nobody hears of its term before the
+    /// first entry of that, so that what its election stores goes to the disk with that entry: what
+    /// a power cut takes of it was never told.
+    fn is_alone(&self) -> bool {
+        let memory = self.memory();
+        let mut entries = memory.entries.values().rev().map(|(entry, _)| entry);
+        let newest = entries.find(|entry| matches!(entry.payload, EntryPayload::Membership(_)));
+        newest.is_some_and(|entry| self.is_only_member(entry))
+    }
+
+    fn is_only_member(&self, entry: &Entry) -> bool {
+        match &entry.payload {
+            EntryPayload::Membership(membership) => {
+                membership.nodes().map(|(id, _)| *id).eq([self.node_id])
+            }
+            _ => false,
+        }
     }
 
     /// The index after the last entry that was ever stored and not truncated.
@@ -116,9 +140,18 @@ impl LogStore {
     }
 
     async fn write(&self, items: Vec<Item>) -> io::Result<()> {
-        self.write_with(move |wal| wal.append(&items)).await
+        let all = self.behind_unwritten(items);
+        self.write_with(move |wal| wal.append(&all)).await
     }
 
+    fn behind_unwritten(&self, items: Vec<Item>) -> Vec<Item> {
+        let mut all = self.memory().unwritten.clone();
+        all.extend(items);
+        all
+    }
+
+    /// `write` writes all that is unwritten, too. There is one writer: openraft's core, once the log
+    /// was begun.
     async fn write_with(
         &self,
         write: impl Fn(&mut Wal) -> io::Result<()> + Send + Sync + 'static,
@@ -128,7 +161,9 @@ impl LogStore {
             .write(&self.env, Of::Log, move || {
                 write(&mut wal.lock().unwrap_or_else(PoisonError::into_inner))
             })
-            .await
+            .await?;
+        self.memory().unwritten.clear();
+        Ok(())
     }
 
     async fn write_purge(&self, upto: NodeLogId) -> io::Result<()> {
@@ -143,6 +178,7 @@ impl LogStore {
                 .map(|(_, (entry, _))| Item::Entry(encode_entry(entry)));
             vote.into_iter().chain([purge.clone()]).chain(kept).collect()
         };
+        let appended = self.behind_unwritten(vec![purge]);
         self.write_with(move |wal| {
             if wal.len() > REWRITE_LEN {
                 match wal.rewrite(&whole) {
@@ -152,7 +188,7 @@ impl LogStore {
                     result => return result,
                 }
             }
-            wal.append(std::slice::from_ref(&purge))
+            wal.append(&appended)
         })
         .await
     }
@@ -247,9 +283,20 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let bytes = serde_json::to_vec(vote)
             .map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
-        self.write(vec![Item::Vote(bytes)])
-            .await
-            .map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+        let is_own = vote.leader_id.voted_for == Some(self.node_id);
+        // That this node was elected is nothing that a start of it hears (`read_vote`).
+        let is_stored =
+            is_own && self.memory().vote.is_some_and(|stored| stored.leader_id == vote.leader_id);
+        if !is_stored {
+            let item = Item::Vote(bytes);
+            match is_own && self.is_alone() {
+                true => self.memory().unwritten.push(item),
+                false => self
+                    .write(vec![item])
+                    .await
+                    .map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?,
+            }
+        }
         self.memory().vote = Some(*vote);
         Ok(())
     }

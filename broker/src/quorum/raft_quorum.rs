@@ -214,9 +214,9 @@ impl RaftQuorum {
             }
         }
         loop {
-            match self.begin_leading().await {
+            match self.linearizable_image().await {
                 Ok(_) => return self.check_cluster(),
-                Err(QuorumError::Waiting { .. } | QuorumError::OutcomeUnknown) => {
+                Err(QuorumError::Waiting { .. } | QuorumError::NotLeader { .. }) => {
                     tokio::time::sleep(RETRY_AFTER).await
                 }
                 Err(error) => return Err(OpenError::of_raft(error)),

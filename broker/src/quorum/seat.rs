@@ -185,7 +185,7 @@ impl Seat {
             .map_err(|reason| OpenError::Unusable { directory: config.dir.clone(), reason })?;
         let dialer = Dialer::new(env.clone(), Arc::clone(&identity), patience.stopped());
         if let Some(known) = self.begins_with {
-            // From here on it is of that cluster, whatever ends it.
+            // From its first write on it is of that cluster, whatever ends it.
             let begun = store.begin(first_entry(known.members.clone())).await;
             begun.map_err(|source| OpenError::Io { directory: config.dir.clone(), source })?;
             *lock(&identity.stored) = known;

@@ -13,7 +13,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -159,12 +159,14 @@ async fn serve_confined(
 impl Loop<'_> {
     async fn run(&mut self, stop: CancellationToken) -> Result<Never, Ended> {
         let mut patience = Patience::new(self.idle);
+        let mut stopped = pin!(stop.cancelled());
         loop {
             self.start_what_has_come(&mut patience).await?;
-            if stop.is_cancelled() && self.in_flight.is_empty() && self.held.is_none() {
+            let stops = stop.is_cancelled();
+            if stops && self.in_flight.is_empty() && self.held.is_none() {
                 return Err(Ended::ShuttingDown);
             }
-            let may_start = self.may_start() && !stop.is_cancelled();
+            let may_start = !stops && self.may_start();
             // What the share must grow to before anything else of this client goes on.
             let needs = match &self.held {
                 Some(held) => Some(held.cost(self.share.bytes())),
@@ -174,18 +176,15 @@ impl Loop<'_> {
             let may_read = needs.is_none()
                 && (may_start
                     || (!self.is_left && self.held.is_none() && self.incoming.may_watch()))
-                && !stop.is_cancelled();
-            let watches = !self.is_left
-                && matches!(self.barrier, Barrier::Alone { .. })
-                && !stop.is_cancelled();
-            let may_leave = self.may_start() && !stop.is_cancelled();
+                && !stops;
+            let watches = !self.is_left && matches!(self.barrier, Barrier::Alone { .. }) && !stops;
             if let Some(progress) = &self.progress {
                 self.share.must_move_by(progress.until_while_others_wait());
             }
             let frame_from = self.held.is_none().then(|| self.connection.caller.peer.ip());
             tokio::select! {
                 biased;
-                Some(outcome) = self.in_flight.next(may_leave), if !self.in_flight.is_empty() => {
+                Some(outcome) = self.in_flight.next(may_start), if !self.in_flight.is_empty() => {
                     let response = outcome.map_err(Ended::Refused)?;
                     if self.in_flight.is_empty() {
                         self.barrier = Barrier::None;
@@ -199,7 +198,7 @@ impl Loop<'_> {
                     self.barrier = Barrier::None;
                     patience.ends_at(self.made_wait());
                 }
-                () = stop.cancelled(), if may_read => {}
+                () = &mut stopped, if may_read => {}
                 read = read(&mut self.incoming, self.stream, may_read), if may_read || watches => {
                     patience.ends_at(self.has_read(read, may_start)?);
                 }

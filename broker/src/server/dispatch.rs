@@ -36,7 +36,6 @@ use super::handlers::security::acls;
 use super::handlers::topics::{create, delete, elect, grow, partitions, reassign};
 use super::response::Response as Frame;
 use super::{Services, gate};
-use crate::metrics::ApiLabel;
 use crate::request::RequestContext;
 
 /// What a request ends with. `None`: it has no answer; an error: the connection cannot go on, and
@@ -196,10 +195,12 @@ pub(super) fn dispatch(
     let ctx = connection.request(client_id, version, correlation_id);
     let body = frame.split_off(body_offset);
     drop(frame);
-    let label = ApiLabel { request: apis::find(api_key).map_or("unknown", |api| api.name) };
-    services.metrics.requests.get_or_create(&label).inc();
-    debug!(api = label.request, version, client_id = %ctx.client_id, "request");
-    let timed = Timed { services: services.clone(), label, started: Instant::now(), share };
+    let api = apis::find(api_key).map_or("unknown", |api| api.name);
+    if let Some(of_api) = services.metrics.of_api(api_key) {
+        of_api.requests.inc();
+    }
+    debug!(api, version, client_id = %ctx.client_id, "request");
+    let timed = Timed { services: services.clone(), api_key, api, started: Instant::now(), share };
     let is_wide = elements > WIDE;
     if api_key == apis::PRODUCE {
         return if is_wide {
@@ -373,7 +374,9 @@ fn no_memory(bytes: usize) -> String {
 
 struct Timed {
     services: Arc<Services>,
-    label: ApiLabel,
+    api_key: i16,
+    /// Its name.
+    api: &'static str,
     started: Instant,
     /// What the request holds, and then its answer.
     share: Share,
@@ -385,19 +388,17 @@ impl Timed {
         self,
         encoded: Result<impl Into<Frame>, protocol::WireError>,
     ) -> Result<Frame, String> {
-        self.services
-            .metrics
-            .request_seconds
-            .get_or_create(&self.label)
-            .observe(self.started.elapsed().as_secs_f64());
+        if let Some(of_api) = self.services.metrics.of_api(self.api_key) {
+            of_api.seconds.observe(self.started.elapsed().as_secs_f64());
+        }
         encoded.map(Into::into).map_err(|why| {
-            error!(%why, api = self.label.request, "cannot encode a response");
+            error!(%why, api = self.api, "cannot encode a response");
             format!("the response cannot be encoded: {why}")
         })
     }
 
     fn failed(&self, error: ErrorCode) {
-        self.services.metrics.answered_with(self.label.request, error.name());
+        self.services.metrics.answered_with(self.api, error.name());
     }
 
     /// The answer, whose errors are counted.
@@ -464,7 +465,7 @@ impl Timed {
             Some(response) => self
                 .encoded(ctx.correlation_id, ctx.api_version, &response)
                 .map_or_else(Answer::Close, Answer::Now),
-            None => Answer::Close(format!("{} has no answer for {error:?}", self.label.request)),
+            None => Answer::Close(format!("{} has no answer for {error:?}", self.api)),
         }
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use letterbox_env::{Disk, Env, Fault};
 use letterbox_sim::disk::{Fault as DiskFault, SimDisk};
-use openraft::storage::{RaftLogStorage, RaftStateMachine};
+use openraft::EntryPayload;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 
 use super::sole;
@@ -16,7 +17,7 @@ use crate::quorum::patience::Patience;
 use crate::quorum::snapshot::{Meta, Slots};
 use crate::quorum::state_machine::{Published, StateMachine};
 use crate::quorum::types::{
-    Members, StorageError, StoredMembership, TypeConfig, Voter, first_entry, log_id,
+    Entry, Members, StorageError, StoredMembership, TypeConfig, Vote, Voter, first_entry, log_id,
 };
 use crate::quorum::wal::{FILE_NAME, Item, Wal, WalError};
 
@@ -84,6 +85,49 @@ fn written(dir: &Path) -> (Vec<u8>, Vec<usize>) {
 #[allow(clippy::disallowed_methods, reason = "the test is the disk's fault")]
 fn put(dir: &Path, bytes: &[u8]) {
     std::fs::write(dir.join(FILE_NAME), bytes).unwrap();
+}
+
+/// Which steps of an election of node 1 write: the log of a cluster of `nodes` is begun, it votes for
+/// itself, it wins, it appends its first entry, it votes for another one. And all that is in the file
+/// then.
+async fn elect(nodes: u64) -> ([bool; 5], Vec<Item>) {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let (wal, items) = open(dir.path()).unwrap();
+    let coverage = Slots::open(Arc::clone(&env.disk), dir.path()).unwrap().0.coverage();
+    let mut store = LogStore::new(env.clone(), Patience::default(), coverage, wal, items).unwrap();
+    let mut seen = Vec::new();
+    let mut writes = || {
+        let now = env.disk.read(&dir.path().join(FILE_NAME)).unwrap();
+        std::mem::replace(&mut seen, now.clone()) != now
+    };
+    writes();
+    let members = (1..=nodes).map(|id| (id, Voter::default())).collect();
+    store.begin(first_entry(members)).await.unwrap();
+    let begun = writes();
+    store.save_vote(&Vote::new(1, 1)).await.unwrap();
+    let voted = writes();
+    store.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
+    assert_eq!(store.reached().term, 1);
+    let won = writes();
+    let blank = Entry { log_id: log_id(1, 1), payload: EntryPayload::Blank };
+    store.blocking_append([blank]).await.unwrap();
+    let appended = writes();
+    store.save_vote(&Vote::new(2, 2)).await.unwrap();
+    ([begun, voted, won, appended, writes()], open(dir.path()).unwrap().1)
+}
+
+#[tokio::test]
+async fn an_election_of_a_node_that_is_alone_is_one_write() {
+    let is_whole = |items: &[Item]| {
+        matches!(items, [Item::Entry(_), Item::Vote(_), Item::Entry(_), Item::Vote(_)])
+    };
+    let (writes, items) = elect(1).await;
+    assert_eq!(writes, [false, false, false, true, true]);
+    assert!(is_whole(&items), "{items:?}");
+    // Others count on a vote as soon as they hear of it, and nobody on having won.
+    let (writes, items) = elect(3).await;
+    assert_eq!(writes, [true, true, false, true, true]);
+    assert!(is_whole(&items), "{items:?}");
 }
 
 /// Room is there, and synced, before anything is written to it: no crash makes the file shorter.
