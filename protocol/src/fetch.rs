@@ -11,6 +11,7 @@ use super::produce::{
     LeaderIdAndEpoch, NodeEndpoint, TopicKey, put_leader, put_node_endpoints, put_topic_key,
 };
 use super::put::Put;
+use super::replica::SECRET;
 
 /// What a fetch request is answered with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +26,9 @@ pub struct FetchAnswer<'a> {
     pub topics: Vec<FetchTopicAnswer<'a>>,
     /// Where the new leaders named in `current_leader` are; from version 16 on (KIP-951).
     pub node_endpoints: Vec<NodeEndpoint<'a>>,
+    /// To a follower that has proved that it is one: see [`super::replica::has_secret`]; from version
+    /// 12 on.
+    pub secret: Option<[u8; 16]>,
 }
 
 /// The answer for one topic.
@@ -146,7 +150,13 @@ impl Writer {
             self.no_tags();
         }
         if self.flexible {
-            put_node_endpoints(&mut self.out, self.version >= 16, &answer.node_endpoints);
+            let (known, more) = (self.version >= 16, u32::from(answer.secret.is_some()));
+            put_node_endpoints(&mut self.out, known, &answer.node_endpoints, more);
+            if let Some(secret) = &answer.secret {
+                self.out.varint(SECRET.into());
+                self.out.varint(16);
+                self.out.extend_from_slice(secret);
+            }
         }
         Ok(())
     }

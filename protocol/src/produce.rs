@@ -329,7 +329,7 @@ pub fn encode_produce_response(
     }
     out.int32(answer.throttle_time_ms);
     if flexible {
-        put_node_endpoints(&mut out, version >= 10, &answer.node_endpoints);
+        put_node_endpoints(&mut out, version >= 10, &answer.node_endpoints, 0);
     }
     let size = i32::try_from(out.len().saturating_sub(4))
         .map_err(|_| refuse(Problem::Codec("frame of more than 2 GiB".to_owned())))?;
@@ -402,10 +402,15 @@ pub(super) fn put_leader(out: &mut BytesMut, tag: u32, leader: LeaderIdAndEpoch)
 }
 
 /// The tagged fields of a response: `NodeEndpoints` as tag 0, when the version has it and there are
-/// any.
-pub(super) fn put_node_endpoints(out: &mut BytesMut, known: bool, endpoints: &[NodeEndpoint<'_>]) {
+/// any; `more` are written by the caller.
+pub(super) fn put_node_endpoints(
+    out: &mut BytesMut,
+    known: bool,
+    endpoints: &[NodeEndpoint<'_>],
+    more: u32,
+) {
     if !known || endpoints.is_empty() {
-        return out.no_tags();
+        return out.varint(more);
     }
     let mut value = BytesMut::new();
     value.count(true, Some(endpoints.len()));
@@ -416,7 +421,7 @@ pub(super) fn put_node_endpoints(out: &mut BytesMut, known: bool, endpoints: &[N
         value.nullable_string(true, endpoint.rack);
         value.no_tags();
     }
-    out.varint(1);
+    out.varint(more + 1);
     out.varint(0);
     out.varint(u32::try_from(value.len()).unwrap_or(u32::MAX));
     out.extend_from_slice(&value);

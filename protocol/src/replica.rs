@@ -12,9 +12,10 @@ use super::model::Offset;
 /// The tagged fields of a message, as the codec has them.
 pub type Tags = BTreeMap<i32, Bytes>;
 
-/// Of a request: the secret of the registration of the broker that asks, 16 bytes. (10,000 was its
-/// incarnation, which clients can learn.)
-const SECRET: i32 = 10_004;
+/// Of a request, the secret of the registration of the broker that asks; of an answer to one that has
+/// proved what it is, that of the broker that answers: 16 bytes. (10,000 was its incarnation, which
+/// clients can learn.)
+pub(super) const SECRET: u16 = 10_004;
 /// Of a request: it reports, and asks for nothing. Empty.
 const REPORTS: i32 = 10_001;
 /// Of a report: the fetch of the same broker that is parked is to be answered. Empty.
@@ -34,13 +35,13 @@ pub struct Standing {
 /// Proves which registration of a broker asks: the secret stands in the metadata log alone, so that
 /// no client passes for a replica.
 pub fn put_secret(tags: &mut Tags, secret: &[u8; 16]) {
-    tags.insert(SECRET, Bytes::copy_from_slice(secret));
+    tags.insert(SECRET.into(), Bytes::copy_from_slice(secret));
 }
 
-/// Whether the request was given `secret` by [`put_secret`].
+/// Whether the request was given `secret` by [`put_secret`], or the answer says it.
 #[must_use]
 pub fn has_secret(tags: &Tags, secret: &[u8; 16]) -> bool {
-    tags.get(&SECRET).is_some_and(|said| said[..] == secret[..])
+    tags.get(&SECRET.into()).is_some_and(|said| said[..] == secret[..])
 }
 
 /// Says that the request reports how far partitions count, and asks for no records.
@@ -115,7 +116,7 @@ mod tests {
         let tags = Tags::from([(STANDING, Bytes::from_static(b"short"))]);
         assert_eq!(standing(&tags), None);
         for said in [&b""[..], &[7; 15], &[7; 17]] {
-            let tags = Tags::from([(SECRET, Bytes::from_static(said))]);
+            let tags = Tags::from([(SECRET.into(), Bytes::from_static(said))]);
             assert!(!has_secret(&tags, &[7; 16]) && !reports(&tags) && !hurries(&tags));
         }
     }

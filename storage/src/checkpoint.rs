@@ -33,6 +33,9 @@ pub(super) const ACCEPT_DATA_LOSS: &str = "accept-data-loss";
 /// In a partition's directory: a loss was accepted there, and the log has not been copied anew, nor
 /// taken for the one that all others follow.
 pub(super) const LACKS_RECORDS: &str = "lacks-records";
+/// In a partition's directory: it leads with a loss that was accepted, and began there then. Whether
+/// what lies in front was deleted on purpose is not known.
+pub(super) const LOST_BEFORE: &str = "lost-before";
 /// In a partition's directory: records may have counted that were not on the device.
 pub(super) const NOT_SYNCED: &str = "not-synced";
 /// Left by a clean stop, taken away at the start.

@@ -14,7 +14,7 @@ use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::{LogManager, OfflineLog, lock};
 use super::open::{Found, holds_no_log};
-use super::partition::{Identity, Loss};
+use super::partition::{Identity, Loss, NOTHING_LOST};
 use super::partition_table::{Kept, Name};
 use super::recover::Recovered;
 use super::upkeep::Doomed;
@@ -197,6 +197,7 @@ impl LogManager {
                         counts_unsynced: false,
                         loss,
                         lacks_records: false,
+                        lost_before: NOTHING_LOST,
                     };
                     Ok(Arc::new(Log::new(identity, recovered, config, memory.clone(), now)))
                 };

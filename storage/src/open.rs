@@ -9,12 +9,14 @@ use letterbox_env::{Disk, Fault, OpenMode};
 use letterbox_protocol::model::{Offset, TimestampMs, TopicId};
 use tokio::time::Instant;
 
-use super::checkpoint::{self, ACCEPT_DATA_LOSS, LACKS_RECORDS, NOT_SYNCED, PARTITION_METADATA};
+use super::checkpoint::{
+    self, ACCEPT_DATA_LOSS, LACKS_RECORDS, LOST_BEFORE, NOT_SYNCED, PARTITION_METADATA,
+};
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::OfflineLog;
 use super::memory::Memory;
-use super::partition::{Identity, Loss};
+use super::partition::{Identity, Loss, NOTHING_LOST};
 use super::partition_table::{Kept, Name};
 use super::recover::{Recovered, recover};
 use super::{Log, LogConfig};
@@ -177,6 +179,7 @@ impl Found {
         let mark = self.path.join(LACKS_RECORDS);
         let lacks_records =
             accepts_loss || self.dir.disk.exists(&mark).during("look for", &mark)?;
+        let lost_before = self.lost_before()?;
         let row = self.dir.partitions.get(&self.name());
         let kept = self.dir.partitions.claim(&self.name(), topic_id);
         let (mut recovered, records_end, kept) = if accepts_loss {
@@ -208,12 +211,25 @@ impl Found {
             counts_unsynced,
             loss,
             lacks_records,
+            lost_before,
         };
         let log = Log::new(identity, recovered, config, memory, now);
         if accepts_loss {
             self.note_loss(&log, records_end, &marker)?;
         }
         Ok(Opened { log: Arc::new(log), bytes_scanned, deleted })
+    }
+
+    /// See [`Log::start_for_followers`].
+    fn lost_before(&self) -> Result<Offset, LogError> {
+        let file = self.path.join(LOST_BEFORE);
+        if !self.dir.disk.exists(&file).during("look for", &file)? {
+            return Ok(NOTHING_LOST);
+        }
+        let text = self.dir.disk.read(&file).during("read", &file)?;
+        // Where it cannot be read nothing is deleted for it.
+        let offset = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+        Ok(offset.unwrap_or(Offset::MAX))
     }
 
     /// Everything that is known to have been there, or nothing.
@@ -299,8 +315,8 @@ fn holds_nothing(disk: &dyn Disk, path: &Path) -> bool {
 pub(super) fn holds_no_log(disk: &dyn Disk, path: &Path) -> Result<bool, LogError> {
     let entries = disk.list(path).during("list", path)?;
     let is_of_none = |name: &str| {
-        matches!(name, PARTITION_METADATA | ACCEPT_DATA_LOSS | LACKS_RECORDS | NOT_SYNCED)
-            || name.ends_with(".tmp")
+        let names = [PARTITION_METADATA, ACCEPT_DATA_LOSS, LACKS_RECORDS, LOST_BEFORE, NOT_SYNCED];
+        names.contains(&name) || name.ends_with(".tmp")
     };
     Ok(entries.iter().all(|entry| is_of_none(&entry.name)))
 }

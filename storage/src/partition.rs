@@ -29,7 +29,7 @@ use bytes::{Bytes, BytesMut};
 use letterbox_env::panics::lock;
 use letterbox_env::{Failing, Fault, OpenMode, with_causes};
 
-use super::checkpoint::{self, Epochs, LACKS_RECORDS, NOT_SYNCED};
+use super::checkpoint::{self, Epochs, LACKS_RECORDS, LOST_BEFORE, NOT_SYNCED};
 use super::cleaner::Merging;
 use super::config::LogConfig;
 use super::dir::LogDir;
@@ -65,6 +65,9 @@ const CLOSE_BYTES: u64 = 1 << 20;
 const CLOSE_SEGMENTS: usize = 8;
 /// Bytes after which the recovery point moves before its time.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// Nothing is lost before that offset.
+pub(super) const NOTHING_LOST: Offset = -1;
 
 /// What a log may lack of what it has counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,8 @@ pub struct Log {
     loss: Mutex<Loss>,
     /// The file `lacks-records` is there.
     lacks_records: AtomicBool,
+    /// Where it began when it first led with a loss that was accepted, or [`NOTHING_LOST`].
+    lost_before: AtomicI64,
     /// Times it was cut or emptied: who has looked for records meanwhile looks again. Changed under
     /// `inner`.
     cuts: AtomicU64,
@@ -215,6 +220,8 @@ pub(super) struct Identity {
     pub(super) loss: Loss,
     /// See [`Log::lacks_records`].
     pub(super) lacks_records: bool,
+    /// See [`Log::start_for_followers`].
+    pub(super) lost_before: Offset,
 }
 
 impl Log {
@@ -227,7 +234,7 @@ impl Log {
         now: TimestampMs,
     ) -> Self {
         let Identity { topic, topic_id, partition, dir, path, kept, lacks_metadata, .. } = identity;
-        let Identity { counts_unsynced, loss, lacks_records, .. } = identity;
+        let Identity { counts_unsynced, loss, lacks_records, lost_before, .. } = identity;
         let end = found.end_offset;
         let start = kept.log_start.clamp(found.begins_at().min(end), end);
         let file_end = found.segments.last().map_or(0, |segment| segment.size());
@@ -277,6 +284,7 @@ impl Log {
             is_configured: false.into(),
             loss: loss.into(),
             lacks_records: lacks_records.into(),
+            lost_before: lost_before.into(),
             cuts: 0.into(),
             queued: false.into(),
             closed: false.into(),
@@ -360,19 +368,54 @@ impl Log {
         self.lacks_records.load(Ordering::Acquire)
     }
 
-    /// From now on it is what it is: it was emptied to be copied anew, or it leads, and what it
-    /// lacks is lost. Blocks.
+    /// It was emptied to be copied anew. Blocks.
     ///
     /// # Errors
     /// The file system's own; it lacks records as before.
     pub fn lacks_nothing_more(&self) -> Result<(), LogError> {
         let _one = self.disk_work().during("change", &self.path)?;
+        if self.lost_before.load(Ordering::Acquire) != NOTHING_LOST {
+            let file = self.path.join(LOST_BEFORE);
+            self.dir.disk.remove_file(&file).during("remove", &file)?;
+            self.lost_before.store(NOTHING_LOST, Ordering::Release);
+        }
+        self.forget_loss()
+    }
+
+    /// It leads, and is what it is: what it lacks is lost. See [`Log::start_for_followers`]. Blocks.
+    ///
+    /// # Errors
+    /// The file system's own; it lacks records as before.
+    pub fn goes_on_with_loss(&self) -> Result<(), LogError> {
+        let _one = self.disk_work().during("change", &self.path)?;
+        if self.lacks_records() {
+            let (file, start) = (self.path.join(LOST_BEFORE), self.start_offset());
+            let text = start.to_string();
+            self.dir.disk.write_atomically(&file, text.as_bytes()).during("write", &file)?;
+            self.lost_before.store(start, Ordering::Release);
+        }
+        self.forget_loss()
+    }
+
+    /// While its disk work is held.
+    fn forget_loss(&self) -> Result<(), LogError> {
         if self.lacks_records() {
             let file = self.path.join(LACKS_RECORDS);
             self.dir.disk.remove_file(&file).during("remove", &file)?;
             self.lacks_records.store(false, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Log start offset as others are told that follow it, to delete what they have before it; −1
+    /// where nothing is to go. So it is from when it first led with a loss that was accepted until it
+    /// begins elsewhere: whether what lies in front was deleted or lost is not known, and a follower
+    /// may have it.
+    #[must_use]
+    pub fn start_for_followers(&self) -> Offset {
+        let start = self.start_offset();
+        let may_be_lost = self.lacks_records() || start <= self.lost_before.load(Ordering::Acquire);
+        if may_be_lost { -1 } else { start }
     }
 
     /// Log start offset.
@@ -1175,6 +1218,10 @@ impl Log {
         let mut inner = lock(&self.inner);
         let offset = offset.min(self.high_watermark());
         self.start.fetch_max(offset, Ordering::AcqRel);
+        // Also what is lost in front of it is not wanted any more.
+        if offset >= self.lost_before.load(Ordering::Acquire) {
+            self.lost_before.store(NOTHING_LOST, Ordering::Release);
+        }
         self.forget_epochs(&mut inner);
         Ok(self.start_offset())
     }

@@ -523,7 +523,7 @@ impl Partition {
             Change::SetAside { at } => {
                 log.set_aside_and_start_at(*at).and_then(|()| log.lacks_nothing_more())
             }
-            Change::LacksNothingMore => match log.lacks_nothing_more() {
+            Change::LacksNothingMore => match log.goes_on_with_loss() {
                 Ok(()) => return,
                 Err(why) => Err(why),
             },

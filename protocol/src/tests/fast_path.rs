@@ -266,6 +266,7 @@ fn fetch_answer<'a>(rng: &mut Rng, version: i16, names: &'a Names) -> FetchAnswe
         error_code: rng.next() as i16,
         session_id: if version >= 7 { rng.next() as i32 } else { 0 },
         node_endpoints: endpoints(rng, names),
+        secret: (rng.below(2) == 0).then_some([7; 16]),
     }
 }
 
@@ -334,7 +335,12 @@ fn codec_fetch(answer: &FetchAnswer<'_>, version: i16) -> m::FetchResponse {
     } else {
         Vec::new()
     };
+    let mut tags = std::collections::BTreeMap::new();
+    if let Some(secret) = answer.secret.filter(|_| version >= 12) {
+        crate::replica::put_secret(&mut tags, &secret);
+    }
     m::FetchResponse::default()
+        .with_unknown_tagged_fields(tags)
         .with_throttle_time_ms(answer.throttle_time_ms)
         .with_error_code(if version >= 7 { answer.error_code } else { 0 })
         .with_session_id(answer.session_id)

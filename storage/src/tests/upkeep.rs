@@ -634,6 +634,50 @@ async fn a_log_with_an_accepted_loss_says_so() {
     assert_eq!(log.unwrap().loss(), Loss::None);
 }
 
+/// Followers may have what it lacks at its front.
+#[tokio::test]
+async fn a_log_that_leads_with_an_accepted_loss_tells_no_start_until_it_moves() {
+    let disk = SimDisk::new(1);
+    let (id, path) = (Uuid::from_u128(1), Path::new(DIR).join("t-0"));
+    let open = || async {
+        let manager = LogManager::open(disk.env(), options(Path::new(DIR))).await.unwrap();
+        (manager.get(id, 0), manager)
+    };
+    let (_, manager) = open().await;
+    let log = manager.create("t", id, 0, small()).await.unwrap();
+    while log.segments.load().len() < 3 {
+        append(&log, 1, &["a", "b", "c"]);
+    }
+    log.checkpoint().unwrap();
+    let (start, end) = (log.segments.load()[1].base, log.end_offset());
+    assert_eq!(log.start_for_followers(), 0);
+    drop((log, manager));
+    let of_first = |name: &str| name.starts_with("00000000000000000000.");
+    for entry in disk.list(&path).unwrap().iter().filter(|entry| of_first(&entry.name)) {
+        disk.remove_file(&path.join(&entry.name)).unwrap();
+    }
+    drop(disk.open(&path.join("accept-data-loss"), letterbox_env::OpenMode::Create).unwrap());
+    let (log, manager) = open().await;
+    let log = log.unwrap();
+    assert_eq!((log.start_offset(), log.start_for_followers()), (start, -1));
+    log.goes_on_with_loss().unwrap();
+    assert!(!log.lacks_records());
+    log.checkpoint().unwrap();
+    drop((log, manager));
+    disk.power_cut();
+    let (log, _manager) = open().await;
+    let log = log.unwrap();
+    assert_eq!((log.start_offset(), log.start_for_followers()), (start, -1));
+    log.set_high_watermark(end);
+    log.delete_records_before(start).unwrap();
+    assert_eq!(log.start_for_followers(), start, "a person says that it is not wanted");
+    log.delete_records_before(end).unwrap();
+    assert_eq!(log.start_for_followers(), end);
+    log.truncate_fully_and_start_at(0).unwrap();
+    log.lacks_nothing_more().unwrap();
+    assert_eq!(log.start_for_followers(), 0);
+}
+
 /// Files of logs that nobody uses are closed when there is no descriptor for another, not only
 /// every minute.
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,8 @@ use crate::replication::fetcher::{
 };
 use crate::replication::follower::Answer;
 
+/// A leader that has registered anew is known to its followers sooner.
+const SAY_UNPROVEN_AFTER: Duration = Duration::from_secs(5);
 /// Bytes that are appended before other tasks have a turn.
 const APPENDED_AT_ONCE: usize = 256 << 10;
 
@@ -47,6 +49,8 @@ pub(super) struct Fetching {
     wait_until_ms: Option<u64>,
     /// It was said that the leader cannot be reached.
     has_failed: bool,
+    /// Since when somebody answers who does not prove to be the leader, and whether it was said.
+    unproven: Option<(Instant, bool)>,
 }
 
 impl Fetching {
@@ -54,7 +58,8 @@ impl Fetching {
         let backoff_ms = shared.config.number("replica.fetch.backoff.ms");
         let fetcher = Fetcher::new(u64::try_from(backoff_ms).unwrap_or(0));
         let (peer, under_way, wait_until_ms) = (None, None, None);
-        Self { shared, leader, news, fetcher, peer, under_way, wait_until_ms, has_failed: false }
+        let (has_failed, unproven) = (false, None);
+        Self { shared, leader, news, fetcher, peer, under_way, wait_until_ms, has_failed, unproven }
     }
 
     /// Goes on until `stop`.
@@ -173,12 +178,14 @@ impl Fetching {
 
     /// Gives the partitions what came for them, and asks for more when they have looked at it.
     async fn take_answer(&mut self, answer: m::FetchResponse) {
-        let session = answer.session_id;
+        let (session, is_proven) = (answer.session_id, self.is_proven(&answer));
         let (mut of_partitions, mut served) = (BTreeMap::<Key, (Answer, Bytes)>::new(), None);
         for topic in answer.responses {
             for partition in topic.partitions {
                 let key = (topic.topic_id, partition.partition_index);
-                if self.is_news(&key, &partition) {
+                if !is_proven {
+                    of_partitions.insert(key, (Answer::NotReady, Bytes::new()));
+                } else if self.is_news(&key, &partition) {
                     let records = partition.records.clone().unwrap_or_default();
                     served = if records.is_empty() { served } else { Some(key) };
                     of_partitions.insert(key, (said(&partition), records));
@@ -200,6 +207,33 @@ impl Fetching {
         }
         self.take_news();
         self.step(FetcherEvent::Told);
+    }
+
+    /// Whether the leader has answered that the metadata of now know, and not who is reached there
+    /// instead. It may not know this broker's registration yet, or this one the leader's; then it is
+    /// asked again.
+    fn is_proven(&mut self, answer: &m::FetchResponse) -> bool {
+        let image = self.shared.replicas.image();
+        let secret = image.brokers.get(&self.leader).and_then(|leader| leader.secret);
+        let tags = &answer.unknown_tagged_fields;
+        let is_proven = secret.is_some_and(|secret| replica::has_secret(tags, secret.as_bytes()));
+        let leader = self.leader;
+        if is_proven {
+            if self.unproven.take().is_some_and(|(_, is_said)| is_said) {
+                info!(%leader, "fetching from the leader again");
+            }
+        } else {
+            let (since, is_said) = self.unproven.get_or_insert_with(|| (Instant::now(), false));
+            if since.elapsed() >= SAY_UNPROVEN_AFTER && !std::mem::replace(is_said, true) {
+                warn!(
+                    %leader,
+                    "who answers where the leader is registered does not prove that it is that \
+                     broker of this cluster: nothing is taken from there; see its \
+                     advertised.listeners"
+                );
+            }
+        }
+        is_proven
     }
 
     /// Whether the partition has something to look at.

@@ -503,6 +503,10 @@ async fn only_the_registered_broker_speaks_as_a_replica() {
         assert_eq!(code, expected.code(), "{epoch} {said:?}");
         let answer = answer!(broker, any, 17, asked(epoch, said, true), Fetch);
         assert_eq!(answer.responses.is_empty(), expected != unknown, "a report");
+        // Only who has proved itself is told what proves who answers.
+        let answer = answer!(broker, any, 17, asked(epoch, said, false), Fetch);
+        let is_told = replica::has_secret(&answer.unknown_tagged_fields, &secret);
+        assert_eq!(is_told, expected != unknown, "{epoch} {said:?}");
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{SETTLE_MAX, Services, replica_fetch};
+use crate::metadata::Secret;
 use crate::replication::{Partition, Ticket, Wanted};
 use crate::request::RequestContext;
 use crate::security::{Operation, Resource};
@@ -86,6 +87,8 @@ pub(crate) struct Fetched {
     pub(crate) topics: Vec<FetchedTopic>,
     /// Whether the client asked for aborted transactions; there are none.
     pub(crate) read_committed: bool,
+    /// To a follower: what proves which broker this one is.
+    pub(crate) secret: Option<Secret>,
 }
 
 impl Fetched {
@@ -159,6 +162,7 @@ pub(crate) async fn fetch(
             error: ErrorCode::FetchSessionIdNotFound,
             topics: Vec::new(),
             read_committed: false,
+            secret: None,
         };
         return (fetched, Share::new(&services.memory));
     }
@@ -411,7 +415,7 @@ async fn gather(
         out.push(FetchedTopic { name: topic.name.clone(), id: topic.id, partitions });
     }
     (
-        Fetched { error: ErrorCode::None, topics: out, read_committed: false },
+        Fetched { error: ErrorCode::None, topics: out, read_committed: false, secret: None },
         failed || bytes >= min_bytes || left.has_all_files(),
     )
 }
@@ -486,7 +490,8 @@ pub(crate) fn encode(
             partitions,
         })
         .collect();
-    let answer = FetchAnswer { error_code: fetched.error as i16, topics, ..FetchAnswer::default() };
+    let (error_code, secret) = (fetched.error as i16, fetched.secret.map(|it| *it.as_bytes()));
+    let answer = FetchAnswer { error_code, topics, secret, ..FetchAnswer::default() };
     let mut parts = Vec::new();
     for part in answer.frame(correlation_id, version)? {
         match part {

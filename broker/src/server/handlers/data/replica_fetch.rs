@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use super::Services;
 use super::fetch::{Fetched, FetchedPartition, FetchedTopic, Left, Looks};
+use crate::metadata::Secret;
 use crate::replication::follower::Answer;
 use crate::replication::leader::{BrokerEpoch, FollowerFetch, FollowerReport};
 use crate::replication::{Partition, Ticket};
@@ -78,6 +79,12 @@ fn replica(
     Ok(Replica { id, epoch: registered.epoch })
 }
 
+/// Proves to a follower which registration answers: another cluster may be reached where its leader
+/// was, a copy of its own too.
+fn own_secret(services: &Services) -> Option<Secret> {
+    services.replicas.image().brokers.get(&services.config.node_id)?.secret
+}
+
 /// One asked partition.
 struct Asked {
     what: FetchPartition,
@@ -107,7 +114,8 @@ pub(super) async fn fetch(
         if replica::hurries(tags) {
             services.parked.of(replica.id).notify_one();
         }
-        let fetched = Fetched { error: ErrorCode::None, topics: Vec::new(), read_committed: false };
+        let (error, topics, read_committed) = (ErrorCode::None, Vec::new(), false);
+        let fetched = Fetched { error, topics, read_committed, secret: None };
         return (fetched, Share::new(&services.memory));
     }
     let most = usize::try_from(request.max_bytes).unwrap_or(0);
@@ -122,8 +130,10 @@ pub(super) async fn fetch(
     let hurry = replica.map(|replica| services.parked.of(replica.id)).unwrap_or_default();
     loop {
         let mut memory = Share::new(&services.memory);
-        let (fetched, enough) = gather(&services, &topics, (most, min_bytes), &mut memory).await;
+        let (mut fetched, enough) =
+            gather(&services, &topics, (most, min_bytes), &mut memory).await;
         if enough || Instant::now() >= deadline {
+            fetched.secret = replica.ok().and_then(|_| own_secret(&services));
             return (fetched, memory);
         }
         // What waits holds no records.
@@ -264,7 +274,8 @@ async fn gather(
         }
         out.push(FetchedTopic { name: topic.name.clone(), id: topic.id, partitions });
     }
-    let fetched = Fetched { error: ErrorCode::None, topics: out, read_committed: false };
+    let (error, topics, read_committed) = (ErrorCode::None, out, false);
+    let fetched = Fetched { error, topics, read_committed, secret: None };
     (fetched, has_news || bytes >= min_bytes || left.has_all_files())
 }
 
@@ -288,7 +299,7 @@ async fn read(
     match shown.records {
         Ok(records) => FetchedPartition {
             high_watermark,
-            log_start_offset,
+            log_start_offset: partition.log().map_or(-1, |log| log.start_for_followers()),
             records,
             ..said(what, ErrorCode::None)
         },
