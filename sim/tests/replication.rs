@@ -20,6 +20,7 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use letterbox_env::{Disk as _, Env, OpenMode};
 use letterbox_protocol::Response;
+use letterbox_protocol::batch::Batch;
 use letterbox_sim::check::{Checker, Demands};
 use letterbox_sim::cluster::{Cluster, Exit, Process};
 use letterbox_sim::disk::{Fault, SimDisk};
@@ -585,4 +586,97 @@ fn a_log_directory_that_is_away_for_a_while_takes_nothing_else_with_it() {
     assert!(!strays.iter().any(|entry| entry.name.ends_with("-stray")), "{strays:?}");
     let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
     clients.scan_and_check(&mut cluster, demands);
+}
+
+/// One replica of each partition has nothing, and the others have lost some: nobody leads by itself. A
+/// person elects one, and what the others have is not deleted.
+#[test]
+fn where_all_logs_are_lost_a_person_elects_and_what_the_others_have_is_set_aside() {
+    let mut cluster = cluster(11);
+    let clients = Clients::begin(&mut cluster);
+    let whole = |all: &[MetadataResponsePartition]| {
+        all.iter().all(|one| one.error_code == 0 && one.isr_nodes.len() == NODES.len())
+    };
+    wait_for(&mut cluster, &NODES, "all are in sync", whole);
+    assert!(clients.go_on(&mut cluster));
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    NODES.into_iter().for_each(|name| assert!(cluster.stop(name, PATIENCE), "{name}"));
+    let mut had = BTreeMap::new();
+    for (name, partition) in
+        NODES.iter().flat_map(|name| (0..common::PARTITIONS).map(move |n| (name, n)))
+    {
+        let (disk, dir) =
+            (cluster.disk(name), Path::new(DATA).join(format!("{TOPIC}-{partition}")));
+        if *name == NODES[0] {
+            disk.remove_dir_all(&dir).unwrap();
+            disk.create_dir_all(&dir).unwrap();
+        } else {
+            let log =
+                disk.open(&dir.join("00000000000000000000.log"), OpenMode::ReadWrite).unwrap();
+            let mut bytes = disk.read(&dir.join("00000000000000000000.log")).unwrap();
+            bytes.truncate(bytes.len() / 2);
+            log.set_len(bytes.len() as u64).unwrap();
+            // Its whole batches: the rest of the half is torn off.
+            let mut rest = &bytes[..];
+            while let Ok((_, after)) = Batch::split(rest) {
+                rest = after;
+            }
+            let whole = bytes.len() - rest.len();
+            had.insert((*name, partition), bytes[..whole].to_vec());
+        }
+        drop(disk.open(&dir.join("accept-data-loss"), OpenMode::Create).unwrap());
+    }
+    NODES.into_iter().for_each(|name| cluster.restart(name));
+    let nobody_leads = |all: &[MetadataResponsePartition]| {
+        let led = all.iter().filter(|one| one.leader_id.0 >= 0).count();
+        all.len() - led == usize::try_from(common::PARTITIONS).unwrap()
+    };
+    wait_for(&mut cluster, &NODES, "nobody leads", nobody_leads);
+    cluster.run_for(Duration::from_secs(5));
+    wait_for(&mut cluster, &NODES, "still nobody leads", nobody_leads);
+    let elected = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&elected);
+    cluster.client("elects", move |env| async move {
+        let request = m::ElectLeadersRequest::default()
+            .with_election_type(1)
+            .with_topic_partitions(None)
+            .with_timeout_ms(10_000);
+        let mut stream = connect(&env, NODES[1]).await;
+        let Some(Response::ElectLeaders(answer)) = ask(&mut stream, 2, request).await else {
+            return Err("no answer".to_owned());
+        };
+        let all = answer.replica_election_results.iter().flat_map(|one| &one.partition_result);
+        *told.borrow_mut() = Some(all.map(|one| one.error_code).collect::<Vec<_>>());
+        Ok(())
+    });
+    assert!(cluster.run_until(PATIENCE, |_| elected.borrow().is_some()));
+    let codes = elected.take().unwrap();
+    assert_eq!(codes, vec![0; usize::try_from(common::PARTITIONS).unwrap()]);
+    wait_for(&mut cluster, &NODES, "all are in sync again", whole);
+    let of_the_empty = Rc::new(RefCell::new(Vec::new()));
+    let led_by_it = Rc::clone(&of_the_empty);
+    wait_for(&mut cluster, &NODES, "who leads", move |all| {
+        let led = all.iter().filter(|one| one.leader_id.0 == 1).map(|one| one.partition_index);
+        *led_by_it.borrow_mut() = led.collect();
+        true
+    });
+    // The others lead with what they have. Who led last may have been copied to the empty one before:
+    // what a replica had is in its log then, else beside it.
+    assert!(!of_the_empty.borrow().is_empty());
+    for partition in of_the_empty.take() {
+        for name in &NODES[1..] {
+            let (disk, of) = (cluster.disk(name), format!("{TOPIC}-{partition}"));
+            let entries = disk.list(Path::new(DATA)).unwrap().into_iter();
+            let dirs = entries.filter(|entry| {
+                let is_aside = entry.name.starts_with(&format!("{of}."));
+                entry.name == of || is_aside && entry.name.ends_with("-stray")
+            });
+            let logs = dirs.map(|entry| Path::new(DATA).join(entry.name));
+            let mut logs = logs.map(|dir| disk.read(&dir.join("00000000000000000000.log")));
+            let had = &had[&(*name, partition)];
+            let is_there = logs.any(|log| log.is_ok_and(|log| log.starts_with(had)));
+            assert!(is_there, "{partition} of {name}: what it had is gone");
+        }
+    }
 }

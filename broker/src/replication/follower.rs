@@ -184,7 +184,9 @@ impl FollowerState {
             ) if epoch == self.epoch && at == asked => {
                 // An append from before this epoch may have ended since. What it wrote is compared
                 // with the leader's log by the next fetch.
-                if at == log.end() {
+                if log.lacks_records() {
+                    self.empty(answer, log, now_ms)
+                } else if at == log.end() {
                     self.answered(answer, has_records, log, now_ms)
                 } else {
                     self.fetch(log)
@@ -203,6 +205,21 @@ impl FollowerState {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Behind the end of a log that lacks records, what is missing would not come: all of it is
+    /// copied anew. Not before the leader has answered: by the metadata of now it may be none, also
+    /// because its own log lacks records, and then what is here may be all there is.
+    fn empty(&mut self, answer: Answer, log: &impl OwnLog, now_ms: u64) -> Vec<FollowerEffect> {
+        if matches!(answer, Answer::Fenced | Answer::NotReady) {
+            return self.answered(answer, false, log, now_ms);
+        }
+        self.doing = Doing::Changing { taken: None };
+        let is_kept = self.may_have_more && log.start() < log.end();
+        vec![match is_kept {
+            true => FollowerEffect::SetAside { at: 0 },
+            false => FollowerEffect::RestartAt { at: 0 },
+        }]
     }
 
     fn answered(
@@ -304,7 +321,7 @@ impl FollowerState {
     fn report(&mut self, log: &impl OwnLog) -> Vec<FollowerEffect> {
         let counts = log.counts();
         match self.leader {
-            Some(leader) if counts > self.reported => {
+            Some(leader) if counts > self.reported && !log.lacks_records() => {
                 self.reported = counts;
                 let last_epoch = log.latest_epoch().unwrap_or(-1);
                 vec![FollowerEffect::Report { leader, epoch: self.epoch, counts, last_epoch }]
@@ -318,18 +335,13 @@ impl FollowerState {
             self.doing = Doing::Nothing;
             return Vec::new();
         };
-        if log.lacks_records() {
-            // All of it anew: behind its end, what is missing would not come.
-            self.doing = Doing::Changing { taken: None };
-            let is_kept = self.may_have_more && log.start() < log.end();
-            return vec![match is_kept {
-                true => FollowerEffect::SetAside { at: 0 },
-                false => FollowerEffect::RestartAt { at: 0 },
-            }];
-        }
-        let (at, epoch) = (log.end(), self.epoch);
-        let last_epoch = log.latest_epoch().unwrap_or(-1);
-        self.reported = log.counts();
+        // One that lacks records asks, and counts, as if it had none.
+        let (at, last_epoch, counts) = match log.lacks_records() {
+            true => (0, -1, 0),
+            false => (log.end(), log.latest_epoch().unwrap_or(-1), log.counts()),
+        };
+        let epoch = self.epoch;
+        self.reported = counts;
         self.doing = Doing::Fetching { at };
         vec![FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts: self.reported }]
     }

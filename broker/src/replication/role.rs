@@ -562,6 +562,12 @@ mod tests {
                     },
                     has_records: false,
                 }),
+                "not-ready" => Event::Follower(FollowerEvent::Answered {
+                    epoch: line.number("in"),
+                    at: line.number("at"),
+                    answer: Answer::NotReady,
+                    has_records: false,
+                }),
                 "done" => {
                     log.as_mut().unwrap().truncate(line.number("end"));
                     log.as_mut().unwrap().lacks_records = false;
@@ -922,12 +928,21 @@ mod tests {
             > assigned leader=2 epoch=3 version=0 replicas=1,2 isr=2
             > opened end=10 hw=4 lacks=some
               begin epoch 3
-              restart at 0
+              fetch from broker 2 in epoch 3: at 0 after epoch -1, counts 0
+            # The other one may have started again, and have lost more.
+            > not-ready in=3 at=0
+              wait until 25
             > assigned leader=2 epoch=4 version=1 replicas=1,2 isr=2
               begin epoch 4
               unfollow
-            > done end=0
               fetch from broker 2 in epoch 4: at 0 after epoch -1, counts 0
+            > diverging in=4 at=0 epoch=-1 end=-1
+              restart at 0
+            > assigned leader=2 epoch=5 version=2 replicas=1,2 isr=2
+              begin epoch 5
+              unfollow
+            > done end=0
+              fetch from broker 2 in epoch 5: at 0 after epoch -1, counts 0
             ",
         );
         tell(
@@ -952,6 +967,8 @@ mod tests {
             > assigned leader=2 epoch=4 version=0 replicas=1,2 isr=2 more=1
             > opened end=10 hw=4 lacks=some
               begin epoch 4
+              fetch from broker 2 in epoch 4: at 0 after epoch -1, counts 0
+            > diverging in=4 at=0 epoch=-1 end=-1
               set aside and restart at 0
             > done end=0
               fetch from broker 2 in epoch 4: at 0 after epoch -1, counts 0
@@ -963,6 +980,8 @@ mod tests {
             > assigned leader=2 epoch=4 version=0 replicas=1,2 isr=2 more=1
             > opened end=0 hw=0 lacks=some
               begin epoch 4
+              fetch from broker 2 in epoch 4: at 0 after epoch -1, counts 0
+            > diverging in=4 at=0 epoch=-1 end=-1
               restart at 0
             ",
         );

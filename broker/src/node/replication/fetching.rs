@@ -246,7 +246,8 @@ impl Fetching {
         let log = hosted.as_ref().and_then(|partition| partition.log().ok());
         log.is_none_or(|log| {
             let known = log.high_watermark();
-            said.high_watermark.min(log.end_offset()) > known
+            log.lacks_records()
+                || said.high_watermark.min(log.end_offset()) > known
                 || said.log_start_offset.min(known) > log.start_offset()
         })
     }
