@@ -588,6 +588,34 @@ fn a_log_directory_that_is_away_for_a_while_takes_nothing_else_with_it() {
     clients.scan_and_check(&mut cluster, demands);
 }
 
+/// It joins as a new voter, and its logs count as before.
+#[test]
+fn a_voter_that_lost_its_metadata_log_alone_joins_with_its_logs() {
+    let more = "log.dirs=/first\nmetadata.log.dir=/metadata\n\
+        controller.quorum.auto.join.enable=true\naccepted.lost.metadata.log=lost";
+    let mut cluster = cluster_with(12, more);
+    let clients = Clients::begin(&mut cluster);
+    wait_for(&mut cluster, &NODES, "all are in sync", are_whole);
+    assert!(clients.go_on(&mut cluster));
+    cluster.kill(NODES[2]);
+    clients.note_fault(&cluster, NODES[2], "metadata log lost");
+    let disk = cluster.disk(NODES[2]);
+    disk.remove_dir_all(Path::new("/metadata")).unwrap();
+    assert!(clients.go_on(&mut cluster), "two are enough");
+    cluster.restart(NODES[2]);
+    wait_for(&mut cluster, &NODES, "all are in sync again", are_whole);
+    assert!(cluster.stop(NODES[0], PATIENCE));
+    assert!(clients.go_on(&mut cluster), "it votes");
+    cluster.restart(NODES[0]);
+    wait_for(&mut cluster, &NODES, "all are in sync at last", are_whole);
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    let there = disk.list(Path::new("/first")).unwrap();
+    assert!(!there.iter().any(|entry| entry.name.ends_with("-stray")), "{there:?}");
+    let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
+    clients.scan_and_check(&mut cluster, demands);
+}
+
 /// One replica of each partition has nothing, and the others have lost some: nobody leads by itself. A
 /// person elects one, and what the others have is not deleted.
 #[test]

@@ -73,8 +73,9 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "",
         "Names the loss of the metadata log that was accepted: the directory.id of the directory that it was in or, where that is not known, any \
-         other name. A broker that is the only voter and finds no metadata log then begins a new one, though partitions are in its log \
-         directories: the cluster has no topics, and those partitions are set aside as *-stray, never deleted. Without effect where there is a \
+         other name. A node that finds no metadata log then begins a new one, though partitions are in its log \
+         directories. One of several voters joins the others with it as a new voter would. The only one, and voters that have all lost theirs, begin \
+         anew: the cluster has no topics, and those partitions are set aside as *-stray, never deleted. Without effect where there is a \
          metadata log, or where the directory of this id is metadata.log.dir. Letterbox's own key.",
     ),
     idle("add.partitions.to.txn.retry.backoff.max.ms", Kind::Int(0, I32), "100", Effect::None(TRANSACTIONS)),

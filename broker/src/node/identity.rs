@@ -96,15 +96,14 @@ impl Identity {
     }
 
     /// Whether the metadata log is lost and given up, so that this node begins a new one. A voter
-    /// among others must not: it would vote again where it has voted.
+    /// among others neither votes nor counts with that before it is added anew.
     pub(super) fn begins_anew(&self, config: &Config) -> bool {
         let is_given_up = |lost: &String| {
             let mut here = self.directories.iter();
             let here = here.find(|(directory, _)| *directory == config.metadata_dir);
             here.is_some_and(|(_, identity)| encode_uuid(identity.directory_id) != *lost)
         };
-        config.voters.len() == 1
-            && config.accepted_lost_metadata_log.as_ref().is_some_and(is_given_up)
+        config.accepted_lost_metadata_log.as_ref().is_some_and(is_given_up)
     }
 
     /// Begins this run in the directories, now that the metadata log is open, they are known to be

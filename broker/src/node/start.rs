@@ -396,8 +396,8 @@ pub(super) async fn quorum_config(
         if !env.blocking(move || disk.exists(&log)).await.unwrap_or(true) {
             error!(
                 "the metadata log was accepted as lost (accepted.lost.metadata.log): creating a \
-                 new one in {}, and renaming the partitions in the log directories, which it does \
-                 not know, to *-stray",
+                 new one in {}; it is filled by the other voters and, where there are none, the \
+                 partitions in the log directories, which it does not know, are renamed to *-stray",
                 config.metadata_dir.display()
             );
         }
