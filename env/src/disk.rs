@@ -185,11 +185,19 @@ pub trait Disk: Send + Sync {
     /// The file system's own.
     fn space(&self, path: &Path) -> io::Result<(u64, u64)>;
 
-    /// Reads a whole file.
+    /// Reads what a user names: a whole file, or a pipe to its end.
     ///
     /// # Errors
     /// The file system's own.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.read_stored(path)
+    }
+
+    /// Reads a whole file that this program has written.
+    ///
+    /// # Errors
+    /// As those of [`Disk::open`].
+    fn read_stored(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.open(path, OpenMode::Read)?;
         let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut bytes = vec![0; len];

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use futures::FutureExt;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -375,14 +375,20 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
+        // A pipe in the place of a file is refused below, instead of waited for here.
         let flags = OFlags::CLOEXEC
+            | OFlags::NONBLOCK
             | match mode {
                 OpenMode::Read => OFlags::RDONLY,
                 OpenMode::ReadWrite => OFlags::RDWR,
                 OpenMode::Create => OFlags::RDWR | OFlags::CREATE,
                 OpenMode::Truncate => OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC,
             };
-        Ok(Arc::new(RealFile(retry(|| rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)))?)))
+        let file = retry(|| rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)))?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Arc::new(RealFile(file)))
     }
 
     /// To its end, wherever that is: a pipe, and a file that the kernel makes up, have no length.
@@ -479,6 +485,25 @@ mod tests {
             file.read_exact_at(&mut seen, 1).unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
+    }
+
+    /// A pipe in the place of a file would hold up a start for ever; a user may name one.
+    #[test]
+    fn what_is_no_regular_file_is_refused_and_a_pipe_that_a_user_names_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::from_raw_mode(0o600)).unwrap();
+        let disk = RealDisk::default();
+        for mode in [OpenMode::Read, OpenMode::ReadWrite, OpenMode::Create] {
+            let error = disk.open(&path, mode).err().unwrap();
+            assert_eq!(error.to_string(), "not a regular file", "{mode:?}");
+        }
+        let error = disk.read_stored(&path).unwrap_err();
+        assert_eq!(crate::Fault::of(&error), crate::Fault::BrokenInvariant);
+        let written = path.clone();
+        let writer = std::thread::spawn(move || std::fs::write(written, b"node.id=1"));
+        assert_eq!(disk.read(&path).unwrap(), b"node.id=1");
+        writer.join().unwrap().unwrap();
     }
 
     #[test]

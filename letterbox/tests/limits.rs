@@ -414,6 +414,35 @@ fn what_a_client_sent_before_it_left_is_carried_out_also_behind_a_request_that_w
     }
 }
 
+/// Clients that have left many small requests which cost much: others are served between them, and
+/// a stop waits for none of them.
+#[test]
+fn what_clients_sent_before_they_left_holds_up_neither_others_nor_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let admin = free_port();
+    let mut broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{admin}"));
+    let mut honest = broker.connect();
+    let broker_configs = m::describe_configs_request::DescribeConfigsResource::default()
+        .with_resource_type(4)
+        .with_resource_name(StrBytes::from_static_str("1"))
+        .with_configuration_keys(None);
+    let request = m::DescribeConfigsRequest::default().with_resources(vec![broker_configs]);
+    let request = encode_request(1, None, 4, &request.into()).unwrap();
+    let all = request.repeat(600);
+    let clients: Vec<_> = (0..30).map(|_| broker.connect()).collect();
+    for mut client in clients {
+        // The last of it may be more than the broker takes.
+        let _ = client.write_all(&all);
+    }
+    let name = "kafka_network_requestmetrics_requests_total{request=\"DescribeConfigs\"}";
+    wait_until(admin, name, "some", |count| count > 0.0);
+    greet(&mut honest);
+    let started = metric(admin, name).unwrap();
+    assert!(started < 3_000.0, "{started} of 18,000 requests were started before another client's");
+    let took = broker.stop();
+    assert!(took < PATIENCE / 6, "{took:?}");
+}
+
 /// A batch that unpacks to much is validated apart from the connection, and what follows it still
 /// comes after it.
 #[test]

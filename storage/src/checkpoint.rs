@@ -63,7 +63,7 @@ fn read_lines(disk: &dyn Disk, path: &Path) -> Result<Vec<Vec<String>>, LogError
     if !disk.exists(path).during("look for", path)? {
         return Ok(Vec::new());
     }
-    let bytes = disk.read(path).during("read", path)?;
+    let bytes = disk.read_stored(path).during("read", path)?;
     let text = String::from_utf8(bytes).map_err(|_| malformed(path, "is not text"))?;
     let mut lines = text.lines();
     if lines.next() != Some("0") {
@@ -239,7 +239,7 @@ impl Epochs {
 /// The topic id in `partition.metadata`.
 pub(super) fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> Result<TopicId, LogError> {
     let path = dir.join(PARTITION_METADATA);
-    let bytes = disk.read(&path).during("read", &path)?;
+    let bytes = disk.read_stored(&path).during("read", &path)?;
     let text = String::from_utf8(bytes).map_err(|_| malformed(&path, "is not text"))?;
     let value = |key: &str| {
         text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": ").map(str::trim))

@@ -242,7 +242,7 @@ impl From<io::Error> for ReadError {
 #[derive(Clone, Debug, Error)]
 pub enum LogError {
     /// Another process uses the directory.
-    #[error("log directory {0} is in use by another process")]
+    #[error("log directory {0} is in use by another process, or twice in log.dirs")]
     Locked(PathBuf),
     /// Stored data that had been durable is damaged. Not repaired by cutting: that would lose
     /// acknowledged records.

@@ -226,7 +226,7 @@ impl Found {
         if !self.dir.disk.exists(&file).during("look for", &file)? {
             return Ok(NOTHING_LOST);
         }
-        let text = self.dir.disk.read(&file).during("read", &file)?;
+        let text = self.dir.disk.read_stored(&file).during("read", &file)?;
         // Where it cannot be read nothing is deleted for it.
         let offset = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
         Ok(offset.unwrap_or(Offset::MAX))

@@ -509,8 +509,8 @@ impl Log {
         let reason: Arc<str> = format!("{action}: {error}").into();
         if self.broken.set(reason.clone()).is_ok() {
             tracing::error!(topic = %self.topic, partition = self.partition, path = %self.path.display(), %reason, "the \
-                log is out of use, because its files are missing or damaged; repair them and \
-                restart the broker");
+                log is out of use, because its files are missing, damaged or may not be \
+                used; repair them and restart the broker");
         }
         AppendError::Broken { reason }
     }

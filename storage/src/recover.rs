@@ -198,8 +198,8 @@ fn remove_unfinished(disk: &Arc<dyn Disk>, dir: &Path, names: &[String]) -> Resu
     let Some(name) = names.iter().find(|name| name.ends_with(".swap")) else { return Ok(()) };
     Err(LogError::Malformed {
         path: dir.join(name),
-        reason: "compaction was interrupted while it replaced a segment; start Apache Kafka on it \
-                 once, or remove the file"
+        reason: "a file of Apache Kafka's compaction, which Letterbox never makes; if the \
+                 partition's other files are Letterbox's, move it away"
             .into(),
     })
 }
@@ -459,7 +459,9 @@ pub(super) fn read_producers(
     remove_snapshots_past(disk, dir, end)?;
     for offset in snapshots(disk, dir)?.into_iter().rev().take_while(|offset| *offset >= begin) {
         let path = dir.join(file_name(offset, ".snapshot"));
-        if let Some(read) = Producers::from_snapshot(&disk.read(&path).during("read", &path)?) {
+        if let Some(read) =
+            Producers::from_snapshot(&disk.read_stored(&path).during("read", &path)?)
+        {
             (producers, from) = (read, offset);
             break;
         }

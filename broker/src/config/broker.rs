@@ -10,7 +10,7 @@ use letterbox_env::split_address;
 use letterbox_protocol::model::BrokerId;
 
 use super::keys::{self, Problem, Verdict};
-use super::listener::{parse_endpoints, protocol_of};
+use super::listener::{parse_endpoints, protocol_of, same_address};
 use super::{ConfigError, Endpoint, parse_properties};
 
 /// The longest cluster id, in bytes: it is part of many answers.
@@ -187,6 +187,7 @@ impl Config {
             all.filter(|id| !id.is_empty()).map(str::to_owned).collect()
         };
         let is_set = given.get("admin.listener").is_some();
+        let admin = parse_admin(given.or_default("admin.listener"), is_set, &clients)?;
         Ok(Self {
             node_id,
             accepted_lost_directory_ids: ids("accepted.lost.directory.ids"),
@@ -197,7 +198,7 @@ impl Config {
             expected_directory_ids: ids("expected.directory.ids"),
             rack: given.get("broker.rack").map(str::to_owned),
             cluster_id,
-            admin: parse_admin(given.or_default("admin.listener"), is_set)?,
+            admin,
             listeners: clients,
             advertised,
             controller,
@@ -700,14 +701,24 @@ fn contradiction(
     .find(|(less, more)| number(less) > number(more))
 }
 
-fn parse_admin(value: &str, is_set: bool) -> Result<Option<(String, u16, bool)>, Problem> {
+fn parse_admin(
+    value: &str,
+    is_set: bool,
+    listeners: &[Endpoint],
+) -> Result<Option<(String, u16, bool)>, Problem> {
     if value.eq_ignore_ascii_case("none") {
         return Ok(None);
     }
-    let parsed = parse_address(value).map(|(host, port)| (host, port, is_set));
-    parsed.map(Some).ok_or_else(|| {
-        Problem::value("admin.listener", value, "must be host:port (the host may be empty) or none")
-    })
+    let bad = |why: &str| Problem::value("admin.listener", value, why);
+    let (host, port) = parse_address(value)
+        .ok_or_else(|| bad("must be host:port (the host may be empty) or none"))?;
+    let shared =
+        |other: &&Endpoint| port != 0 && other.port == port && same_address(&other.host, &host);
+    if let Some(other) = listeners.iter().find(shared).filter(|_| is_set) {
+        let name = &other.name;
+        return Err(bad(&format!("uses port {port}, which listener {name} already uses")));
+    }
+    Ok(Some((host, port, is_set)))
 }
 
 #[cfg(test)]
@@ -799,6 +810,7 @@ mod tests {
             ("controller.quorum.voters=2@a:1", "does not name this node"),
             ("node.id=-1", "node.id=-1: must be a whole number from 0"),
             ("admin.listener=here", "host:port"),
+            ("admin.listener=127.0.0.1:9092", "uses port 9092, which listener PLAINTEXT"),
             ("log.dirs=/a,/b/, /b", "log.dirs=/a,/b/, /b: names /b twice"),
             (
                 "broker.session.timeout.ms=2000",

@@ -65,7 +65,7 @@ pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endp
 
 /// Whether two hosts name, as far as their spelling tells, an address that both would listen on.
 /// Two interfaces, or IPv4 and IPv6, may have one port each (KIP-797). A name may be any address.
-fn same_address(a: &str, b: &str) -> bool {
+pub(super) fn same_address(a: &str, b: &str) -> bool {
     let everything = |host: &str| host.is_empty();
     let (is_a_v6, is_b_v6) = (a.contains(':'), b.contains(':'));
     a == b

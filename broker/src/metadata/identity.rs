@@ -271,7 +271,7 @@ pub fn open_usable(
 fn read_used(env: &Env, metadata_dir: &Path) -> Result<BTreeMap<Uuid, PathBuf>, IdentityError> {
     let path = metadata_dir.join(LOG_DIRECTORIES);
     let io = |source| IdentityError::Io { directory: metadata_dir.to_owned(), source };
-    let bytes = match env.disk.read(&path) {
+    let bytes = match env.disk.read_stored(&path) {
         Ok(bytes) => bytes,
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
@@ -567,7 +567,7 @@ fn read_directory_beside(
     }
     let entries = env.disk.list(directory).map_err(io)?;
     if entries.iter().any(|entry| entry.name == META_PROPERTIES) {
-        let bytes = env.disk.read(&directory.join(META_PROPERTIES)).map_err(io)?;
+        let bytes = env.disk.read_stored(&directory.join(META_PROPERTIES)).map_err(io)?;
         let damaged = |reason| IdentityError::Damaged { directory: directory.to_owned(), reason };
         return parse(&bytes).map(Some).map_err(damaged);
     }

@@ -88,7 +88,7 @@ impl Slots {
             if !disk.exists(&path)? {
                 continue;
             }
-            let Some(stored) = decode(&disk.read(&path)?) else {
+            let Some(stored) = decode(&disk.read_stored(&path)?) else {
                 tracing::error!(path = %path.display(), "snapshot of the metadata log is damaged; \
                     trying the other one");
                 continue;

@@ -142,7 +142,7 @@ impl Wal {
             let wal = Self::begin(disk, random, path.clone(), node_id).map_err(io)?;
             return Ok((wal, Vec::new()));
         }
-        let bytes = disk.read(&path).map_err(io)?;
+        let bytes = disk.read_stored(&path).map_err(io)?;
         let damaged = |position, reason| WalError::Damaged { path: path.clone(), position, reason };
         let (generation, found, incarnation) =
             read_header(&bytes).ok_or(damaged(0, "the header is not whole"))?;

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -37,6 +38,8 @@ use super::response::Response;
 
 /// Requests of one connection that may wait for their answer at once.
 const IN_FLIGHT_MAX: usize = 32;
+/// How long one client's requests may keep a thread before other clients have their turn.
+const TURN_MAX: Duration = Duration::from_millis(1);
 /// How often it is looked whether an answer is being read, or a client is still there.
 const WRITE_CHECK: Duration = Duration::from_secs(1);
 
@@ -159,9 +162,9 @@ async fn serve_confined(
 impl Loop<'_> {
     async fn run(&mut self, stop: CancellationToken) -> Result<Never, Ended> {
         let mut patience = Patience::new(self.idle);
-        let mut stopped = pin!(stop.cancelled());
+        let (mut stopped, mut turn) = (pin!(stop.cancelled()), None);
         loop {
-            self.start_what_has_come(&mut patience).await?;
+            self.start_what_has_come(&stop, &mut patience, &mut turn).await?;
             let stops = stop.is_cancelled();
             if stops && self.in_flight.is_empty() && self.held.is_none() {
                 return Err(Ended::ShuttingDown);
@@ -217,18 +220,35 @@ impl Loop<'_> {
                     None if self.incoming.is_empty() => return Err(Ended::Idle(self.idle)),
                     None => return Err(Ended::Stalled),
                 },
+                // Looked at last: everything else waits, and others have their turn.
+                never = ends(&mut turn) => match never {},
             }
         }
     }
 
-    /// Starts everything that is whole in the buffer, before more is read.
-    async fn start_what_has_come(&mut self, patience: &mut Patience) -> Result<(), Ended> {
+    /// Starts everything that is whole in the buffer, before more is read, but nothing once the
+    /// broker stops. `turn` is since when this client keeps the thread: hundreds of small requests
+    /// may lie in the buffer, and nothing else holds them back when nobody reads their answers.
+    async fn start_what_has_come(
+        &mut self,
+        stop: &CancellationToken,
+        patience: &mut Patience,
+        turn: &mut Option<Instant>,
+    ) -> Result<(), Ended> {
         while self.may_start() {
             let Some(frame) = self.next_frame()? else { break };
+            let now = Instant::now();
             self.progress = None;
             self.share.is_read();
-            patience.ends_at(Instant::now() + self.idle);
+            patience.ends_at(now + self.idle);
             self.start(frame).await?;
+            if now.duration_since(*turn.get_or_insert(now)) >= TURN_MAX {
+                tokio::task::yield_now().await;
+                *turn = None;
+                if stop.is_cancelled() {
+                    break;
+                }
+            }
         }
         if self.progress.is_none() && !self.incoming.is_empty() && self.may_start() {
             // The next frame has begun behind the last one.
@@ -472,6 +492,15 @@ async fn memory(share: &mut Share, needs: Option<usize>, frame_from: Option<IpAd
         (Some(total), None) => share.grow_to(total).await,
     }
     Memory::IsThere
+}
+
+/// Ends the turn when it is polled; never completes.
+async fn ends(turn: &mut Option<Instant>) -> Never {
+    std::future::poll_fn(|_| {
+        *turn = None;
+        Poll::Pending
+    })
+    .await
 }
 
 /// Completes when the Produce that is being validated has been appended; never without one.

@@ -78,11 +78,14 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Documents> {
 }
 
 fn add(documents: &mut Documents, value: &Value) -> anyhow::Result<()> {
-    if value.pointer("/metadata/name").and_then(Value::as_str).is_none_or(str::is_empty) {
-        bail!("metadata.name is missing");
-    }
+    let is_named = || match value.pointer("/metadata/name") {
+        Some(Value::String(name)) if !name.is_empty() => Ok(()),
+        None | Some(Value::Null | Value::String(_)) => bail!("metadata.name is missing"),
+        Some(_) => bail!("metadata.name must be text; put it in quotes"),
+    };
     match (value["apiVersion"].as_str(), value["kind"].as_str()) {
         (Some("letterbox.dev/v1alpha1"), Some("KafkaCluster")) => {
+            is_named()?;
             let cluster: KafkaCluster = parse_strict(value)?;
             refuse(&validate::local_cluster(&cluster))?;
             if documents.clusters.iter().any(|other| other.name_any() == cluster.name_any()) {
@@ -91,6 +94,7 @@ fn add(documents: &mut Documents, value: &Value) -> anyhow::Result<()> {
             documents.clusters.push(cluster);
         }
         (Some("letterbox.dev/v1alpha1"), Some("KafkaTopic")) => {
+            is_named()?;
             let topic: KafkaTopic = parse_strict(value)?;
             let same = |other: &KafkaTopic| {
                 other.spec.cluster_ref == topic.spec.cluster_ref
@@ -182,6 +186,15 @@ mod tests {
             (
                 cluster.replace("spec: {}", "spec: {zookeeper: 3}"),
                 "document 1 (a): spec.zookeeper: there is no such field",
+            ),
+            (
+                cluster.replace("name: a", "name: 5"),
+                "document 1: metadata.name must be text; put it in quotes",
+            ),
+            (
+                "apiVersion: v1\nkind: List\nitems: []\n".to_owned(),
+                "document 1: it is v1 List; letterbox up runs letterbox.dev/v1alpha1 \
+                 KafkaCluster and KafkaTopic only",
             ),
             (
                 "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n".to_owned(),
