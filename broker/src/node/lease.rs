@@ -182,6 +182,8 @@ mod tests {
     #[test]
     fn a_fence_ends_it_whatever_the_time_is() {
         let (mut at, fenced) = (At::new(), HeartbeatAnswer { is_fenced: true, ..answer(7, 9_000) });
+        // Also where the answer came well within the session.
+        assert_eq!(At::new().heard(1_000, 1_100, &fenced).until(), None);
         assert_eq!(at.heard(1_000, 1_100, &answer(5, 0)).until(), None);
         // What it has to show is not known yet: the fence is under way.
         assert_eq!(at.0.awaited(), Some(ANSWER));

@@ -38,8 +38,7 @@ pub(super) fn may_end(
     let node = plan.nodes.iter().find(|node| node.id == broker);
     let mut lost = node.into_iter().flat_map(NodeStatus::open_losses);
     if let Some(loss) = lost.find(|loss| loss.held) {
-        let (volume, reason) = (loss.volume.clone(), loss.reason);
-        return Err(Wait::HoldsLastCopy { broker, volume, reason });
+        return Err(Wait::HoldsLastCopy { broker, volume: loss.volume.clone() });
     }
     if !is_written(recorded_node(cluster, broker), node) {
         return Err(Wait::BrokerRestarting { broker });

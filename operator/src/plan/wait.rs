@@ -1,7 +1,7 @@
 //! What about a cluster is waited for, and what is only noted.
 
 use super::loss::Loss;
-use crate::api::{ADMIN_PORT, LossReason, shown};
+use crate::api::{ADMIN_PORT, shown};
 use crate::desired::objects::ObjectKey;
 use crate::observe::{Fault, Part};
 
@@ -97,8 +97,6 @@ pub enum Wait {
         broker: i32,
         /// Which of its volumes.
         volume: String,
-        /// What is lost of it.
-        reason: LossReason,
     },
     /// A broker has yet to go on without what was lost, as a person accepted.
     GoesOnWithout {
@@ -412,11 +410,11 @@ impl std::fmt::Display for Wait {
                  reclaim policy of its PersistentVolume to Retain now; docs/lost-volumes.md says \
                  what to do next"
             ),
-            Self::HoldsLastCopy { broker, volume, reason } => write!(
+            Self::HoldsLastCopy { broker, volume } => write!(
                 f,
                 "broker {broker} is not restarted: it has the last copy of what is on its volume \
-                 {volume} ({reason:?}), which is lost when the broker stops. Copy the records that \
-                 you need, and restore the volume or accept the loss; docs/lost-volumes.md says how"
+                 {volume}, which is lost when the broker stops. Copy the records that you need, \
+                 and restore the volume or accept the loss; docs/lost-volumes.md says how"
             ),
             Self::GoesOnWithout { broker, loss } => write!(
                 f,
