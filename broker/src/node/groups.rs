@@ -1,6 +1,6 @@
 //! The group coordinator over the partitions of `__consumer_offsets` that this node leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use letterbox_env::Env;
@@ -74,7 +74,7 @@ impl GroupHost {
         // Only a new topic takes them: roles may be ahead, and have kept them since `delta`.
         let is_new = after.is_some() && id_of(before) != id_of(after);
         let outlived = if is_new { self.coordinator.take_live() } else { LiveGroups::default() };
-        self.load(taken, &outlived);
+        self.load(taken, &outlived, &delta.after);
     }
 
     /// Partitions that were offline can be read now.
@@ -84,13 +84,18 @@ impl GroupHost {
             terms.get(partition).is_some_and(|(of, _)| of == topic)
         };
         let partitions = back.iter().filter(is_led).map(|(_, partition)| *partition).collect();
-        self.load(partitions, &LiveGroups::default());
+        self.load(partitions, &LiveGroups::default(), image);
     }
 
-    fn load(&mut self, partitions: Vec<i32>, live: &LiveGroups) {
-        if !partitions.is_empty() {
-            let load = |partition| (partition, self.coordinator.load(partition, live));
-            self.loads.spawn(read(partitions.into_iter().map(load).collect()));
+    fn load(&mut self, partitions: Vec<i32>, live: &LiveGroups, image: &MetadataImage) {
+        if partitions.is_empty() {
+            return;
+        }
+        let load = |partition| (partition, self.coordinator.load(partition, live));
+        self.loads.spawn(read(partitions.into_iter().map(load).collect()));
+        let removed: HashSet<TopicId> = image.removed_topics.ids().copied().collect();
+        if !removed.is_empty() {
+            self.coordinator.topics_removed(removed);
         }
     }
 

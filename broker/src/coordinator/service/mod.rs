@@ -8,7 +8,7 @@ mod by_id;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use letterbox_env::Env;
@@ -172,6 +172,12 @@ impl GroupCoordinator {
     /// names.
     pub(crate) fn topics_deleted(&self, topics: Vec<(Arc<str>, TopicId)>) {
         let forget: Event<Shard> = Arc::new(move |shard, now| shard.forget_topics(&topics, now));
+        self.inner.runtime.tell_all(&forget);
+    }
+
+    /// As [`GroupCoordinator::topics_deleted`], for partitions that are being loaded.
+    pub(crate) fn topics_removed(&self, removed: HashSet<TopicId>) {
+        let forget: Event<Shard> = Arc::new(move |shard, now| shard.forget_removed(&removed, now));
         self.inner.runtime.tell_all(&forget);
     }
 

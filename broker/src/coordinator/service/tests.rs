@@ -419,6 +419,29 @@ async fn a_group_goes_on_when_its_topic_is_deleted_and_made_again() {
     next.shutdown().await;
 }
 
+/// The broker ended after the deletion and before it wrote that the offsets go.
+#[tokio::test(start_paused = true)]
+async fn offsets_of_a_topic_that_was_removed_before_a_load_go_after_it() {
+    let (coordinator, log) = coordinator();
+    coordinator.load(0, &LiveGroups::default()).await.unwrap();
+    let answer = coordinator.offset_commit(&context(9), commit_request("t", 42)).await;
+    assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+    coordinator.shutdown().await;
+    for (removed, left) in [(6, Some(42)), (7, None)] {
+        let next = over(log.clone());
+        let loaded = next.load(0, &LiveGroups::default());
+        next.topics_removed([TopicId::from_u128(removed)].into());
+        loaded.await.unwrap();
+        assert_eq!(fetch(&next, false).await, (0, left));
+        next.shutdown().await;
+    }
+    // It is written.
+    let next = over(log);
+    next.load(0, &LiveGroups::default()).await.unwrap();
+    assert_eq!(fetch(&next, false).await, (0, None));
+    next.shutdown().await;
+}
+
 /// It took those with it that came after it: a restart forgot them.
 #[tokio::test(start_paused = true)]
 async fn a_group_that_is_too_large_for_its_new_topic_takes_no_other_with_it() {

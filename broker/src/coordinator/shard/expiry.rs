@@ -1,6 +1,6 @@
 //! Offsets that nobody uses any more, and groups without them, are removed (KIP-211).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use letterbox_protocol::model::TopicId;
@@ -71,6 +71,17 @@ impl Shard {
                 self.groups.keys().flat_map(|group| self.offsets.latest_range(of_group(group)));
             all.filter(is_gone).map(|(key, _)| tombstone(key)).collect()
         };
+        let mut out = Output::default();
+        self.remove(gone, None, now, &mut out);
+        out
+    }
+
+    /// As [`Shard::forget_topics`], of topics that were deleted at any time, by their ids: who led
+    /// this partition then may have ended before it wrote that their offsets go.
+    pub(crate) fn forget_removed(&mut self, removed: &HashSet<TopicId>, now: Now) -> Output {
+        let all = self.groups.keys().flat_map(|group| self.offsets.latest_range(of_group(group)));
+        let gone = all.filter(|(_, offset)| removed.contains(&offset.topic_id));
+        let gone = gone.map(|(key, _)| tombstone(key)).collect();
         let mut out = Output::default();
         self.remove(gone, None, now, &mut out);
         out

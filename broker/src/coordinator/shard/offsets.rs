@@ -195,8 +195,8 @@ impl Shard {
 
     /// The committed offsets of a group, of `topics` or of all there are. What was never committed
     /// has none. So has what was committed for another topic of that name: `id_of` says which one
-    /// has it now. When a topic is deleted its offsets go with it, but only soon after, and not at
-    /// all when the broker ends between the two.
+    /// has it now. When a topic is deleted its offsets go with it, but only soon after, and after the
+    /// next start when the broker ends between the two.
     #[must_use]
     pub(crate) fn fetch_offsets(
         &self,

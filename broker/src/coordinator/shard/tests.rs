@@ -1,7 +1,7 @@
 //! Groups driven event by event; `in_flight` has what happens while writes are on their way. Times
 //! are milliseconds since the start of each test.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -677,6 +677,18 @@ fn offsets_of_deleted_topics_go_and_stay_gone() {
     // A topic that has the name later begins anew.
     world.commit_offset("", -1, 3, "");
     assert_eq!(world.offset(), Some((3, 7, String::new())));
+}
+
+/// By their ids alone, as one knows them who loads a partition.
+#[test]
+fn offsets_of_topics_that_were_removed_before_a_start_go() {
+    let mut world = World::new(GroupConfig::default());
+    world.commit_offset("", -1, 41, "");
+    let other = HashSet::from([TopicId::from_u128(6)]);
+    assert!(world.shard.forget_removed(&other, world.now()).writes.is_empty());
+    let forgotten = world.shard.forget_removed(&HashSet::from([TOPIC_ID]), world.now());
+    world.take(forgotten);
+    assert_eq!(world.offset(), None);
 }
 
 /// Few topics are looked up in each group, of many every offset is looked at.
