@@ -13,7 +13,7 @@
 //!
 //! An answer keeps the files open that it is sent from, however they are counted otherwise. So all
 //! answers together have as many as one kind of segments may have ([`AnswerFiles`]), and beyond that
-//! each has a copy of its first batches.
+//! each has a copy of its first batches, or the file of a large one.
 //!
 //! What the upkeep looks at, a segment's size and its largest timestamp, stays in memory.
 
@@ -72,6 +72,11 @@ impl AnswerFiles {
     pub(super) fn take(self: &Arc<Self>) -> Option<AnswerFile> {
         let file = AnswerFile::counted(self);
         (self.open() <= self.most).then_some(file)
+    }
+
+    /// Counts one more, room or not.
+    pub(super) fn exceed(self: &Arc<Self>) -> AnswerFile {
+        AnswerFile::counted(self)
     }
 }
 

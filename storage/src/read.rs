@@ -20,7 +20,8 @@ use letterbox_protocol::model::{Offset, TimestampMs};
 const ATTEMPTS: usize = 3;
 /// Segments in one answer of a partition: each keeps a file open until the answer is sent.
 const SEGMENTS_MAX: usize = 64;
-/// Bytes that are copied where no file may be kept open, or one batch.
+/// Bytes that are copied where no file may be kept open. A larger batch is sent from its file all
+/// the same: a copy of each reader's might not fit into memory.
 const COPIED_MAX: u64 = 64 << 10;
 
 impl Log {
@@ -183,6 +184,8 @@ impl Log {
                 None => return Ok(false),
             };
         let len = usize::try_from(stop - start).unwrap_or(usize::MAX);
+        let is_large = stop - start > COPIED_MAX;
+        let counted = counted.or_else(|| is_large.then(|| self.dir.answers.exceed()));
         result.slices.push(if let Some(counted) = counted {
             let (file, cold_reads) = (segment.files()?.log.clone(), self.dir.cold_reads().clone());
             Slice::File { file, position: start, len, cold_reads, counted }

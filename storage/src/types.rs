@@ -100,6 +100,15 @@ pub struct ReadResult {
     pub lacks_files: bool,
 }
 
+impl ReadResult {
+    /// Bytes that are not sent from files.
+    #[must_use]
+    pub fn in_memory(&self) -> usize {
+        let memory = self.slices.iter().filter(|slice| matches!(slice, Slice::Memory(_)));
+        memory.map(Slice::len).sum()
+    }
+}
+
 /// A record found by its timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimestampOffset {

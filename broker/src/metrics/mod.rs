@@ -272,7 +272,7 @@ impl Metrics {
         r.add("letterbox_client_memory_limit", BYTES, "", "Bound of letterbox_client_memory_used (queued.max.request.bytes)", &self.client_memory_size);
         r.add("letterbox_compaction_memory", BYTES, "", "Memory of the keys that compaction remembers, at most log.cleaner.dedupe.buffer.size", &self.compaction_memory);
         r.add("letterbox_decoders", None, "", "Large batches that are unpacked now, to be checked or to look up a time; at most one for each CPU", &self.decoders);
-        r.add("letterbox_answer_files", None, "", "Files that answers to Fetch keep open until they are read; past a sixteenth of the open files that the process may have, an answer has one", &self.answer_files);
+        r.add("letterbox_answer_files", None, "", "Files that answers to Fetch keep open until they are read; past a sixteenth of the open files that the process may have, an answer has copies or the file of one large batch", &self.answer_files);
         r.add("letterbox_tail_cache_used", BYTES, "", "Memory for the newest batches of all logs", &self.tail_cache_used);
     }
 

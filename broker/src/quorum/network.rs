@@ -51,7 +51,7 @@ pub(super) const HELLO_LEN_MAX: usize = 32 << 10;
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// The versions of the hello and of what is said after it, the oldest and the newest that this node
 /// speaks.
-pub(super) const VERSIONS: (u16, u16) = (5, 5);
+pub(super) const VERSIONS: (u16, u16) = (6, 6);
 
 pub(super) const HELLO: u8 = 0;
 pub(super) const VOTE: u8 = 1;

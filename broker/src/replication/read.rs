@@ -76,8 +76,8 @@ impl Partition {
             cold_reads.run(env, read).await.map_err(|error| error.code())?
         };
         if found.lacks_files {
-            // It is a copy, and goes on its way whatever others hold.
-            may_keep(found.bytes);
+            // A small copy goes on its way whatever others hold.
+            may_keep(found.in_memory());
         }
         Ok(shown(Ok(found)))
     }

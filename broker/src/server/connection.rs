@@ -9,7 +9,7 @@
 //! that is slower than [`super::pace`] allows is given up. While a request waits, the broker reads
 //! on into its small buffer, and when that is full asks the socket, so that it learns when the
 //! client has gone: a Fetch that waits for records is dropped then, any other request is finished,
-//! and what came behind it is carried out, as in Apache Kafka.
+//! and what came behind it is carried out, as in Apache Kafka. A stop drops what was not started.
 
 use std::io;
 use std::net::IpAddr;
@@ -164,8 +164,10 @@ impl Loop<'_> {
         let mut patience = Patience::new(self.idle);
         let (mut stopped, mut turn) = (pin!(stop.cancelled()), None);
         loop {
-            self.start_what_has_come(&stop, &mut patience, &mut turn).await?;
             let stops = stop.is_cancelled();
+            if !stops {
+                self.start_what_has_come(&stop, &mut patience, &mut turn).await?;
+            }
             if stops && self.in_flight.is_empty() && self.held.is_none() {
                 return Err(Ended::ShuttingDown);
             }
@@ -221,14 +223,14 @@ impl Loop<'_> {
                     None => return Err(Ended::Stalled),
                 },
                 // Looked at last: everything else waits, and others have their turn.
-                never = ends(&mut turn) => match never {},
+                never = end_turn(&mut turn) => match never {},
             }
         }
     }
 
-    /// Starts everything that is whole in the buffer, before more is read, but nothing once the
-    /// broker stops. `turn` is since when this client keeps the thread: hundreds of small requests
-    /// may lie in the buffer, and nothing else holds them back when nobody reads their answers.
+    /// Starts everything that is whole in the buffer, before more is read. `turn` is when this
+    /// client's turn began: hundreds of small requests may lie in the buffer, and nothing else
+    /// holds them back when nobody reads their answers.
     async fn start_what_has_come(
         &mut self,
         stop: &CancellationToken,
@@ -495,7 +497,7 @@ async fn memory(share: &mut Share, needs: Option<usize>, frame_from: Option<IpAd
 }
 
 /// Ends the turn when it is polled; never completes.
-async fn ends(turn: &mut Option<Instant>) -> Never {
+async fn end_turn(turn: &mut Option<Instant>) -> Never {
     std::future::poll_fn(|_| {
         *turn = None;
         Poll::Pending

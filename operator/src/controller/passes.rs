@@ -49,9 +49,11 @@ impl Passes {
         self.with(|all| {
             let ended = all.entry(object).or_default();
             ended.failed = ended.failed.saturating_add(1);
-            if ended.fault.as_ref() != Some(fault) {
-                (ended.fault, ended.told) = (Some(fault.clone()), None);
+            // The words of one cause may differ each time.
+            if ended.fault.as_ref().is_none_or(|known| known.reason != fault.reason) {
+                ended.told = None;
             }
+            ended.fault = Some(fault.clone());
             if ended.failed < TOLD_AFTER {
                 return None;
             }

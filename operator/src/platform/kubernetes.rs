@@ -398,16 +398,15 @@ impl Kubernetes {
         let name = format!("{}-0", broker_name(&desired.name, broker));
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        if live.pod(broker).is_some_and(has_other_image) {
-            let key = (desired.namespace.clone(), name.clone());
-            let mut all = self.put_back.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(key, Instant::now());
-        }
         match pods.delete(&name, &params).await {
             // It is gone, or another one has its name.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            result => {
-                result.map(drop).map_err(|error| api_fault(&format!("delete pod {name}"), &error))
+            Err(error) => Err(api_fault(&format!("delete pod {name}"), &error)),
+            Ok(_) if !live.pod(broker).is_some_and(has_other_image) => Ok(()),
+            Ok(_) => {
+                let mut all = self.put_back.lock().unwrap_or_else(PoisonError::into_inner);
+                all.insert((desired.namespace.clone(), name), Instant::now());
+                Ok(())
             }
         }
     }

@@ -182,17 +182,22 @@ async fn the_files_of_all_answers_have_one_bound() {
     let disk = SimDisk::new(1);
     let manager = rolls_for_each_batch(&disk).await;
     let log = manager.create(TOPIC, ID, 0, each_batch(small())).await.unwrap();
-    for i in 0..200 {
-        append(&log, 1_000 + i, &["a"]);
+    let large = "a".repeat(70_000);
+    for i in 0..201 {
+        append(&log, 1_000 + i, &[if i < 200 { "a" } else { &large }]);
         log.sync().unwrap();
     }
-    let read = |from, is_first| log.read_from_disk(from, usize::MAX, 200, is_first).unwrap();
+    let read = |from, is_first| log.read_from_disk(from, usize::MAX, 201, is_first).unwrap();
     let first = read(0, true);
     assert_eq!((first.slices.len(), manager.answer_files()), (MOST, MOST));
     assert!(first.lacks_files, "there are more");
     let second = read(100, true);
     assert!(matches!(&second.slices[..], [Slice::Memory(_)]), "it goes on its way, as a copy");
     assert_eq!((second.next_offset, second.lacks_files), (101, true));
+    assert_eq!((first.in_memory(), second.in_memory()), (0, second.bytes));
+    let third = read(200, true);
+    assert!(matches!(&third.slices[..], [Slice::File { .. }]), "a copy of it would be large");
+    drop(third);
     let other = read(150, false);
     assert_eq!((other.bytes, other.next_offset), (0, 150), "it is not the first of its answer");
     assert!(other.lacks_files);
