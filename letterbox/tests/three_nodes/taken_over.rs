@@ -28,6 +28,15 @@ fn observer(dir: &Path, of: &str, ports: &Ports, admin: u16) -> Broker {
     Broker::run(file, Vec::new(), SocketAddr::from(([127, 0, 0, 1], clients)))
 }
 
+/// Whether each thread of the process is stopped (`T` in proc(5)).
+fn is_stopped(pid: rustix::process::Pid) -> bool {
+    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+    std::fs::read_dir(tasks).unwrap().all(|task| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
+}
+
 /// What was written to it before it stood still is there, and nothing that it is sent after that is
 /// acknowledged.
 #[test]
@@ -63,6 +72,8 @@ fn a_broker_whose_id_was_taken_over_while_it_stood_still_acknowledges_nothing_an
     assert_eq!(http_get(admin, "/readyz").0, "200");
 
     kill_process(four.pid(), Signal::STOP).unwrap();
+    // One thread hears of it and stops the others, when it gets a processor.
+    eventually("all of its threads stand still", || is_stopped(four.pid()));
     let stopped = Instant::now();
     // It finds this when it goes on, before anybody could tell it anything.
     let written = encode_request(7, Some("t"), PRODUCE_VERSION, &request(b"after").into()).unwrap();

@@ -192,14 +192,21 @@ mod tests {
     async fn an_error_is_told_when_it_lasts_and_again_after_a_while() {
         let passes = Passes::default();
         let object = |name: &str| ("KafkaTopic", "ns".to_owned(), name.to_owned());
-        let fault = |words: &str| Fault { reason: "Forbidden".into(), message: words.into() };
-        let fails = |words: &str| passes.failed(object("a"), &fault(words));
+        let fault =
+            |reason: &str, words: &str| Fault { reason: reason.into(), message: words.into() };
+        let fails = |words: &str| passes.failed(object("a"), &fault("Forbidden", words));
         let (told, untold) = (Some(true), Some(false));
         assert_eq!((fails("read it"), passes.in_vain()), (None, None), "it may be of a moment");
         assert_eq!((fails("read it"), fails("read it")), (told, untold), "once");
         let every = "every reconcile of a KafkaTopic ends with an error: read it";
         assert_eq!(passes.in_vain().as_deref(), Some(every));
-        assert_eq!((fails("write it"), fails("write it")), (told, untold), "another one");
+        assert_eq!(fails("write it"), untold, "other words for it");
+        let other = passes.failed(object("a"), &fault("NoAnswer", "write it"));
+        assert_eq!(
+            (other, fails("write it"), fails("write it")),
+            (told, told, untold),
+            "another one"
+        );
         tokio::time::sleep(AGAIN).await;
         assert_eq!((fails("write it"), fails("write it")), (told, untold));
         // It works for another object of the kind, and then for no other one of it.
