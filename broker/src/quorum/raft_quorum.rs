@@ -193,12 +193,12 @@ impl RaftQuorum {
     pub(super) async fn begin(&self, founds: bool) -> Result<(), OpenError> {
         if !self.identity.is_sole_voter() {
             if founds {
-                self.raft.trigger().elect().await.map_err(OpenError::of_raft)?;
+                self.raft.trigger().elect().await.map_err(|error| self.not_begun(error))?;
             }
             return self.check_cluster();
         }
         if self.raft.metrics().borrow().state != ServerState::Leader {
-            self.raft.trigger().elect().await.map_err(OpenError::of_raft)?;
+            self.raft.trigger().elect().await.map_err(|error| self.not_begun(error))?;
         }
         loop {
             let led = self
@@ -210,7 +210,7 @@ impl RaftQuorum {
                 Ok(_) => break,
                 // The vote waits for space, however long that takes.
                 Err(_) if self.patience.waits_for().is_some() => {}
-                Err(error) => return Err(OpenError::of_raft(error)),
+                Err(error) => return Err(self.not_begun(error)),
             }
         }
         loop {
@@ -219,9 +219,15 @@ impl RaftQuorum {
                 Err(QuorumError::Waiting { .. } | QuorumError::NotLeader { .. }) => {
                     tokio::time::sleep(RETRY_AFTER).await
                 }
-                Err(error) => return Err(OpenError::of_raft(error)),
+                Err(error) => return Err(self.not_begun(error)),
             }
         }
+    }
+
+    /// That `error` is why, or what has ended raft: a wait hears only that it has ended.
+    fn not_begun(&self, error: impl Error + Send + Sync + 'static) -> OpenError {
+        let ended = self.raft.metrics().borrow().running_state.clone().err();
+        ended.map_or_else(|| OpenError::of_raft(error), OpenError::of_raft)
     }
 
     fn check_cluster(&self) -> Result<(), OpenError> {
@@ -539,7 +545,7 @@ impl MetadataQuorum for RaftQuorum {
     }
 }
 
-fn has_stopped(error: &dyn std::error::Error) -> QuorumError {
+pub(super) fn has_stopped(error: &dyn std::error::Error) -> QuorumError {
     QuorumError::Stopped { reason: with_causes(error).into() }
 }
 

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::identity::{CUT_OFF_AFTER, Hello, Identity, taken_over};
 use super::network::{self, Dialer, ask_who, invalid};
-use super::raft_quorum::{broker_id, hand_over};
+use super::raft_quorum::{broker_id, hand_over, has_stopped};
 use super::state_machine::Published;
 use super::types::{Known, Raft, Voter};
 use super::{ChangeError, QuorumError, VoterChange};
@@ -248,9 +248,7 @@ async fn make(raft: &Raft, change: ChangeMembers<u64, Voter>) -> Result<(), Chan
             };
             Err(ApiError::new(code, error.to_string()).into())
         }
-        Ok(Err(RaftError::Fatal(fatal))) => {
-            Err(QuorumError::Stopped { reason: fatal.to_string().into() }.into())
-        }
+        Ok(Err(RaftError::Fatal(fatal))) => Err(has_stopped(&fatal).into()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use letterbox_env::Env;
+use letterbox_env::{Env, with_causes};
 use letterbox_protocol::model::BrokerId;
 use letterbox_sim::disk::{Fault, SimDisk};
 
@@ -333,6 +333,26 @@ async fn broker_with_more_partitions_than_fit_into_an_entry_registers() {
     let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
     assert_eq!(epochs(&quorum), vec![1; 60_000]);
     quorum.shutdown().await;
+}
+
+/// The disk fails in each part of a start.
+#[tokio::test]
+async fn a_start_that_the_disk_ends_tells_what_the_disk_said() {
+    let mut by_raft = 0;
+    for round in 0..12 {
+        let disk = SimDisk::new(round);
+        let env = disk.env();
+        disk.inject(Fault::FailSync, "", round, u64::MAX);
+        match RaftQuorum::open(env.clone(), sole(Path::new("/data"))).await {
+            Ok(quorum) => quorum.shutdown().await,
+            Err(error) => {
+                by_raft += u32::from(matches!(error, OpenError::Raft(_)));
+                let told = with_causes(&error);
+                assert!(told.contains("os error 5"), "round {round}: {told}");
+            }
+        }
+    }
+    assert!(by_raft > 0, "no start was ended while raft ran");
 }
 
 /// The disk fails in each part of a decision, while snapshots are made.
