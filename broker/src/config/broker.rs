@@ -10,7 +10,7 @@ use letterbox_env::split_address;
 use letterbox_protocol::model::BrokerId;
 
 use super::keys::{self, Problem, Verdict};
-use super::listener::{parse_endpoints, protocol_of, same_address};
+use super::listener::{parse_endpoints, port_taken, protocol_of};
 use super::{ConfigError, Endpoint, parse_properties};
 
 /// The longest cluster id, in bytes: it is part of many answers.
@@ -712,11 +712,8 @@ fn parse_admin(
     let bad = |why: &str| Problem::value("admin.listener", value, why);
     let (host, port) = parse_address(value)
         .ok_or_else(|| bad("must be host:port (the host may be empty) or none"))?;
-    let shared =
-        |other: &&Endpoint| port != 0 && other.port == port && same_address(&other.host, &host);
-    if let Some(other) = listeners.iter().find(shared).filter(|_| is_set) {
-        let name = &other.name;
-        return Err(bad(&format!("uses port {port}, which listener {name} already uses")));
+    if let Some(taken) = port_taken(listeners, &host, port).filter(|_| is_set) {
+        return Err(bad(&taken));
     }
     Ok(Some((host, port, is_set)))
 }

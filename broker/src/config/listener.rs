@@ -50,22 +50,24 @@ pub(super) fn parse_endpoints(key: &'static str, value: &str) -> Result<Vec<Endp
             return Err(bad("uses a listener name that is already taken"));
         }
         let host = host.to_owned();
-        let shared =
-            |other: &&Endpoint| other.port == port && port != 0 && same_address(&other.host, &host);
-        if let Some(other) = endpoints.iter().find(shared).filter(|_| key == "listeners") {
-            return Err(bad(&format!(
-                "uses port {port}, which listener {} already uses",
-                other.name
-            )));
+        if let Some(taken) = port_taken(&endpoints, &host, port).filter(|_| key == "listeners") {
+            return Err(bad(&taken));
         }
         endpoints.push(Endpoint { name, host, port });
     }
     Ok(endpoints)
 }
 
+/// That a listener already uses this address, as a part of a sentence.
+pub(super) fn port_taken(listeners: &[Endpoint], host: &str, port: u16) -> Option<String> {
+    let shared = |other: &&Endpoint| other.port == port && same_address(&other.host, host);
+    let other = listeners.iter().find(shared).filter(|_| port != 0)?;
+    Some(format!("uses port {port}, which listener {} already uses", other.name))
+}
+
 /// Whether two hosts name, as far as their spelling tells, an address that both would listen on.
 /// Two interfaces, or IPv4 and IPv6, may have one port each (KIP-797). A name may be any address.
-pub(super) fn same_address(a: &str, b: &str) -> bool {
+fn same_address(a: &str, b: &str) -> bool {
     let everything = |host: &str| host.is_empty();
     let (is_a_v6, is_b_v6) = (a.contains(':'), b.contains(':'));
     a == b

@@ -17,6 +17,11 @@ pub const FEATURE: &str = "letterbox.version";
 /// Of a cluster that has finalized none.
 pub(super) const FIRST: i16 = 1;
 
+/// The level of a feature where none is said, of a cluster and of a release; 0 is none.
+fn not_said(feature: &str) -> i16 {
+    if feature == FEATURE { FIRST } else { 0 }
+}
+
 /// The levels of a feature that a release supports, from the lowest to the highest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Levels {
@@ -29,8 +34,6 @@ pub struct Levels {
 impl Levels {
     /// Those of [`FEATURE`] that this release supports. A cluster is founded at the highest one.
     pub const SUPPORTED: Self = Self { min: FIRST, max: 2 };
-    /// Of a release that does not know the feature.
-    pub(super) const NONE: Self = Self { min: 0, max: 0 };
 
     /// Whether `level` is one of them.
     #[must_use]
@@ -72,10 +75,7 @@ impl Release {
     /// [`FEATURE`], and nothing else.
     #[must_use]
     pub fn levels(&self, feature: &str) -> Levels {
-        let not_said = match feature {
-            FEATURE => Levels { min: FIRST, max: FIRST },
-            _ => Levels::NONE,
-        };
+        let not_said = Levels { min: not_said(feature), max: not_said(feature) };
         self.features.get(feature).copied().unwrap_or(not_said)
     }
 
@@ -98,8 +98,7 @@ impl MetadataImage {
     /// The finalized level of `feature`; 0 when it is not used.
     #[must_use]
     pub fn level(&self, feature: &str) -> i16 {
-        let not_said = if feature == FEATURE { FIRST } else { 0 };
-        self.features.get(feature).copied().unwrap_or(not_said)
+        self.features.get(feature).copied().unwrap_or(not_said(feature))
     }
 }
 

@@ -16,6 +16,12 @@ fn tombstone(key: &OffsetKey) -> Record {
     Record::Offset { key: key.clone(), value: None }
 }
 
+fn tombstones<'a>(
+    offsets: impl Iterator<Item = (&'a OffsetKey, &'a OffsetAndMetadata)>,
+) -> Vec<Record> {
+    offsets.map(|(key, _)| tombstone(key)).collect()
+}
+
 impl Shard {
     pub(super) fn arm_expiry(&mut self, now: Now) {
         let deadline =
@@ -24,7 +30,7 @@ impl Shard {
     }
 
     pub(super) fn expire(&mut self, now: Now, out: &mut Output) {
-        let mut tombstones = Vec::new();
+        let mut gone = Vec::new();
         for group in self.groups.values() {
             let (mut all, mut expired) = (0_usize, Vec::new());
             let mut subscriptions = None;
@@ -39,12 +45,12 @@ impl Shard {
                 }
             }
             let nothing_left = expired.len() == all;
-            tombstones.append(&mut expired);
+            gone.append(&mut expired);
             if nothing_left && group.is_unused() {
-                tombstones.push(Record::Group { group: group.id().clone(), value: None });
+                gone.push(Record::Group { group: group.id().clone(), value: None });
             }
         }
-        self.remove(tombstones, None, now, out);
+        self.remove(gone, None, now, out);
         self.arm_expiry(now);
     }
 
@@ -59,21 +65,19 @@ impl Shard {
             let ids = ids.get(&*key.topic).map_or(&[][..], Vec::as_slice);
             !ids.is_empty() && (offset.topic_id.is_nil() || ids.contains(&offset.topic_id))
         };
-        let gone: Vec<Record> = if topics.len() <= LOOKED_UP_TOPICS_MAX {
+        let gone = if topics.len() <= LOOKED_UP_TOPICS_MAX {
             let pairs = ids.keys().flat_map(|topic| {
                 let topic: Arc<str> = (*topic).into();
                 self.groups.keys().map(move |group| of_topic(group, &topic))
             });
             let found = pairs.flat_map(|range| self.offsets.latest_range(range));
-            found.filter(is_gone).map(|(key, _)| tombstone(key)).collect()
+            tombstones(found.filter(is_gone))
         } else {
             let all =
                 self.groups.keys().flat_map(|group| self.offsets.latest_range(of_group(group)));
-            all.filter(is_gone).map(|(key, _)| tombstone(key)).collect()
+            tombstones(all.filter(is_gone))
         };
-        let mut out = Output::default();
-        self.remove(gone, None, now, &mut out);
-        out
+        self.forget(gone, now)
     }
 
     /// As [`Shard::forget_topics`], of topics that were deleted at any time, by their ids: who led
@@ -81,7 +85,10 @@ impl Shard {
     pub(crate) fn forget_removed(&mut self, removed: &HashSet<TopicId>, now: Now) -> Output {
         let all = self.groups.keys().flat_map(|group| self.offsets.latest_range(of_group(group)));
         let gone = all.filter(|(_, offset)| removed.contains(&offset.topic_id));
-        let gone = gone.map(|(key, _)| tombstone(key)).collect();
+        self.forget(tombstones(gone), now)
+    }
+
+    fn forget(&mut self, gone: Vec<Record>, now: Now) -> Output {
         let mut out = Output::default();
         self.remove(gone, None, now, &mut out);
         out
@@ -100,6 +107,6 @@ impl Shard {
 
     /// The tombstones that remove every offset of a group.
     pub(super) fn offset_tombstones(&self, group: &Arc<str>) -> Vec<Record> {
-        self.offsets.latest_range(of_group(group)).map(|(key, _)| tombstone(key)).collect()
+        tombstones(self.offsets.latest_range(of_group(group)))
     }
 }
