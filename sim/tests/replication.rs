@@ -51,13 +51,22 @@ fn cluster_with(seed: u64, more: &str) -> Cluster {
 
 /// The partitions of every topic, as `at` tells of them.
 async fn partitions(env: &Env, at: &str) -> Option<Vec<MetadataResponsePartition>> {
+    partitions_with(env, at, NODES.len()).await
+}
+
+/// While that many brokers are there.
+async fn partitions_with(
+    env: &Env,
+    at: &str,
+    brokers: usize,
+) -> Option<Vec<MetadataResponsePartition>> {
     let mut stream = timeout(Duration::from_secs(5), connect(env, at)).await.ok()?;
     let request = m::MetadataRequest::default().with_topics(None);
     let asked = ask(&mut stream, 9, request);
     let Ok(Some(Response::Metadata(told))) = timeout(Duration::from_secs(5), asked).await else {
         return None;
     };
-    (told.brokers.len() == NODES.len())
+    (told.brokers.len() == brokers)
         .then(|| told.topics.into_iter().flat_map(|topic| topic.partitions).collect())
 }
 
@@ -84,7 +93,7 @@ fn break_something(
 ) -> (Vec<&'static str>, &'static str) {
     let name = NODES[rng.index(3)];
     let other = NODES[(NODES.iter().position(|node| *node == name).unwrap() + 1) % 3];
-    match rng.below(if is_first { 5 } else { 10 }) {
+    match rng.below(if is_first { 5 } else { 12 }) {
         0 => {
             cluster.power_cut(name);
             (vec![name], "power cut")
@@ -126,9 +135,20 @@ fn break_something(
             NODES.into_iter().filter(|node| *node != name).for_each(|node| cluster.cut(name, node));
             (vec![name], "isolation")
         }
-        _ => {
+        9 => {
             cluster.disk(name).set_slow(Duration::from_millis(rng.between(20, 400)));
             (vec![name], "slow disk")
+        }
+        10 => {
+            cluster.disk(name).set_free(rng.between(1, 64) << 20);
+            (vec![name], "full disk")
+        }
+        _ => {
+            for name in NODES {
+                cluster.disk(name).set_free(rng.between(1, 64) << 20);
+                cluster.run_for(Duration::from_millis(rng.between(0, 3_000)));
+            }
+            (NODES.to_vec(), "full disk of all")
         }
     }
 }
@@ -137,6 +157,7 @@ fn break_something(
 fn heal(cluster: &mut Cluster, unplugged: &mut BTreeSet<&'static str>) {
     for (at, name) in NODES.into_iter().enumerate() {
         cluster.disk(name).set_slow(Duration::ZERO);
+        cluster.disk(name).set_capacity(None);
         NODES[at + 1..].iter().for_each(|other| cluster.mend(name, other));
         if !cluster.is_running(name) {
             let exit = cluster.exit(name);
@@ -265,6 +286,17 @@ fn wait_for(
     what: &str,
     is_so: impl Fn(&[MetadataResponsePartition]) -> bool + 'static,
 ) {
+    wait_with(cluster, names, NODES.len(), what, is_so);
+}
+
+/// While that many brokers are there.
+fn wait_with(
+    cluster: &mut Cluster,
+    names: &'static [&'static str],
+    brokers: usize,
+    what: &str,
+    is_so: impl Fn(&[MetadataResponsePartition]) -> bool + 'static,
+) {
     let last = Rc::new(RefCell::new(Vec::new()));
     let told = Rc::clone(&last);
     let found = Rc::new(Cell::new(false));
@@ -272,7 +304,7 @@ fn wait_for(
     cluster.client(what, move |env| async move {
         for name in names {
             loop {
-                let all = partitions(&env, name).await.unwrap_or_default();
+                let all = partitions_with(&env, name, brokers).await.unwrap_or_default();
                 if !all.is_empty() && is_so(&all) {
                     break;
                 }
@@ -327,6 +359,50 @@ fn a_log_directory_that_fails_hands_over_what_it_leads() {
     clients.ask_to_end();
     assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
     let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
+    clients.scan_and_check(&mut cluster, demands);
+}
+
+/// Its broker lives on: others lead until it has room again. Where nobody has any, all is readable,
+/// also after the end of one.
+#[test]
+fn a_full_disk_holds_nobody_up_while_another_has_room() {
+    let mut cluster = cluster(11);
+    let clients = Clients::begin(&mut cluster);
+    let is_led = |one: &MetadataResponsePartition| one.error_code == 0;
+    let whole = move |all: &[MetadataResponsePartition]| {
+        all.iter().all(|one| is_led(one) && one.isr_nodes.len() == NODES.len())
+    };
+    wait_for(&mut cluster, &NODES, "all are in sync", whole);
+    assert!(clients.go_on(&mut cluster));
+    let led = |one: &MetadataResponsePartition| one.leader_id.0 == 1;
+    wait_for(&mut cluster, &NODES, "the first leads", move |all| all.iter().any(led));
+
+    // Nor may coordinators use what is left.
+    let fill = |cluster: &Cluster, name| cluster.disk(name).set_free(8 << 20);
+    fill(&cluster, NODES[0]);
+    clients.note_fault(&cluster, NODES[0], "full disk");
+    wait_for(&mut cluster, &NODES, "others lead", move |all| {
+        all.iter().all(|one| is_led(one) && !one.isr_nodes.contains(&m::BrokerId(1)))
+    });
+    assert!(clients.go_on(&mut cluster), "writes wait for the disk that is full");
+    cluster.disk(NODES[0]).set_capacity(None);
+    wait_for(&mut cluster, &NODES, "all are in sync again", whole);
+
+    NODES.into_iter().for_each(|name| fill(&cluster, name));
+    clients.note_fault(&cluster, &NODES.join(","), "full disk of all");
+    cluster.run_for(Duration::from_secs(20));
+    wait_for(&mut cluster, &NODES, "all are led", move |all| all.iter().all(is_led));
+    cluster.kill(NODES[2]);
+    wait_with(&mut cluster, &NODES[..2], 2, "all are led without the third", move |all| {
+        all.iter().all(|one| is_led(one) && one.leader_id.0 != 3)
+    });
+    cluster.restart(NODES[2]);
+    NODES.into_iter().for_each(|name| cluster.disk(name).set_capacity(None));
+    wait_for(&mut cluster, &NODES, "all are in sync at the end", whole);
+    assert!(clients.go_on(&mut cluster), "writes wait for disks that have room");
+    clients.ask_to_end();
+    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
+    let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 2 };
     clients.scan_and_check(&mut cluster, demands);
 }
 

@@ -22,6 +22,8 @@ use super::types::Origin;
 
 /// Time between two log lines about what waits for a resource.
 const SAID_EVERY: Duration = Duration::from_secs(10);
+/// How long a directory counts as full after it had no room last: each change of that moves leads.
+const FULL_FOR: Duration = Duration::from_secs(10);
 
 /// One of `log.dirs`.
 pub struct LogDir {
@@ -64,6 +66,8 @@ struct Space {
     was_refused: AtomicBool,
     /// The log says that it takes no appends.
     is_said: AtomicBool,
+    /// Until when it counts as full: for clients, and for coordinators.
+    full_until: Mutex<[Option<Instant>; 2]>,
 }
 
 impl Default for Space {
@@ -73,6 +77,7 @@ impl Default for Space {
             reserve: AtomicI64::new(0),
             was_refused: false.into(),
             is_said: false.into(),
+            full_until: Mutex::default(),
         }
     }
 }
@@ -80,6 +85,13 @@ impl Default for Space {
 impl Space {
     fn is_short(&self, floor: i64) -> bool {
         self.free.load(Ordering::Relaxed) < floor
+    }
+
+    /// Whether an append of `origin` is refused. Coordinators may use the reserve but for a quarter
+    /// of it, which is left for the metadata log, the checkpoints and the shutdown.
+    fn is_short_for(&self, origin: Origin) -> bool {
+        let reserve = self.reserve.load(Ordering::Relaxed);
+        self.is_short(if origin == Origin::Coordinator { reserve / 4 } else { reserve })
     }
 }
 
@@ -204,7 +216,20 @@ impl LogDir {
     /// Whether it takes no appends of clients for want of space.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.space.is_short(self.space.reserve.load(Ordering::Relaxed))
+        self.space.is_short_for(Origin::Client)
+    }
+
+    /// Whether it takes no appends of `origin` for want of space, or has not taken them within
+    /// [`FULL_FOR`].
+    pub(super) fn is_full_for(&self, origin: Origin) -> bool {
+        let now = Instant::now();
+        let mut until = lock(&self.space.full_until);
+        let [of_clients, of_coordinators] = &mut *until;
+        let until = if origin == Origin::Coordinator { of_coordinators } else { of_clients };
+        if self.space.is_short_for(origin) {
+            *until = Some(now + FULL_FOR);
+        }
+        until.is_some_and(|until| now < until)
     }
 
     /// Why it takes no appends of clients, in words for a person; `None` while it takes them.
@@ -333,8 +358,7 @@ impl LogDir {
         self.fence.close(format!("{action}: {error}").into())
     }
 
-    /// Whether an append of `origin` may be tried. Coordinators may use the reserve but for a
-    /// quarter of it, which is left for the metadata log, the checkpoints and the shutdown.
+    /// Whether an append of `origin` may be tried.
     pub(super) fn check_writable_by(&self, origin: Origin) -> Result<(), AppendError> {
         if let Some(reason) = self.fence.reason() {
             return Err(AppendError::LogDirOffline {
@@ -342,8 +366,7 @@ impl LogDir {
                 reason: reason.clone(),
             });
         }
-        let reserve = self.space.reserve.load(Ordering::Relaxed);
-        if self.space.is_short(if origin == Origin::Coordinator { reserve / 4 } else { reserve }) {
+        if self.space.is_short_for(origin) {
             self.say_space();
             return Err(AppendError::LogDirFull { dir: self.path.clone() });
         }
@@ -357,6 +380,7 @@ impl LogDir {
             Fault::State(Resource::Space) => {
                 self.space.was_refused.store(true, Ordering::Relaxed);
                 self.space.free.store(-1, Ordering::Relaxed);
+                *lock(&self.space.full_until) = [Some(Instant::now() + FULL_FOR); 2];
                 self.say_space();
                 AppendError::LogDirFull { dir: self.path.clone() }
             }

@@ -606,11 +606,12 @@ impl Log {
         bytes: BytesMut,
         options: &AppendOptions,
     ) -> Result<AppendInfo, AppendError> {
-        let is_of_coordinator =
-            options.origin == Origin::Replication && is_internal_topic(&self.topic);
         // What a coordinator has written into its leader's reserve is committed only when it is here
         // too.
-        let writer = if is_of_coordinator { Origin::Coordinator } else { options.origin };
+        let writer = match options.origin {
+            Origin::Replication => self.writer(),
+            origin => origin,
+        };
         self.dir.check_writable_by(writer)?;
         let config = self.config.load();
         if options.origin == Origin::Replication {
@@ -623,6 +624,17 @@ impl Log {
                 records: Vec::new(),
             }),
         }
+    }
+
+    /// Who writes to it, on the broker that leads.
+    fn writer(&self) -> Origin {
+        if is_internal_topic(&self.topic) { Origin::Coordinator } else { Origin::Client }
+    }
+
+    /// Whether it takes no records for want of space, or has not taken them a moment ago.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.dir.is_full_for(self.writer())
     }
 
     /// Checks a batch of `origin` for [`Log::append_valid`], as long as that takes no more than

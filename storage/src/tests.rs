@@ -727,6 +727,39 @@ async fn a_follower_takes_into_its_reserve_what_a_coordinator_may_write() {
     }
 }
 
+/// Whatever says so moves leads: a directory that is full now and then stays full meanwhile.
+#[tokio::test]
+async fn a_log_is_full_until_its_directory_has_had_room_for_a_while() {
+    let disk = SimDisk::new(1);
+    let manager = open(&disk.env(), Path::new(DIR)).await;
+    let log = manager.create(TOPIC, Uuid::from_u128(1), 0, small()).await.unwrap();
+    let offsets = manager.create("__consumer_offsets", Uuid::from_u128(2), 0, small()).await;
+    let offsets = offsets.unwrap();
+    tokio::time::pause();
+    let look = |free| {
+        disk.set_free(free);
+        log.dir().check_space(Some(1_000_000));
+        (log.is_full(), offsets.is_full())
+    };
+    let wait = |secs| tokio::time::advance(Duration::from_secs(secs));
+    assert_eq!(look(1_000_000), (false, false));
+    assert_eq!(look(999_999), (true, false), "coordinators have the reserve");
+    assert_eq!(look(249_999), (true, true));
+    wait(6).await;
+    assert_eq!(look(999_999), (true, true));
+    wait(6).await;
+    assert_eq!(look(1_000_000), (true, false));
+    wait(6).await;
+    assert_eq!(look(1_000_000), (false, false));
+    // The file system says that it has bytes free, and takes no write.
+    disk.inject(Fault::NoSpace, "", 0, u64::MAX);
+    log.append(batch(0, &["a"]), &client(0)).unwrap_err();
+    disk.heal();
+    assert_eq!(look(2_000_000), (true, true));
+    wait(11).await;
+    assert_eq!(look(2_000_000), (false, false));
+}
+
 /// It would live on in files without names, in sync, until its process ends.
 #[tokio::test]
 async fn a_log_directory_that_is_removed_is_out_of_use() {

@@ -326,7 +326,7 @@ fn config_records(
 /// What is wrong with a partition's state; `None` when nothing is.
 fn inconsistency(state: &PartitionState) -> Option<&'static str> {
     let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
-    let PartitionState { offline, lost, may_have_more, .. } = state;
+    let PartitionState { offline, full, lost, may_have_more, .. } = state;
     let are_replicas = |ids: &[BrokerId]| ids.iter().all(|id| replicas.contains(id));
     if replicas.is_empty() {
         Some("there is no replica")
@@ -340,6 +340,8 @@ fn inconsistency(state: &PartitionState) -> Option<&'static str> {
         Some("a broker that is added or removed is not a replica")
     } else if !are_replicas(offline) || offline.iter().any(|id| isr.contains(id)) {
         Some("a broker whose log is out of use is not a replica, or is in the ISR")
+    } else if !are_replicas(full) {
+        Some("a broker without room is not a replica")
     } else if !are_replicas(lost) || lost.iter().any(|id| isr.contains(id) || elr.contains(id)) {
         Some("a broker whose log was lost is not a replica, or is in the ISR or eligible")
     } else if !are_replicas(may_have_more) || may_have_more.iter().any(|id| isr.contains(id)) {

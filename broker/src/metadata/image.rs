@@ -335,7 +335,7 @@ impl Topic {
 
 /// Who has and who leads a partition.
 ///
-/// `isr ⊆ replicas \ offline`, `elr ⊆ replicas \ isr`, `offline ⊆ replicas`,
+/// `isr ⊆ replicas \ offline`, `elr ⊆ replicas \ isr`, `offline ⊆ replicas`, `full ⊆ replicas`,
 /// `lost ⊆ replicas \ (isr ∪ elr)`, `may_have_more ⊆ replicas \ isr`, and `leader ∈ isr` when there is one. Made by the operations in [`crate::metadata::decide`] and checked by `apply`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
@@ -365,6 +365,10 @@ pub struct PartitionState {
     /// they are back they come into no ISR and lead nothing. One may be eligible.
     #[serde(default, skip_serializing_if = "is_none")]
     pub offline: Arc<[BrokerId]>,
+    /// Replicas whose log takes no records, for want of space: one is in the ISR only while nobody
+    /// in it has room, and leads only where nobody else may.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub full: Arc<[BrokerId]>,
     /// Replicas whose log was lost, or lacks records within it because a loss was accepted, until
     /// they are in sync again: one of them leads only when a person asks for it, the topic allows
     /// it, or there is no other replica.

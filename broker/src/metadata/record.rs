@@ -108,8 +108,12 @@ impl PartitionRecord {
     /// 0: replicas, ISR, leader and epochs. 1: ELR, last known ELR, election, and replicas that
     /// move; the ISR may be empty. 2: replicas whose log is out of use. 3: replicas whose log was
     /// lost, and several that may have the most. 4: replicas that may have more than their leader.
+    /// 5: replicas that have no room.
     fn version(&self) -> u16 {
         let PartitionState { isr, elr, last_known_elr, election, offline, lost, .. } = &self.state;
+        if !self.state.full.is_empty() {
+            return 5;
+        }
         if !self.state.may_have_more.is_empty() {
             return 4;
         }
@@ -212,7 +216,7 @@ kinds! {
     BrokerFence "brokerFence" 0,
     RemoveBroker "removeBroker" 0,
     Topic "topic" 0,
-    Partition "partition" 4,
+    Partition "partition" 5,
     RemoveTopic "removeTopic" 0,
     Config "config" 0,
     GroupConfig "groupConfig" 0,
@@ -294,6 +298,7 @@ mod tests {
         let unclean = PartitionState { election: Election::Unclean, ..plain.clone() };
         let lost = PartitionState { lost: ids(&[2]), ..plain.clone() };
         let more = PartitionState { may_have_more: ids(&[2]), ..unclean.clone() };
+        let full = PartitionState { full: ids(&[2]), ..plain.clone() };
         for (state, written) in [
             (
                 plain,
@@ -318,6 +323,10 @@ mod tests {
             (
                 lost,
                 r#"[{"k":"partition","v":3,"d":{"isr":[1],"leader":1,"leader_epoch":4,"lost":[2],"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
+            ),
+            (
+                full,
+                r#"[{"k":"partition","v":5,"d":{"full":[2],"isr":[1],"leader":1,"leader_epoch":4,"partition":3,"partition_epoch":9,"replicas":[1,2],"topic_id":"00000000-0000-0000-0000-000000000007"}}]"#,
             ),
             (
                 more,

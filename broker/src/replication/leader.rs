@@ -148,6 +148,8 @@ pub(crate) struct LeaderState {
     replicas: Arc<[BrokerId]>,
     /// As the controller has committed it.
     isr: BTreeSet<BrokerId>,
+    /// Those that have no room, as it knows them.
+    full: Arc<[BrokerId]>,
     /// An ISR that was asked for and may be in force.
     asked: Option<Asked>,
     min_insync: usize,
@@ -168,6 +170,8 @@ pub(crate) struct Begin {
     pub(crate) partition_epoch: i32,
     pub(crate) replicas: Arc<[BrokerId]>,
     pub(crate) isr: Arc<[BrokerId]>,
+    /// Those that have no room.
+    pub(crate) full: Arc<[BrokerId]>,
     pub(crate) min_insync: usize,
     pub(crate) lag_max_ms: u64,
     /// Where its log ends.
@@ -194,6 +198,7 @@ impl LeaderState {
             partition_epoch: begin.partition_epoch,
             followers: replicas.iter().filter(|id| **id != me).map(follower).collect(),
             isr: isr.iter().copied().collect(),
+            full: begin.full,
             replicas,
             asked: None,
             min_insync: begin.min_insync,
@@ -296,7 +301,7 @@ impl LeaderState {
         &mut self,
         partition_epoch: i32,
         replicas: &Arc<[BrokerId]>,
-        isr: &[BrokerId],
+        (isr, full): (&[BrokerId], &Arc<[BrokerId]>),
         min_insync: usize,
     ) -> Option<Offset> {
         self.min_insync = min_insync;
@@ -307,13 +312,14 @@ impl LeaderState {
         self.partition_epoch = partition_epoch;
         self.replicas = replicas.clone();
         self.isr = isr.iter().copied().collect();
+        self.full = full.clone();
         self.asked = None;
         self.followers.retain(|id, _| replicas.contains(id));
         for id in replicas.iter().filter(|id| **id != self.me) {
             let broker_epoch = self.eligible.get(id).copied().unwrap_or(-1);
             let unknown = Progress { broker_epoch, ..Progress::default() };
             let follower = self.followers.entry(*id).or_insert(unknown);
-            follower.is_joining &= !self.isr.contains(id);
+            follower.is_joining &= !self.isr.contains(id) && !self.full.contains(id);
         }
         self.advance()
     }
@@ -439,19 +445,26 @@ impl LeaderState {
             }
         } else {
             let is_caught_up = self.is_caught_up(&follower, leader_end, now_ms);
-            let is_joining = is_caught_up && self.is_registered(replica, &follower);
+            let may_join = self.is_registered(replica, &follower) && !self.is_held_up(replica);
+            let is_joining = is_caught_up && may_join;
             if let Some(follower) = self.followers.get_mut(&replica) {
                 follower.is_joining = is_joining;
             }
             let reaches =
                 follower.end.is_some_and(|end| end >= self.high_watermark.max(self.epoch_start));
-            if reaches && self.is_registered(replica, &follower) && self.asked.is_none() {
+            if reaches && may_join && self.asked.is_none() {
                 let isr = self.isr.iter().copied().chain([replica]).collect();
                 effects.extend(self.ask(isr));
             }
         }
         effects.splice(0..0, self.advance().map(LeaderEffect::HighWatermark));
         effects
+    }
+
+    /// Whether it has no room, and is not to be in sync because others have some.
+    fn is_held_up(&self, replica: BrokerId) -> bool {
+        let is_full = |id: &BrokerId| self.full.contains(id);
+        is_full(&replica) && !self.isr.iter().all(is_full)
     }
 
     /// Whether it fetches as the incarnation that the cluster knows (KIP-903).
@@ -584,6 +597,7 @@ mod tests {
                     partition_epoch: 7,
                     replicas: line.ids("replicas").into(),
                     isr: line.ids("isr").into(),
+                    full: line.find("full").map_or(vec![], |_| line.ids("full")).into(),
                     min_insync: line.number("min"),
                     lag_max_ms: 30_000,
                     log_end: log.end(),
@@ -637,8 +651,10 @@ mod tests {
                 "committed" => {
                     let replicas = leader.replicas.clone();
                     let version = line.number("version");
-                    let moved =
-                        leader.committed(version, &replicas, &line.ids("isr"), leader.min_insync);
+                    let full = line.find("full").map_or(vec![], |_| line.ids("full")).into();
+                    let isr = line.ids("isr");
+                    let min_insync = leader.min_insync;
+                    let moved = leader.committed(version, &replicas, (&isr, &full), min_insync);
                     told(moved.map(LeaderEffect::HighWatermark))
                 }
                 "answered" => {
@@ -724,6 +740,27 @@ mod tests {
             # A fetch that was sent before comes after it: nothing is lost.
             > fetch by=2@12 epoch=3 at=10 last=3 counts=8
               answer records, high watermark 10, log start 0
+            ",
+        );
+    }
+
+    /// Nothing waits for it, and it is not asked for; where nobody has room it is in sync as any.
+    #[test]
+    fn a_follower_without_room_joins_only_where_nobody_has_some() {
+        tell(
+            "
+            > begin epoch=3 replicas=1,2,3 isr=1,2 full=3 min=2 hw=0 log=3:10 live=1@11,2@12,3@13
+            > fetch by=3@13 epoch=3 at=4 last=3 counts=4
+              answer records, high watermark 0, log start 0
+            > fetch by=2@12 epoch=3 at=10 last=3 counts=10
+              answer records, high watermark 0, log start 0
+              high watermark 10
+            > fetch by=3@13 epoch=3 at=10 last=3 counts=10
+              answer records, high watermark 10, log start 0
+            > committed version=8 isr=1,2 full=1,2,3
+            > fetch by=3@13 epoch=3 at=10 last=3 counts=10
+              answer records, high watermark 10, log start 0
+              ask for isr 1@11,2@12,3@13 on version 8
             ",
         );
     }

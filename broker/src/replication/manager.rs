@@ -21,7 +21,7 @@ use super::fetcher::Key;
 use super::leader::Eligible;
 use super::outbox::Outbox;
 use super::partition::{Partition, Shared};
-use super::role::Times;
+use super::role::{LogStanding, Times};
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
 use crate::metadata::{MetadataDelta, MetadataImage, PartitionState, Topic, TopicChange};
@@ -182,9 +182,9 @@ impl ReplicaManager {
         }
     }
 
-    /// The partitions of whose logs the metadata says otherwise than they are, and whether each is
-    /// out of use. To be looked at often: a log directory fails with all that is in it.
-    pub(crate) fn unreported_logs(&self) -> Vec<(Key, bool)> {
+    /// The partitions of whose logs the metadata says otherwise than they are, and how those are.
+    /// To be looked at often: a log directory fails, or fills, with all that is in it.
+    pub(crate) fn unreported_logs(&self) -> Vec<(Key, LogStanding)> {
         let hosted = self.hosted.load();
         let of_one = |partition: &Arc<Partition>| Some((partition.key(), partition.unreported()?));
         hosted.values().filter_map(of_one).collect()

@@ -17,7 +17,7 @@ pub(crate) mod outbox;
 mod own_log;
 mod partition;
 mod read;
-mod role;
+pub(crate) mod role;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::fetcher::{Key, Position};
 use super::follower::{Answer, FollowerEffect, FollowerEvent, OwnLog as _};
 use super::leader::{Eligible, FollowerFetch, FollowerReport, IsrAnswer, NotEnoughReplicas};
 use super::outbox::{Change, IsrWish, Outbox, Report};
-use super::role::{Commit, Effect, Event, LogState, MayNotAppend, Replica, Times};
+use super::role::{Commit, Effect, Event, LogStanding, LogState, MayNotAppend, Replica, Times};
 use super::waiters::{Ticket, Waiters};
 use crate::metadata::PartitionState;
 
@@ -366,9 +366,8 @@ impl Partition {
     /// What its log lacks is to be told only where the metadata has it as out of use and is told
     /// that it is back. Else the registration has told it, or the partition is new here.
     pub(super) fn look_at_loss(&self) {
-        if self.unreported() != Some(false)
-            && let Some(log) = self.log.get()
-        {
+        self.look_at_log();
+        if let Some(log) = self.log.get().filter(|_| !self.role().is_back()) {
             log.loss_is_known();
         }
     }
@@ -378,10 +377,11 @@ impl Partition {
         self.role().may_be_copied()
     }
 
-    /// Whether its log is out of use, where the metadata says otherwise.
-    pub(super) fn unreported(&self) -> Option<bool> {
+    /// How its log is, where the metadata says otherwise.
+    pub(super) fn unreported(&self) -> Option<LogStanding> {
         self.look_at_log();
-        self.role().unreported()
+        let is_full = self.log.get().is_some_and(|log| log.is_full());
+        self.role().unreported(is_full)
     }
 
     /// Its topic was deleted, or other brokers have the partition now.

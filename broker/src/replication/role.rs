@@ -112,6 +112,15 @@ pub(crate) enum LogState {
     Gone,
 }
 
+/// How a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogStanding {
+    /// It is out of use.
+    pub(crate) is_offline: bool,
+    /// It takes no records for want of space.
+    pub(crate) is_full: bool,
+}
+
 /// Why an append may not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MayNotAppend {
@@ -227,18 +236,25 @@ impl Replica {
         if let Role::Follower(follower) = &self.role { Some(follower.epoch()) } else { None }
     }
 
-    /// Whether its log is out of use, where the metadata says otherwise. That it is out of use is
-    /// to be told only where another broker could lead.
-    pub(crate) fn unreported(&self) -> Option<bool> {
+    /// How its log is, where the metadata says otherwise; `is_full` while it is open. That it is
+    /// out of use, or full, is to be told only where another broker could lead.
+    pub(crate) fn unreported(&self, is_full: bool) -> Option<LogStanding> {
         let is_offline = match self.log {
             LogState::Open => false,
             LogState::Failed => true,
             LogState::Opening | LogState::Gone => return None,
         };
-        let PartitionState { replicas, offline, .. } = &self.assigned;
-        let is_told = offline.contains(&self.me) == is_offline;
-        let may_tell = !is_offline || replicas.len() > 1;
-        (!is_told && may_tell).then_some(is_offline)
+        let PartitionState { replicas, offline, full, .. } = &self.assigned;
+        let may_tell = replicas.len() > 1;
+        let is_full = is_full && !is_offline && may_tell;
+        let is_told =
+            offline.contains(&self.me) == is_offline && full.contains(&self.me) == is_full;
+        (!is_told && (may_tell || !is_offline)).then_some(LogStanding { is_offline, is_full })
+    }
+
+    /// Whether its log is open, where the metadata has it as out of use.
+    pub(crate) fn is_back(&self) -> bool {
+        self.log == LogState::Open && self.assigned.offline.contains(&self.me)
     }
 
     /// Whether nobody counts on what is here, because another broker leads and this one is neither
@@ -448,14 +464,21 @@ impl Replica {
     /// Becomes what the newest assignment says.
     fn take_role<L: OwnLog>(&mut self, log: Option<&L>, now_ms: u64) -> Vec<Effect> {
         let (LogState::Open, Some(log)) = (self.log, log) else { return Vec::new() };
-        let PartitionState { replicas, isr, leader, leader_epoch: epoch, partition_epoch, .. } =
-            self.assigned.clone();
+        let PartitionState {
+            replicas,
+            isr,
+            full,
+            leader,
+            leader_epoch: epoch,
+            partition_epoch,
+            ..
+        } = self.assigned.clone();
         let required = self.assigned.required_in_sync(self.min_insync);
         let (leads, was_led) = (leader == Some(self.me), self.led_epoch());
         let mut is_changing = false;
         match &mut self.role {
             Role::Leader(leader) if leads && leader.epoch() == epoch => {
-                let moved = leader.committed(partition_epoch, &replicas, &isr, required);
+                let moved = leader.committed(partition_epoch, &replicas, (&isr, &full), required);
                 return moved.map(Effect::HighWatermark).into_iter().collect();
             }
             Role::Follower(follower) => {
@@ -475,6 +498,7 @@ impl Replica {
                 partition_epoch,
                 replicas,
                 isr,
+                full,
                 min_insync: required,
                 lag_max_ms: self.times.lag_max_ms,
                 log_end: log.end(),
@@ -580,12 +604,13 @@ mod tests {
                 "gone" => Event::Gone,
                 "unreported" => {
                     let replica: &Replica = replica.as_ref().unwrap();
-                    let word = |is_offline| if is_offline { "offline" } else { "back" };
-                    return replica
-                        .unreported()
-                        .map(|is| word(is).to_owned())
-                        .into_iter()
-                        .collect();
+                    let word = |is: LogStanding| match is {
+                        LogStanding { is_offline: true, is_full: false } => "offline",
+                        LogStanding { is_offline: false, is_full: true } => "full",
+                        _ => "back",
+                    };
+                    let is = replica.unreported(line.find("is") == Some("full"));
+                    return is.map(|is| word(is).to_owned()).into_iter().collect();
                 }
                 "may-be-copied" => {
                     return vec![replica.as_ref().unwrap().may_be_copied().to_string()];
@@ -656,6 +681,7 @@ mod tests {
             leader_epoch: line.number("epoch"),
             partition_epoch: line.number("version"),
             offline: line.find("offline").map_or(Vec::new(), |_| line.ids("offline")).into(),
+            full: line.find("full").map_or(Vec::new(), |_| line.ids("full")).into(),
             elr: line.find("elr").map_or(Vec::new(), |_| line.ids("elr")).into(),
             adding: line.find("adding").map_or(Vec::new(), |_| line.ids("adding")).into(),
             may_have_more: line.find("more").map_or(Vec::new(), |_| line.ids("more")).into(),
@@ -877,6 +903,36 @@ mod tests {
             # Nobody else could lead.
             > assigned leader=1 epoch=2 version=2 replicas=1 isr=1
             > unreported
+            ",
+        );
+    }
+
+    #[test]
+    fn a_log_without_room_is_told_of_where_another_broker_could_lead() {
+        tell(
+            "
+            > assigned leader=1 epoch=0 version=0 replicas=1,2 isr=1,2 min=1
+            > unreported is=full
+            > opened end=3 hw=3
+              begin epoch 0
+            > unreported is=full
+              full
+            > assigned leader=2 epoch=1 version=1 replicas=1,2 isr=2 full=1
+              begin epoch 1
+              fetch from broker 2 in epoch 1: at 3 after epoch 0, counts 3
+              wake all
+            > unreported is=full
+            > unreported
+              back
+            > failed
+              unfollow
+              wake all
+            > unreported is=full
+              offline
+            > assigned leader=1 epoch=2 version=2 replicas=1 isr=1
+            > opened end=3 hw=3
+              begin epoch 2
+            > unreported is=full
             ",
         );
     }

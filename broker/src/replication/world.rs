@@ -570,7 +570,12 @@ impl World {
         if state.leader == Some(me) && led == Some(state.leader_epoch) {
             let Role::Leader(leader) = &mut self.brokers[of].role else { return Ok(()) };
             leader.set_eligible(state.eligible.clone());
-            let moved = leader.committed(state.partition_epoch, &ids, &state.isr, min_insync);
+            let moved = leader.committed(
+                state.partition_epoch,
+                &ids,
+                (&state.isr, &Arc::default()),
+                min_insync,
+            );
             return self.lead_on(of, moved.map(LeaderEffect::HighWatermark).into_iter().collect());
         }
         if state.leader == Some(me) {
@@ -583,6 +588,7 @@ impl World {
                 partition_epoch: state.partition_epoch,
                 replicas: ids,
                 isr: state.isr.clone().into(),
+                full: Arc::default(),
                 min_insync,
                 lag_max_ms: LAG_MAX_MS,
                 log_end: broker.log.end(),

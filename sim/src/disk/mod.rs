@@ -208,7 +208,8 @@ impl SimDisk {
 
     /// Bounds the disk to `bytes`; `None` takes the bound away.
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.state().capacity = bytes;
+        let mut state = self.state();
+        (state.capacity, state.taken) = (bytes, 0);
     }
 
     /// Bounds the disk to a large capacity of which `bytes` are free: others have the rest.

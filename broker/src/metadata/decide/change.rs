@@ -12,8 +12,13 @@
 //! another copied nearly whole. A person asks for one of them by an unclean election. Nor does by
 //! itself who is only getting the partition, beside lost logs: it may be empty.
 //!
+//! Who has no room for records (`full`) leaves the ISR while another one in it has some, so that
+//! nothing waits for it, and leads only where nobody else may. Where nobody has room it stays in
+//! sync, or comes back when it has everything: else the last disk to fill would be the only one
+//! that may lead.
+//!
 //! Invariants of every state made here: `leader ∈ isr ⊆ replicas \ offline`; the ISR is empty only without a
-//! leader; `lost ⊆ replicas \ (isr ∪ elr)`; `may_have_more ⊆ replicas \ isr`; ISR, ELR and last
+//! leader; `isr ⊆ full`, or nobody of `full` is in it; `lost ⊆ replicas \ (isr ∪ elr)`; `may_have_more ⊆ replicas \ isr`; ISR, ELR and last
 //! known ELR are never all empty; the partition epoch goes up with every
 //! change, and the leader epoch whenever the leader changes, may have lost its tail, or a replica
 //! is taken away (which is when Apache Kafka raises it).
@@ -41,6 +46,7 @@ pub(super) struct Change<'a> {
     adding: Vec<BrokerId>,
     removing: Vec<BrokerId>,
     offline: Vec<BrokerId>,
+    full: Vec<BrokerId>,
     isr: Vec<BrokerId>,
     /// The first of the assignment shall lead, if it may.
     prefers_the_first: bool,
@@ -70,6 +76,7 @@ impl<'a> Change<'a> {
             adding: before.adding.to_vec(),
             removing: before.removing.to_vec(),
             offline: before.offline.to_vec(),
+            full: before.full.to_vec(),
             isr: before.isr.to_vec(),
             prefers_the_first: false,
             lost: before.lost.to_vec(),
@@ -96,6 +103,15 @@ impl<'a> Change<'a> {
         if is_offline {
             self.offline.push(id);
             return self.without(id);
+        }
+        self
+    }
+
+    /// The log of a replica takes no records for want of space, or takes them again.
+    pub(super) fn with_room(mut self, id: BrokerId, has_room: bool) -> Self {
+        self.full.retain(|known| *known != id);
+        if !has_room {
+            self.full.push(id);
         }
         self
     }
@@ -196,6 +212,10 @@ impl<'a> Change<'a> {
     /// The state; `None` when nothing changes.
     pub(super) fn build(mut self) -> Option<PartitionState> {
         let election = self.bring_back();
+        let has_room = |id: &BrokerId| !self.full.contains(id);
+        if self.isr.iter().any(|id| self.may_lead(*id) && has_room(id)) {
+            self.isr.retain(|id| !self.full.contains(id));
+        }
         self.complete_move(election);
         let before = self.before;
         let elr = if election.is_clean() { self.eligible() } else { Vec::new() };
@@ -206,6 +226,8 @@ impl<'a> Change<'a> {
         let leader = self.leader();
         let is_offline = |id: &BrokerId| self.offline.contains(id);
         let offline = self.replicas.iter().copied().filter(is_offline).collect();
+        let is_full = |id: &BrokerId| self.full.contains(id);
+        let full = self.replicas.iter().copied().filter(is_full).collect();
         let is_new_epoch = leader != before.leader
             || self.renewed
             || !election.is_clean()
@@ -218,6 +240,7 @@ impl<'a> Change<'a> {
             adding: kept(&before.adding, self.adding),
             removing: kept(&before.removing, self.removing),
             offline: kept(&before.offline, offline),
+            full: kept(&before.full, full),
             lost: kept(&before.lost, lost),
             may_have_more: kept(&before.may_have_more, may_have_more),
             leader,
@@ -315,11 +338,14 @@ impl<'a> Change<'a> {
         min_insync(self.image, self.topic, &self.replicas).min(kept).max(1)
     }
 
-    /// The first live one of these in the order of the assignment. Who is about to stop comes last.
+    /// The first live one of these in the order of the assignment. Who has no room comes after
+    /// those that have, and who is about to stop comes last.
     fn first_of(&self, among: &[BrokerId]) -> Option<BrokerId> {
         let all = || self.replicas.iter().copied().filter(|id| among.contains(id));
-        let serving = all().find(|id| self.may_lead(*id) && self.image.is_serving(*id));
-        serving.or_else(|| all().find(|id| self.may_lead(*id)))
+        let all = || all().filter(|id| self.may_lead(*id));
+        let serving = || all().filter(|id| self.image.is_serving(*id));
+        let has_room = |id: &BrokerId| !self.full.contains(id);
+        serving().find(has_room).or_else(|| serving().next()).or_else(|| all().next())
     }
 
     /// Whether it is there with its log.

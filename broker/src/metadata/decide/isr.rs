@@ -103,12 +103,15 @@ fn check(
     if !names(change, broker) {
         return invalid("the ISR must contain the leader");
     }
-    for IsrMember { id, epoch } in &change.isr {
+    let has_room = |member: &IsrMember| !present.full.contains(&member.id);
+    let some_have_room = change.isr.iter().any(has_room);
+    for member @ IsrMember { id, epoch } in &change.isr {
         if !present.replicas.contains(id) {
             return invalid("the ISR has a broker that is not a replica");
         }
         let is_that_start = image.brokers.get(id).is_some_and(|known| known.epoch == *epoch);
-        let may_join = image.is_serving(*id) && !present.offline.contains(id);
+        let is_held_up = some_have_room && !has_room(member);
+        let may_join = image.is_serving(*id) && !present.offline.contains(id) && !is_held_up;
         if !is_that_start || !present.isr.contains(id) && !may_join {
             return Err(ErrorCode::IneligibleReplica.into());
         }

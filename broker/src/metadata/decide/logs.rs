@@ -1,4 +1,4 @@
-//! Logs that are out of use on a broker that lives (KIP-858).
+//! Logs that are out of use on a broker that lives (KIP-858), or have no room.
 
 use letterbox_protocol::model::{BrokerId, TopicId};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct LogReport {
     pub partition: i32,
     /// Whether it is out of use.
     pub is_offline: bool,
+    /// Whether it takes no records for want of space. An earlier version does not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_full: bool,
     /// It may lack what counted: see [`FoundLogs::may_have_lost`](super::FoundLogs), which tells of
     /// logs that could be opened by then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -60,9 +63,8 @@ impl Decide for ReportLogs {
 impl ReportLogs {
     fn take(&self, draft: &mut Draft, context: &Context<'_>) -> ItemResult<()> {
         registered(&draft.image, self.broker, self.broker_epoch)?;
-        for LogReport { topic_id, partition, is_offline, may_have_lost, lacks_records, is_new } in
-            &self.logs
-        {
+        for log in &self.logs {
+            let LogReport { topic_id, partition, may_have_lost, lacks_records, is_new, .. } = log;
             let image = &draft.image;
             let Some(topic) = image.topic_by_id(topic_id) else { continue };
             // It may have been taken away meanwhile.
@@ -78,7 +80,9 @@ impl ReportLogs {
             } else if *may_have_lost && !is_whole {
                 change = change.shortened(self.broker);
             }
-            let Some(next) = change.with_log(self.broker, *is_offline).build() else { continue };
+            let change = change.with_log(self.broker, log.is_offline);
+            let change = change.with_room(self.broker, !log.is_full);
+            let Some(next) = change.build() else { continue };
             let record = PartitionRecord::of(*topic_id, *partition, &next);
             draft.add(vec![MetadataRecord::Partition(record)])?;
         }

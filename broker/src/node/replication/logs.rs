@@ -1,5 +1,5 @@
-//! Telling the controller which logs are out of use here, and which are back: somebody else leads
-//! meanwhile. The metadata is compared with what is, again and again, so nothing has to be
+//! Telling the controller which logs are out of use here or have no room, and which take records
+//! again: somebody else leads meanwhile. The metadata is compared with what is, again and again, so nothing has to be
 //! remembered of what was told.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::Shared;
 use crate::metadata::decide::{LogReport, ReportLogs};
 use crate::replication::fetcher::Key;
+use crate::replication::role::LogStanding;
 
 /// Partitions in one operation.
 const TOGETHER_MAX: usize = 1_000;
@@ -39,14 +40,15 @@ pub(super) async fn tell(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// Tells whether the controller has taken note.
-async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
+async fn report(shared: &Shared, logs: &[(Key, LogStanding)]) -> bool {
     let log = |key: &Key| shared.replicas.hosted(key).and_then(|one| one.log().ok().cloned());
-    let of_one = |(key, is_offline): &(Key, bool)| {
+    let of_one = |(key, is): &(Key, LogStanding)| {
         let loss = log(key).map_or(Loss::None, |log| log.loss());
         LogReport {
             topic_id: key.0,
             partition: key.1,
-            is_offline: *is_offline,
+            is_offline: is.is_offline,
+            is_full: is.is_full,
             may_have_lost: loss != Loss::None,
             lacks_records: matches!(loss, Loss::Records | Loss::New),
             is_new: loss == Loss::New,
@@ -57,8 +59,9 @@ async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
         broker_epoch: shared.me.epoch,
         logs: logs.iter().map(of_one).collect(),
     };
-    let offline = logs.iter().filter(|(_, is_offline)| *is_offline).count();
-    let back = logs.len() - offline;
+    let offline = logs.iter().filter(|(_, is)| is.is_offline).count();
+    let full = logs.iter().filter(|(_, is)| is.is_full).count();
+    let back = logs.len().saturating_sub(offline + full);
     let refusal = match shared.controller.run(operation).await {
         Ok(done) => done.outcome.err().map(|error| error.to_string()),
         Err(error) => Some(error.to_string()),
@@ -66,10 +69,16 @@ async fn report(shared: &Shared, logs: &[(Key, bool)]) -> bool {
     match &refusal {
         None => {
             logs.iter().filter_map(|(key, _)| log(key)).for_each(|log| log.loss_is_known());
-            info!(offline, back, "reported offline replicas to the controller");
+            info!(offline, full, back, "reported to the controller which replicas take no records");
         }
         Some(why) => {
-            warn!(offline, back, why, "cannot report offline replicas to the controller; retrying")
+            warn!(
+                offline,
+                full,
+                back,
+                why,
+                "cannot report to the controller which replicas take no records; retrying"
+            );
         }
     }
     refusal.is_none()

@@ -253,12 +253,15 @@ fn is_in(ids: &[BrokerId], id: &BrokerId) -> bool {
 
 fn check_state(image: &MetadataImage, state: &PartitionState) {
     let PartitionState { replicas, isr, elr, last_known_elr, leader, adding, removing, .. } = state;
-    let PartitionState { offline, lost, may_have_more, .. } = state;
+    let PartitionState { offline, full, lost, may_have_more, .. } = state;
     let is_out_of_sync = |id: &BrokerId| is_in(replicas, id) && !isr.contains(id);
     assert!(may_have_more.iter().all(is_out_of_sync), "{state:?}");
     assert!(lost.iter().all(|id| is_in(replicas, id) && !isr.contains(id)), "{state:?}");
     assert!(lost.iter().all(|id| !elr.contains(id)), "{state:?}");
     assert!(offline.iter().all(|id| is_in(replicas, id) && !isr.contains(id)), "{state:?}");
+    assert!(full.iter().all(|id| is_in(replicas, id)), "{state:?}");
+    let is_full = |id: &BrokerId| full.contains(id);
+    assert!(isr.iter().all(is_full) || !isr.iter().any(is_full), "{state:?}");
     assert!(adding.iter().all(|id| is_in(replicas, id)), "{state:?}");
     assert!(removing.iter().all(|id| is_in(replicas, id)), "{state:?}");
     let target = || replicas.iter().filter(|id| !removing.contains(id));
@@ -696,6 +699,7 @@ fn report_logs(world: &mut World, broker: BrokerId, n: u8, is_offline: bool) {
         topic_id: topic.id,
         partition,
         is_offline,
+        is_full: false,
         may_have_lost: partition > 0,
         lacks_records: partition == 2,
         is_new: false,

@@ -197,6 +197,7 @@ fn operation() -> impl Strategy<Value = Operation> {
                     topic_id,
                     partition,
                     is_offline,
+                    is_full: partition > 3,
                     may_have_lost: partition > 0,
                     lacks_records: partition > 1,
                     is_new: partition > 2,

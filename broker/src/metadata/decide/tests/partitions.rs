@@ -35,6 +35,7 @@ fn told(state: &PartitionState) -> String {
         ("adding", &state.adding),
         ("removing", &state.removing),
         ("offline", &state.offline),
+        ("full", &state.full),
         ("lost", &state.lost),
         ("may-have-more", &state.may_have_more),
     ] {
@@ -108,13 +109,14 @@ impl One {
         self.0.run(&AlterConfigs { resources, validate_only: false }).remove(0).1.unwrap();
     }
 
-    /// `is` is `offline`, `online`, `shorter`, `anew` or `new`: the last three are online.
+    /// `is` is `offline`, `online`, `full`, `shorter`, `anew` or `new`: all but the first are online.
     fn log(&mut self, id: BrokerId, is: &str) {
         let topic_id = self.0.image.topic("t").unwrap().id;
         let logs = vec![LogReport {
             topic_id,
             partition: 0,
             is_offline: is == "offline",
+            is_full: is == "full",
             may_have_lost: matches!(is, "shorter" | "anew" | "new"),
             lacks_records: matches!(is, "anew" | "new"),
             is_new: is == "new",
@@ -1039,6 +1041,8 @@ struct Model {
     up: BTreeSet<BrokerId>,
     /// Whose log is out of use.
     offline: BTreeSet<BrokerId>,
+    /// Whose log takes no records.
+    full: BTreeSet<BrokerId>,
     committed: Vec<u32>,
     /// What was committed and is lost with an election.
     gone: BTreeSet<u32>,
@@ -1057,6 +1061,7 @@ struct Seen {
     from_elr: usize,
     unclean: usize,
     last_known: usize,
+    full: usize,
 }
 
 fn common(one: &[u32], other: &[u32]) -> usize {
@@ -1074,6 +1079,7 @@ impl Model {
             synced: IDS.map(|id| (id, 0)).into(),
             up: IDS.into(),
             offline: BTreeSet::new(),
+            full: BTreeSet::new(),
             committed: Vec::new(),
             gone: BTreeSet::new(),
             next: 0,
@@ -1116,7 +1122,8 @@ impl Model {
 
     fn step(&mut self, (what, whom, more): (u8, u8, u8)) {
         let id = IDS[usize::from(whom) % 5];
-        match what % 23 {
+        let is_there = self.up.contains(&id) && !self.offline.contains(&id);
+        match what % 26 {
             0..=2 => self.produce(),
             3 | 4 => self.fetch(id),
             5 => drop(self.synced.insert(id, self.logs[&id].len())),
@@ -1141,8 +1148,15 @@ impl Model {
                 self.one.log(id, "offline");
             }
             19 if self.up.contains(&id) && self.offline.remove(&id) => {
+                self.full.remove(&id);
                 self.one.log(id, if self.lost.contains(&id) { "anew" } else { "online" });
             }
+            23 | 24 if is_there && self.full.insert(id) => {
+                let had = self.one.state().isr.contains(&id);
+                self.one.log(id, "full");
+                self.seen.full += usize::from(had && !self.one.state().isr.contains(&id));
+            }
+            25 if is_there && self.full.remove(&id) => self.one.log(id, "online"),
             _ => {}
         }
         let replicas = self.one.state().replicas;
@@ -1168,7 +1182,7 @@ impl Model {
     }
 
     fn produce(&mut self) {
-        let Some(leader) = self.leader() else { return };
+        let Some(leader) = self.leader().filter(|id| !self.full.contains(id)) else { return };
         if self.one.state().isr.len() >= self.required(leader) {
             self.next += 1;
             self.logs.get_mut(&leader).unwrap().push(self.next);
@@ -1181,8 +1195,12 @@ impl Model {
         if !is_there || !self.one.state().replicas.contains(&id) {
             return;
         }
-        let newest = self.logs[&leader].clone();
+        let mut newest = self.logs[&leader].clone();
         let same = common(&self.logs[&id], &newest);
+        // What differs is cut, and nothing is appended.
+        if self.full.contains(&id) {
+            newest.truncate(same);
+        }
         self.synced.entry(id).and_modify(|synced| *synced = same.min(*synced));
         self.logs.insert(id, newest);
     }
@@ -1206,7 +1224,7 @@ impl Model {
     /// The leader drops whom it likes from the ISR, and adds who has what is committed.
     fn alter(&mut self, mask: u8) {
         let Some(leader) = self.leader() else { return };
-        let PartitionState { isr: old, replicas, offline, .. } = self.one.state();
+        let PartitionState { isr: old, replicas, offline, full, .. } = self.one.state();
         let may_stay = |id: &BrokerId| {
             *id == leader
                 || mask & (1 << id.0) != 0
@@ -1218,7 +1236,10 @@ impl Model {
                             // It has cut what its leader does not have.
                             && self.logs[&leader].starts_with(&self.logs[id]))
         };
-        let isr: Vec<_> = IDS.into_iter().filter(may_stay).collect();
+        let mut isr: Vec<_> = IDS.into_iter().filter(may_stay).collect();
+        if !isr.iter().all(|id| full.contains(id)) {
+            isr.retain(|id| old.contains(id) || !full.contains(id));
+        }
         self.one.alter(&isr).unwrap();
     }
 
@@ -1321,6 +1342,85 @@ impl Model {
     }
 }
 
+/// A log directory is full, and has room again: nothing waits for it.
+#[test]
+fn who_has_no_room_gives_its_leads_away_and_leaves_the_isr() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > log broker=1 is=full
+        epoch 1 2 leads isr 2,3 full 1
+        # A word of the leader that was on its way.
+        > isr is=1,2,3
+        IneligibleReplica
+        > elect wanted=preferred
+        PreferredLeaderNotAvailable
+        > log broker=1 is=online
+        epoch 1 2 leads isr 2,3
+        > isr is=1,2,3
+        epoch 1 2 leads isr 1,2,3
+        # A follower.
+        > log broker=3 is=full
+        epoch 1 2 leads isr 1,2 full 3
+        > start broker=3 clean=yes
+        epoch 1 2 leads isr 1,2 full 3
+        # It goes out of use.
+        > log broker=3 is=offline
+        epoch 1 2 leads isr 1,2 offline 3
+        ",
+    );
+}
+
+/// Whoever has everything may lead, or the last one to fill would be the only one.
+#[test]
+fn disks_that_fill_together_leave_all_who_may_lead() {
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > log broker=1 is=full
+        epoch 1 2 leads isr 2,3 full 1
+        > log broker=2 is=full
+        epoch 2 3 leads isr 3 elr 2 full 1,2
+        > log broker=3 is=full
+        epoch 2 3 leads isr 3 elr 2 full 1,2,3
+        # Who has everything comes back into the ISR.
+        > isr is=1,2,3
+        epoch 2 3 leads isr 1,2,3 full 1,2,3
+        > fence broker=3
+        epoch 3 1 leads isr 1,2 full 1,2,3
+        > fence broker=1
+        epoch 4 2 leads isr 2 elr 1 full 1,2,3
+        > unfence broker=1
+        epoch 4 2 leads isr 2 elr 1 full 1,2,3
+        # The first one that has room takes over as soon as it is in sync.
+        > log broker=1 is=online
+        epoch 4 2 leads isr 2 elr 1 full 2,3
+        > isr is=1,2
+        epoch 5 1 leads isr 1 elr 2 full 2,3
+        # Rather than 3, which comes before it.
+        > fence broker=1
+        epoch 6 2 leads isr 2 elr 1 full 2,3
+        ",
+    );
+    // An election takes who has room, whatever the order.
+    tell(
+        "
+        > create with=min.insync.replicas:2
+        epoch 0 1 leads isr 1,2,3
+        > fence broker=1,2,3
+        epoch 1 nobody leads elr 1,2,3 last-known 1
+        > log broker=1 is=full
+        epoch 1 nobody leads elr 1,2,3 last-known 1 full 1
+        > elect wanted=unclean
+        EligibleLeadersNotAvailable
+        > unfence broker=3
+        epoch 2 3 leads isr 3 elr 1,2 full 1
+        ",
+    );
+}
+
 #[test]
 fn nobody_leads_without_what_was_committed_unless_the_state_says_so() {
     let steps = prop::collection::vec(any::<(u8, u8, u8)>(), 1..100);
@@ -1342,13 +1442,14 @@ fn nobody_leads_without_what_was_committed_unless_the_state_says_so() {
             from_elr: sum.from_elr + seen.from_elr,
             unclean: sum.unclean + seen.unclean,
             last_known: sum.last_known + seen.last_known,
+            full: sum.full + seen.full,
         });
         Ok(())
     };
     TestRunner::new(config).run(&(any::<bool>(), 1usize..4, steps), run).unwrap();
     let seen = all.get();
     let is_enough = seen.committed > 500 && seen.elected > 500 && seen.from_elr > 10;
-    let is_enough = is_enough && seen.unclean > 10 && seen.last_known > 5;
+    let is_enough = is_enough && seen.unclean > 10 && seen.last_known > 5 && seen.full > 100;
     assert!(is_enough, "too little happened: {seen:?}");
 }
 
