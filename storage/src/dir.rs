@@ -19,11 +19,14 @@ use super::fence::Fence;
 use super::open_segments::{AnswerFiles, OpenSegments};
 use super::partition_table::PartitionTable;
 use super::types::Origin;
+use super::under_way::UnderWay;
 
 /// Time between two log lines about what waits for a resource.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 /// How long a directory counts as full after it had no room last: each change of that moves leads.
 const FULL_FOR: Duration = Duration::from_secs(10);
+/// When nothing of what was begun has ended for so long, the device holds it up.
+const HELD_UP: Duration = Duration::from_secs(5);
 
 /// One of `log.dirs`.
 pub struct LogDir {
@@ -34,6 +37,11 @@ pub struct LogDir {
     pub(super) open_segments: Arc<OpenSegments>,
     pub(super) answers: Arc<AnswerFiles>,
     cold_reads: ColdReads,
+    pub(super) appends: UnderWay,
+    /// Those that acknowledgements wait for.
+    pub(super) syncs: UnderWay,
+    /// Whether the log says that it is held up.
+    holds_up: Failing<()>,
     space: Space,
     /// A log in it was not opened or not closed in order.
     unclean: AtomicBool,
@@ -146,6 +154,9 @@ impl LogDir {
             open_segments: Arc::new(OpenSegments::new(descriptors, dirs)),
             answers,
             cold_reads: ColdReads::new(dirs),
+            appends: UnderWay::default(),
+            syncs: UnderWay::default(),
+            holds_up: Failing::default(),
             space: Space::default(),
             unclean: AtomicBool::new(false),
             dirty: Mutex::default(),
@@ -244,6 +255,29 @@ impl LogDir {
                 .is_read_only()
                 .then(|| format!("log directory {dir} takes no appends: {}", self.space)),
         }
+    }
+
+    /// Why what is written to it makes no progress, in words for a person. To be asked each second,
+    /// because it knows what was under way when it was asked last; waits for nobody.
+    #[must_use]
+    pub fn held_up(&self) -> Option<String> {
+        let longest = self.appends.held_up().max(self.syncs.held_up());
+        let dir = self.path.display();
+        let Some(held_up) = longest.filter(|up| *up >= HELD_UP && self.offline().is_none()) else {
+            if self.holds_up.succeeded() {
+                tracing::info!(%dir, "log directory is written to again");
+            }
+            return None;
+        };
+        if self.holds_up.failed(()) {
+            tracing::error!(%dir, "writes to the log directory make no progress; its device or its \
+                file system holds them up, and with them other requests");
+        }
+        Some(format!(
+            "log directory {dir}: no write to it has ended for {} s; its device or its file system \
+             holds it up (see the kernel's log); it goes on by itself",
+            held_up.as_secs()
+        ))
     }
 
     /// Total and free bytes of its file system. Blocks.

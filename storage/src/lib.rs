@@ -40,6 +40,7 @@ mod tail_cache;
 #[cfg(test)]
 mod tests;
 mod types;
+mod under_way;
 mod upkeep;
 mod validate;
 

@@ -384,6 +384,12 @@ impl LogManager {
         self.dirs.iter().map(|dir| dir.refusal().map(|why| why + "\n")).collect()
     }
 
+    /// Which log directories hold up what is written to them, a line for each ([`LogDir::held_up`]).
+    #[must_use]
+    pub fn held_up(&self) -> String {
+        self.dirs.iter().filter_map(|dir| Some(dir.held_up()? + "\n")).collect()
+    }
+
     /// Bytes in the tail caches of all logs.
     #[must_use]
     pub fn tail_cache_bytes(&self) -> usize {

@@ -665,6 +665,7 @@ impl Log {
         self.dir.check_writable_by(options.origin)?;
         let ValidBatch { mut bytes, mut header, log_append_time } = batch;
         let config = self.config.load();
+        let _under_way = self.dir.appends.begin();
         let mut inner = lock(&self.inner);
         self.check_open(&inner)?;
         inner.check_epoch(options.leader_epoch)?;
@@ -707,6 +708,7 @@ impl Log {
             headers.push(((bytes.len() - rest.len()) as u64, batch.header));
             rest = after;
         }
+        let _under_way = self.dir.appends.begin();
         let mut inner = lock(&self.inner);
         self.check_open(&inner)?;
         inner.check_begun(options.leader_epoch)?;

@@ -107,7 +107,10 @@ async fn sync_round(
 }
 
 fn sync_one(log: &Arc<Log>, observer: &Arc<dyn DurabilityObserver>) {
-    match log.sync() {
+    let begun = log.dir().syncs.begin();
+    let synced = log.sync();
+    drop(begun);
+    match synced {
         Ok(durable_end) => observer.durable(log, durable_end),
         // Nothing is lost and nothing acknowledged: who waits for it goes on waiting.
         Err(error) if Fault::of(&error).is_state() => log.dir().put_off(log.clone()),

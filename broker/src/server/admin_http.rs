@@ -1,7 +1,7 @@
 //! Health, readiness and metrics over HTTP, on a port of their own.
 //!
-//! `/livez`: the process answers. `/readyz`: it serves clients, and at least one log directory
-//! takes their records. `/metrics`: OpenMetrics text. `/identity`: who this is, as JSON, from
+//! `/livez`: the process answers. `/readyz`: it serves clients, at least one log directory takes
+//! their records, and none holds up what is written to it, because all clients may wait for that. `/metrics`: OpenMetrics text. `/identity`: who this is, as JSON, from
 //! before the logs are opened: the log directories that are in use now, those that are not and why,
 //! and those that were used before and are not there:
 //!
@@ -43,6 +43,7 @@ use letterbox_env::panics::Confined;
 use letterbox_protocol::model::BrokerId;
 use letterbox_storage::{LogDir, LogManager, OpenProgress};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -101,6 +102,8 @@ impl Health {
 
 /// Connections at once. One more ends the oldest, which a probe is not for long.
 const CONNECTIONS_MAX: usize = 64;
+/// How often it is looked whether writes make progress.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time for the head of a request to come.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Time for a connection as a whole.
@@ -113,15 +116,20 @@ const NOT_HEARD: &str = "this broker was fenced, or was paused for longer than i
 
 /// Serves until `stop`. A scrape that hangs does not hold that up.
 pub(crate) async fn serve(health: Arc<Health>, listener: BoxListener, stop: CancellationToken) {
-    let service = TowerToHyperService::new(router(health));
+    let service = TowerToHyperService::new(router(health.clone()));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
     let (mut open, mut oldest_first) = (JoinSet::new(), VecDeque::new());
-    let mut said = SaidRarely::default();
+    let (mut said, mut looks) = (SaidRarely::default(), tokio::time::interval(LOOK_EVERY));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            _ = looks.tick() => {
+                drop(health.broker.get().map(|(_, logs)| logs.held_up()));
+                continue;
+            }
             Some(_) = open.join_next(), if !open.is_empty() => continue,
             accepted = listener.accept() => accepted,
         };
@@ -224,7 +232,8 @@ fn readiness(health: &Health) -> (StatusCode, String) {
         Some((services, logs)) => {
             let out = services.quorum.refusal().map(|why| format!("cut off: {why}\n"));
             let waits = || (!services.replicas.may_lead()).then(|| NOT_HEARD.to_owned());
-            match out.or_else(waits).or_else(|| logs.refusal()) {
+            let held_up = || Some(logs.held_up()).filter(|why| !why.is_empty());
+            match out.or_else(waits).or_else(|| logs.refusal()).or_else(held_up) {
                 Some(why) => no(&why),
                 None => (StatusCode::OK, "ok\n".to_owned()),
             }

@@ -13,6 +13,7 @@ macro_rules! answer {
 
 mod gate;
 mod handlers;
+mod held_up;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,17 +42,21 @@ struct Broker {
 
 impl Broker {
     async fn start() -> Self {
+        Self::start_in(Env::real(), "none").await
+    }
+
+    async fn start_in(env: Env, admin: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
             "process.roles=broker,controller\nnode.id=1\n\
              controller.quorum.voters=1@localhost:9093\ncontroller.listener.names=CONTROLLER\n\
              listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:9093\nlog.dirs={}\n\
-             admin.listener=none\noffsets.topic.num.partitions=1\n\
+             admin.listener={admin}\noffsets.topic.num.partitions=1\n\
              group.initial.rebalance.delay.ms=0\n",
             dir.path().display()
         );
         let config = Config::parse(&text).unwrap();
-        let started = Node::start(Env::real(), config, std::future::pending()).await;
+        let started = Node::start(env, config, std::future::pending()).await;
         Self { node: started.unwrap().unwrap(), _dir: dir }
     }
 
