@@ -5,8 +5,9 @@
 //! connections need:
 //!
 //! - A sealed segment that is not on the device yet keeps its files open: whoever opens them later
-//!   may not be told that the device has lost a write. While there are too many of these, logs put
-//!   off their next roll.
+//!   may not be told that the device has lost a write. They go there within a second
+//!   ([`super::Log::is_checkpoint_due`]). While there are too many of these, logs put off their next
+//!   roll, so that a stop has few to write.
 //! - Once it is on the device its files are closed. Who needs them opens them again, and those that
 //!   were not used for the longest are closed when there are too many.
 //! - Compaction holds the files of those that become one open, few at once.
@@ -30,6 +31,8 @@ use super::segment::Segment;
 const PART: usize = 16;
 /// More than this many open segments of either kind help nobody.
 const MOST: usize = 1024;
+/// So many of them may wait for the device.
+const UNSYNCED_MOST: usize = 64;
 /// As many become one at once.
 const HELD_MOST: usize = 16;
 /// Files of a segment.
@@ -45,7 +48,7 @@ fn most_of(descriptors: usize) -> usize {
 #[must_use]
 pub fn sealed_files_max(descriptors: usize) -> usize {
     let most = most_of(descriptors);
-    FILES * (2 * most + most.min(HELD_MOST)) + descriptors / PART
+    FILES * (most + most.min(UNSYNCED_MOST) + most.min(HELD_MOST)) + descriptors / PART
 }
 
 /// The files that answers keep open until they are read, of all log directories.
@@ -107,13 +110,16 @@ pub(super) struct OpenSegments {
     cold: Mutex<VecDeque<Weak<Segment>>>,
     /// Those that are not on the device yet.
     unsynced: AtomicUsize,
+    unsynced_most: usize,
 }
 
 impl OpenSegments {
     /// Of one of `dirs` log directories in a process that may hold `descriptors`.
     pub(super) fn new(descriptors: usize, dirs: usize) -> Self {
+        let (most, dirs) = (most_of(descriptors), dirs.max(1));
         Self {
-            most: (most_of(descriptors) / dirs.max(1)).max(1),
+            most: (most / dirs).max(1),
+            unsynced_most: (most.min(UNSYNCED_MOST) / dirs).max(1),
             cold: Mutex::default(),
             unsynced: AtomicUsize::new(0),
         }
@@ -121,7 +127,7 @@ impl OpenSegments {
 
     /// Whether logs are to put off their next roll.
     pub(super) fn is_full(&self) -> bool {
-        self.unsynced.load(Ordering::Relaxed) >= self.most
+        self.unsynced.load(Ordering::Relaxed) >= self.unsynced_most
     }
 
     /// How many of them may be held open at once while they become one.

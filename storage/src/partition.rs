@@ -891,13 +891,16 @@ impl Log {
     pub(super) fn roll_if_old(&self, now: TimestampMs) -> io::Result<bool> {
         let config = self.config();
         let mut inner = lock(&self.inner);
-        let old =
-            self.active().size() > 0 && now.saturating_sub(inner.opened_ms) >= config.segment_ms;
-        if old && !self.is_closed() && !inner.is_cutting && !self.dir.rolls_wait() {
+        let rolls = self.active().size() > 0
+            && now.saturating_sub(inner.opened_ms) >= config.segment_ms
+            && !self.is_closed()
+            && !inner.is_cutting
+            && !self.dir.rolls_wait();
+        if rolls {
             let end = self.end_offset();
             self.roll(&mut inner, end, now)?;
         }
-        Ok(old)
+        Ok(rolls)
     }
 
     /// Takes the oldest segments out of the log: as many as `decide` says of what is there while
@@ -1114,17 +1117,27 @@ impl Log {
         lock(&self.inner).bytes_since_checkpoint
     }
 
-    /// Whether the recovery point is to move before its time. Where answers do not wait for the
-    /// device, moving it sends all the bytes there, in the way of appends: then it waits for as
-    /// much as a segment, about as often as Kafka does this.
+    /// Whether the recovery point is to move before its time: a segment was rolled and is not on the
+    /// device (Kafka writes it there at once), or the next start would open many. Where answers do
+    /// not wait for the device, moving it sends all the bytes there, in the way of appends: then it
+    /// waits for as much as a segment, about as often as Kafka does this.
     pub(super) fn is_checkpoint_due(&self) -> bool {
         let config = self.config.load();
-        self.bytes_since_checkpoint()
-            >= if config.durable {
-                CHECKPOINT_BYTES
-            } else {
-                config.segment_bytes.max(CHECKPOINT_BYTES)
-            }
+        let bytes = match config.durable {
+            true => CHECKPOINT_BYTES,
+            false => config.segment_bytes.max(CHECKPOINT_BYTES),
+        };
+        let inner = lock(&self.inner);
+        inner.bytes_since_checkpoint >= bytes
+            || !inner.unsynced.is_empty()
+            || self.has_many_unchecked()
+    }
+
+    /// Whether a start would open many segments, because they lie past the recovery point.
+    fn has_many_unchecked(&self) -> bool {
+        let (segments, recovery_point) = (self.segments.load(), self.recovery_point());
+        let unchecked = segments.iter().rev().take_while(|one| one.base > recovery_point);
+        unchecked.count() > CLOSE_SEGMENTS
     }
 
     pub(super) fn recovery_point(&self) -> Offset {
@@ -1164,11 +1177,8 @@ impl Log {
         self.closed.store(true, Ordering::Relaxed);
         self.trim_reserve(&mut inner).inspect_err(|error| drop(self.failed("trim", error)))?;
         let (bytes, end) = (inner.bytes_since_checkpoint, self.end_offset());
-        let recovery_point = self.recovery_point();
-        let segments = self.segments.load();
-        let unchecked = segments.iter().rev().take_while(|one| one.base > recovery_point);
-        let is_small = bytes < CLOSE_BYTES && unchecked.count() <= CLOSE_SEGMENTS;
-        let is_untouched = bytes == 0 && recovery_point == end;
+        let is_small = bytes < CLOSE_BYTES && !self.has_many_unchecked();
+        let is_untouched = bytes == 0 && self.recovery_point() == end;
         let is_on_device = self.synced_end() == end && !inner.dir_changed && !inner.lacks_metadata;
         let has_nothing_to_sync = (is_untouched || is_small && is_on_device)
             && inner.unsynced.is_empty()

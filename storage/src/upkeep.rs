@@ -417,9 +417,14 @@ fn say_done(log: &Log, work: &str, failing: &Failing, done: Result<(), LogError>
     }
 }
 
+/// As Kafka, which writes a segment to the device when it is rolled. A log that nobody appends to
+/// would keep it waiting, in the place of others'.
 fn roll_if_old(log: &Log, now: i64) {
-    if let Err(error) = log.roll_if_old(now) {
-        drop(log.failed("roll", &error));
+    match log.roll_if_old(now) {
+        // What fails was said.
+        Ok(true) => drop(log.sync()),
+        Ok(false) => {}
+        Err(error) => drop(log.failed("roll", &error)),
     }
 }
 

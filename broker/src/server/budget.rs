@@ -554,7 +554,7 @@ mod tests {
             "a quarter, however many partitions"
         );
         let spare = SPARE_DESCRIPTORS + sealed_files_max(2_000);
-        assert!(sealed_files_max(2_000) > 3 * (2 * 125 + 16) + 124, "also the files of answers");
+        assert!(sealed_files_max(2_000) > 3 * (125 + 64 + 16) + 124, "also the files of answers");
         assert_eq!(fill(50), (ConnectionBound::Descriptors, 2_000 - 150 - spare));
         assert_eq!(fill(0), (ConnectionBound::Descriptors, 2_000 - spare));
     }

@@ -67,6 +67,61 @@ async fn a_log_that_rolls_for_each_batch_leaves_descriptors_to_others() {
     }
 }
 
+/// A stop had to write a thousand of them, and a start after a crash to look at as many.
+#[tokio::test]
+async fn segments_that_were_rolled_are_few_until_they_are_on_the_device_and_go_there_soon() {
+    let disk = SimDisk::new(1);
+    let (_manager, log) = new_log(&disk.env(), Path::new(DIR), each_batch(small())).await;
+    for i in 0..8 {
+        append(&log, 1_000 + i, &["a"]);
+        log.sync().unwrap();
+    }
+    assert!(!log.is_checkpoint_due());
+    for i in 8..20 {
+        append(&log, 1_000 + i, &["a"]);
+        log.sync().unwrap();
+    }
+    assert!(log.is_checkpoint_due(), "a start would open them all");
+    log.checkpoint().unwrap();
+    assert!(!log.is_checkpoint_due());
+    // Nothing waits for the device any more.
+    log.set_config(each_batch(LogConfig { durable: false, ..small() }));
+    log.sync().unwrap();
+    let before = log.segments_count();
+    append(&log, 1_100, &["a"]);
+    assert!(log.is_checkpoint_due(), "one was rolled");
+    for i in 0..200 {
+        append(&log, 1_200 + i, &["a"]);
+    }
+    assert_eq!(log.segments_count() - before, 64, "further rolls wait for the device");
+    log.checkpoint().unwrap();
+    assert!(!log.is_checkpoint_due());
+}
+
+/// They waited for an append that never came, and the rolls of all other logs for them.
+#[tokio::test(start_paused = true)]
+async fn what_is_rolled_for_its_age_waits_for_no_append() {
+    let disk = SimDisk::new(1);
+    let manager = rolls_for_each_batch(&disk).await;
+    let config = LogConfig { segment_ms: 1_000, ..small() };
+    for partition in 0..100 {
+        let log = manager.create(TOPIC, ID, partition, config.clone()).await.unwrap();
+        append(&log, manager.env.clock.wall_ms() - 60_000, &["a"]);
+        log.checkpoint().unwrap();
+    }
+    let stop = CancellationToken::new();
+    let upkeep = tokio::spawn(manager.clone().run_upkeep(stop.clone()));
+    let all_rolled = async {
+        while manager.logs().iter().any(|log| log.segments_count() == 1) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), all_rolled).await.expect("some wait");
+    assert!(!manager.dirs()[0].rolls_wait());
+    stop.cancel();
+    upkeep.await.unwrap();
+}
+
 /// Small compacted segments were opened at each look, and so never closed.
 #[tokio::test]
 async fn a_look_at_segments_opens_none_of_them() {
