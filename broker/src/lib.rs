@@ -2,14 +2,13 @@
 //!
 //! [`node`] starts and stops it. Arrows between the modules: ARCHITECTURE.md, held by
 //! `letterbox/tests/layers.rs`. Nothing uses [`node`].
+//! What the nodes of a cluster agree on is in the crate `letterbox_cluster`.
 
-pub mod config;
-pub mod controller;
+pub use letterbox_cluster::{config, controller, metadata, quorum};
+
 mod coordinator;
-pub mod metadata;
 mod metrics;
 pub mod node;
-pub mod quorum;
 mod replication;
 mod request;
 mod security;

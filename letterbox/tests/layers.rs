@@ -1,5 +1,5 @@
 //! Who may use whom: the picture in ARCHITECTURE.md ("Layers"), for the crates, for the modules of
-//! broker and operator, and for crates of others that only some modules may name.
+//! broker, cluster and operator, and for crates of others that only some modules may name.
 //!
 //! A new arrow fails here. When it is right, it belongs into the tables below and into the picture;
 //! mostly what it wants is to live elsewhere.
@@ -18,29 +18,27 @@ use serde_json::Value;
 
 /// What each crate is built with; tests may use more (`[dev-dependencies]`).
 const CRATES: &[(&str, &[&str])] = &[
-    ("broker", &["env", "protocol", "storage"]),
+    ("broker", &["cluster", "env", "protocol", "storage"]),
     ("cli", &["client", "env"]),
     ("client", &["env", "protocol"]),
+    ("cluster", &["env", "protocol", "storage"]),
     ("env", &[]),
     ("letterbox", &["broker", "cli", "env", "operator"]),
     ("operator", &["client", "env"]),
     ("protocol", &[]),
-    ("sim", &["client", "env"]),
+    ("sim", &["client", "env", "protocol"]),
     ("storage", &["env", "protocol"]),
 ];
 
-/// What each module of the broker uses of the others; its own tests may use more.
+/// What each module of the broker uses of the others and of those of the crate `cluster`; its own
+/// tests may use more.
 const OF_THE_BROKER: &[(&str, &[&str])] = &[
-    ("config", &[]),
-    ("controller", &["metadata", "quorum"]),
     ("coordinator", &["request", "security"]),
-    ("metadata", &["config"]),
     ("metrics", &["coordinator"]),
     (
         "node",
         &["config", "controller", "coordinator", "metadata", "quorum", "replication", "server"],
     ),
-    ("quorum", &["metadata"]),
     ("replication", &["config", "metadata"]),
     ("request", &["security"]),
     ("security", &[]),
@@ -58,6 +56,14 @@ const OF_THE_BROKER: &[(&str, &[&str])] = &[
             "security",
         ],
     ),
+];
+
+/// As [`OF_THE_BROKER`].
+const OF_THE_CLUSTER: &[(&str, &[&str])] = &[
+    ("config", &[]),
+    ("controller", &["metadata", "quorum"]),
+    ("metadata", &["config"]),
+    ("quorum", &["metadata"]),
 ];
 
 /// As [`OF_THE_BROKER`].
@@ -109,8 +115,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("snap", &["protocol/compression"]),
     ("zstd", &["protocol/compression"]),
     // Raft.
-    ("openraft", &["broker/quorum"]),
-    ("rand_core", &["broker/quorum/runtime"]),
+    ("openraft", &["cluster/quorum"]),
+    ("rand_core", &["cluster/quorum/runtime"]),
     ("prometheus_client", &["broker/metrics", "broker/server/in_flight", "operator/controller"]),
     // The operating system.
     ("getrandom", &["env"]),
@@ -132,11 +138,9 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     (
         "tokio",
         &[
-            "broker/controller",
             "broker/coordinator/runtime",
             "broker/coordinator/service",
             "broker/node",
-            "broker/quorum",
             "broker/replication/manager",
             "broker/replication/outbox",
             "broker/replication/partition",
@@ -144,6 +148,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
             "broker/server",
             "cli",
             "client",
+            "cluster/controller",
+            "cluster/quorum",
             "env",
             "letterbox",
             "operator/admin",
@@ -237,7 +243,9 @@ fn crates_use_only_what_the_picture_shows() {
 
 #[test]
 fn modules_use_only_what_the_picture_shows() {
-    for (name, allowed) in [("broker", OF_THE_BROKER), ("operator", OF_THE_OPERATOR)] {
+    let tables =
+        [("broker", OF_THE_BROKER), ("cluster", OF_THE_CLUSTER), ("operator", OF_THE_OPERATOR)];
+    for (name, allowed) in tables {
         let mut found = Arrows::new();
         for file in files(&root().join(name).join("src/lib.rs"), &[]) {
             let Some(top) = file.module.first() else { continue };

@@ -7,6 +7,7 @@
 //! - [`history`] is what clients saw, one JSON line per event; [`check`] finds what may not have
 //!   happened. Every other tier (real processes, kind) feeds its histories to the same checkers
 //!   through `letterbox-check`.
+//! - [`transcript`] runs scripts of events against what decides without I/O.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on has failed"))]
 
 #[cfg(not(tokio_unstable))]
@@ -23,4 +24,5 @@ pub mod history;
 pub mod rng;
 pub mod seeds;
 pub mod trace;
+pub mod transcript;
 pub mod workload;

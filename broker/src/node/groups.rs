@@ -216,7 +216,7 @@ fn group_config(config: &Config) -> GroupConfig {
 mod tests {
     use super::*;
     use crate::metadata::{Configs, PartitionState};
-    use crate::replication::transcript::{Line, check};
+    use letterbox_sim::transcript::{Line, check};
 
     /// `id=` and, a partition each, `leaders=` (0: nobody) and `epochs=`; `gone`: no topic.
     fn topic(line: &Line<'_>) -> Option<Arc<Topic>> {

@@ -241,10 +241,8 @@ mod tests {
                 "session_ms": own
             });
             let registration = serde_json::from_value(registration).unwrap();
-            let image = MetadataImage {
-                brokers: Arc::new([(ID, Arc::new(registration))].into()),
-                ..MetadataImage::default()
-            };
+            let mut image = MetadataImage::default();
+            image.brokers = Arc::new([(ID, Arc::new(registration))].into());
             let begun = Instant::now();
             Self {
                 liveness: Liveness::new(9_000, &image, 0),

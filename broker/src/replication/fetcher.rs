@@ -200,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::replication::transcript::check;
+    use letterbox_sim::transcript::check;
 
     const TOPIC: TopicId = TopicId::from_u128(1);
 

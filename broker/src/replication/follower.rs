@@ -396,8 +396,8 @@ impl fmt::Display for FollowerEffect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::transcript::check;
     use crate::replication::world::ModelLog;
+    use letterbox_sim::transcript::check;
 
     /// Broker 2 follows; its log is changed as it asks for, when the script says `done`.
     fn tell(script: &str) {

@@ -580,8 +580,8 @@ impl fmt::Display for LeaderEffect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::transcript::check;
     use crate::replication::world::ModelLog;
+    use letterbox_sim::transcript::check;
 
     /// Broker 1 leads; what its log holds stands in the script.
     fn tell(script: &str) {

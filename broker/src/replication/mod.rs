@@ -20,8 +20,6 @@ mod read;
 pub(crate) mod role;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(crate) mod transcript;
 pub(crate) mod waiters;
 #[cfg(test)]
 mod world;

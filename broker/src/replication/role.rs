@@ -545,8 +545,8 @@ fn of_leader(epoch: LeaderEpoch, effects: Vec<LeaderEffect>) -> Vec<Effect> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::transcript::{Line, check};
     use crate::replication::world::ModelLog;
+    use letterbox_sim::transcript::{Line, check};
 
     const TIMES: Times = Times { lag_max_ms: 30_000, backoff_ms: 1_000 };
 

@@ -951,7 +951,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::replication::transcript::check;
+    use letterbox_sim::transcript::check;
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]

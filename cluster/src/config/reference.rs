@@ -15,7 +15,7 @@ const HEAD: &str = "# Configuration
 Letterbox takes the settings of Apache Kafka by Kafka's names: in a `server.properties` file (`letterbox broker --config FILE`), as
 `KAFKA_*` variables of the container image, in `spec.config` of a `KafkaCluster` or `KafkaTopic`, and while the broker runs through the
 protocol (`kafka-configs`). Names, types, bounds and defaults are those of Apache Kafka 4.3.1. This page is made from the tables that the
-broker itself uses (`broker/src/config/`).
+broker itself uses (`cluster/src/config/`).
 
 - A setting that nothing acts on is a warning at start: unknown keys, keys of clients and other products, empty values, and the keys of the
   second table with another value than their default. `config.strict=true` refuses all of these, so what such a broker was given acts.

@@ -98,7 +98,7 @@ impl FeatureUpdate {
     }
 
     /// The refusal of this update, as Kafka says it.
-    pub(crate) fn invalid(&self, why: &str) -> ApiError {
+    pub fn invalid(&self, why: &str) -> ApiError {
         let Self { name, level, .. } = self;
         let message = format!("Invalid update version {level} for feature {name}. {why}");
         ApiError::new(ErrorCode::InvalidUpdateVersion, message)

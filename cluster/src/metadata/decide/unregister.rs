@@ -30,7 +30,7 @@ impl Decide for UnregisterBroker {
 
 impl UnregisterBroker {
     /// The refusal of a broker that is not there.
-    pub(crate) fn not_registered(&self) -> ApiError {
+    pub fn not_registered(&self) -> ApiError {
         let message = format!("Broker ID {} is not currently registered", self.id);
         ApiError::new(ErrorCode::BrokerIdNotRegistered, message)
     }

@@ -9,35 +9,56 @@ use std::str::FromStr;
 use letterbox_protocol::model::BrokerId;
 
 /// An event: a word, and what it says as `key=value`.
-pub(crate) struct Line<'a>(&'a str);
+pub struct Line<'a>(&'a str);
 
 impl<'a> Line<'a> {
-    pub(crate) fn word(&self) -> &'a str {
+    /// What happens.
+    #[must_use]
+    pub fn word(&self) -> &'a str {
         self.0.split_whitespace().next().unwrap_or_default()
     }
 
     /// The value of `key`, when the line has it.
-    pub(crate) fn find(&self, key: &str) -> Option<&'a str> {
+    #[must_use]
+    pub fn find(&self, key: &str) -> Option<&'a str> {
         self.0.split_whitespace().find_map(|part| part.strip_prefix(key)?.strip_prefix('='))
     }
 
-    pub(crate) fn text(&self, key: &str) -> &'a str {
+    /// The value of `key`.
+    ///
+    /// # Panics
+    /// When the line does not have it.
+    #[must_use]
+    pub fn text(&self, key: &str) -> &'a str {
         self.find(key).unwrap_or_else(|| panic!("{key}= is missing in: {}", self.0))
     }
 
-    pub(crate) fn number<T: FromStr<Err: Debug>>(&self, key: &str) -> T {
+    /// The value of `key`, read.
+    ///
+    /// # Panics
+    /// When the line does not have it, or it is none.
+    #[must_use]
+    pub fn number<T: FromStr<Err: Debug>>(&self, key: &str) -> T {
         let text = self.text(key);
         text.parse().unwrap_or_else(|error| panic!("{key}={text}: {error:?} in: {}", self.0))
     }
 
-    pub(crate) fn ids(&self, key: &str) -> Vec<BrokerId> {
+    /// The brokers that `key` names, with commas between them.
+    ///
+    /// # Panics
+    /// When the line does not have it, or one is no number.
+    #[must_use]
+    pub fn ids(&self, key: &str) -> Vec<BrokerId> {
         let ids = self.text(key).split(',').filter(|id| !id.is_empty());
         ids.map(|id| BrokerId(id.parse().unwrap())).collect()
     }
 }
 
 /// Runs the events of `script` and compares what each leads to with what the script says.
-pub(crate) fn check(script: &str, mut run: impl FnMut(&Line<'_>) -> Vec<String>) {
+///
+/// # Panics
+/// At the first line that differs.
+pub fn check(script: &str, mut run: impl FnMut(&Line<'_>) -> Vec<String>) {
     let lines = || script.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut told = Vec::new();
     for line in lines() {

@@ -39,9 +39,9 @@ use crate::quorum::{
 
 /// How long an operation takes at most whose client names no time: shorter than clients wait for an
 /// answer, longer than it takes to elect a leader.
-pub(crate) const DECIDE_WITHIN: Duration = Duration::from_secs(10);
+pub const DECIDE_WITHIN: Duration = Duration::from_secs(10);
 /// How long one takes at most, whatever its client names.
-pub(crate) const DECIDE_WITHIN_MAX: Duration = Duration::from_secs(60);
+pub const DECIDE_WITHIN_MAX: Duration = Duration::from_secs(60);
 /// The most that an operation may be, as it is passed on: so that what one node takes, each does,
 /// and its answer is of a bounded length too.
 const OPERATION_LEN_MAX: usize = 8 << 20;

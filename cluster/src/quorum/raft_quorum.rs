@@ -151,7 +151,7 @@ impl OpenError {
     }
 
     /// Whether it passes: there is no space, or no descriptor.
-    pub(crate) fn is_state(&self) -> bool {
+    pub fn is_state(&self) -> bool {
         match self {
             Self::Io { source, .. } | Self::Wal(WalError::Io { source, .. }) => {
                 Fault::of(source).is_state()

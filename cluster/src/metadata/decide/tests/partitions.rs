@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::metadata::{Election, PartitionState};
-use crate::replication::transcript::{Line, check};
+use letterbox_sim::transcript::{Line, check};
 
 /// The brokers; the first three have the partition.
 const IDS: [BrokerId; 5] = [BrokerId(1), BrokerId(2), BrokerId(3), BrokerId(4), BrokerId(5)];
