@@ -1926,6 +1926,15 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
         server.until(cause, is_told).await;
     }
 
+    // Somebody deletes the Lease of the namespace.
+    let acts = async || {
+        let lease = leases.get_opt("letterbox-operator-of-namespace").await.unwrap();
+        lease.map(|lease| lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default())
+    };
+    assert_eq!(acts().await.as_deref(), Some("default/letterbox-operator"));
+    leases.delete("letterbox-operator-of-namespace", &DeleteParams::default()).await.unwrap();
+    server.until("it is there again", || async { acts().await.is_some() }).await;
+
     // One of two replicas acts. When it ends without a word, the other one takes over.
     assert!(leads("a").await && !operator.is_finished());
     first.abort();
@@ -1946,6 +1955,11 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
         })
         .await;
     assert!(!operator.is_finished());
+    let (now, all) = (DeleteParams::default(), ListParams::default());
+    assert_eq!(acts().await.as_deref(), Some("default/letterbox-operator"), "others are left");
+    clusters.delete_collection(&now, &all).await.unwrap();
+    topics.delete_collection(&now, &all).await.unwrap();
+    server.until("the Lease goes with the last one", || async { acts().await.is_none() }).await;
 
     // A namespace that is being deleted is not held, whether the operator goes on or is stopped in
     // the same moment.

@@ -1072,20 +1072,45 @@ fn of_two_releases_that_watch_a_namespace_one_acts_and_the_other_says_so() {
         let by_second = changes.iter().filter(|it| it.actor == "operator-2");
         let mut acted = by_second.filter(|it| !it.key.resource.ends_with("/leases"));
         assert!(acted.all(|it| is_told(&it.key)), "it changes nothing");
+        let told = play.server().all("events.k8s.io/events").into_iter().filter(|(_, event)| {
+            event["reason"] == "OtherOperator" && event["regarding"]["kind"] == "KafkaCluster"
+        });
+        let told: Vec<_> = told.map(|(_, event)| event["series"]["count"].clone()).collect();
+        assert_eq!(told, [Value::Null], "once");
+        let metrics = play.world.ask_operator("/metrics").await;
+        let counts = |line: &str| {
+            let mut words = line.split(' ');
+            let is_it =
+                ["letterbox_operator_not_ready{", "letterbox_operator_reconciliation_faults"]
+                    .iter()
+                    .any(|name| line.starts_with(name));
+            is_it && words.next_back() != Some("0")
+        };
+        let counted: Vec<&str> = metrics.lines().filter(|line| counts(line)).collect();
+        assert!(counted.is_empty(), "what another one does is no fault: {counted:?}");
         // Somebody deletes the Lease.
         let lease = Key::new("coordination.k8s.io/leases", "ns", "letterbox-operator-of-namespace");
         play.server().remove("thief", &lease);
         let holder = |play: &Play| play.server().get(&lease).map(|it| it["spec"].clone());
-        let is_held = |play: &Play| holder(play).is_some_and(|it| it["holderIdentity"] != "");
-        play.until("it is there again", 25, is_held).await;
+        let is_first =
+            |play: &Play| holder(play).is_some_and(|it| it["holderIdentity"] == "ns/one");
+        play.until("it is there again, and nobody else has it", 25, is_first).await;
+        // The pod of the first one is replaced by another one, as by an upgrade.
+        play.start_release(&Faults::none(), Some("one"), "letterbox:1");
+        let (_, ended) = play.operators.remove(0);
+        ended.abort();
+        play.until("the next one leads", 40, |play| {
+            let own = play.server().get(&Key::new("coordination.k8s.io/leases", "ns", "one"));
+            own.is_some_and(|it| it["spec"]["holderIdentity"] == "operator-3")
+        })
+        .await;
         // Longer than an operator that begins is given for its first look at a cluster.
         for _ in 0..70 {
             play.tick().await;
         }
-        // Whoever has it ends without a word. The image of the cluster stays, and so does what is
-        // said of its topics.
-        let is_first = holder(&play).is_some_and(|it| it["holderIdentity"] == "ns/one");
-        let (_, ended) = play.operators.remove(usize::from(!is_first));
+        assert!(is_first(&play));
+        // It ends. The image of the cluster stays, and so does what is said of its topics.
+        let (_, ended) = play.operators.remove(1);
         ended.abort();
         play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "4"}));
         for _ in 0..120 {

@@ -117,6 +117,6 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [letterbox-operator-of-namespace]
-  verbs: [get, update]
+  verbs: [get, update, delete]
 {{- end }}
 {{- end -}}

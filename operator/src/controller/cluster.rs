@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::Api;
@@ -18,7 +18,7 @@ use super::doomed::is_terminating;
 use super::objects::{news_of, paged, tell_later, tell_not_understood, untold, watched};
 use super::owner::{OTHER_OPERATOR, not_ours};
 use super::passes::{named, tell_failed};
-use super::{Context, PassFailed, RESYNC, WAITING, scoped, watches};
+use super::{Context, PassFailed, RESYNC, WAITING, scoped, told_gone, watches};
 use crate::admin::KafkaAdmin;
 use crate::api::{
     CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition,
@@ -68,6 +68,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
     let seen = watches::apart(&context, &KafkaCluster::plural(&()), scope, seen)
         .map(Ok::<_, watcher::Error>)
         .reflect(writer)
+        .inspect_ok(told_gone(&context, KIND))
         .applied_objects()
         .predicate_filter(news_of, PredicateConfig::default());
     let controller = Controller::for_stream(seen, store)
@@ -101,7 +102,10 @@ async fn reconcile(
 ) -> Result<Action, PassFailed> {
     let began = Instant::now();
     let result = pass(&mut cluster, &context).await;
-    let faulty = result.as_ref().map_or(true, |ended| ended.as_ref().is_some_and(|it| it.faulty));
+    let faulty = match &result {
+        Ok(ended) => ended.as_ref().is_some_and(|it| it.faulty),
+        Err(fault) => fault.reason != OTHER_OPERATOR,
+    };
     context.metrics.count_pass(KIND, began.elapsed(), faulty);
     match result {
         Ok(Some(ended)) => {
@@ -109,7 +113,7 @@ async fn reconcile(
             Ok(ended.next)
         }
         Ok(None) => {
-            context.passes.forget(&named(KIND, &*cluster));
+            context.gone(&named(KIND, &*cluster));
             Ok(Action::await_change())
         }
         Err(fault) => {
@@ -134,7 +138,7 @@ struct Ended {
 /// One pass over `cluster`, which becomes what the API server has; `None` when it is gone.
 async fn pass(cluster: &mut Arc<KafkaCluster>, context: &Context) -> Result<Option<Ended>, Fault> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    if let Some(fault) = not_ours(context, &namespace).await {
+    if let Some(fault) = not_ours(context, &named(KIND, &**cluster)).await {
         return Err(fault);
     }
     // What woke this pass may be behind: its own last status, or a spec that another replica acts

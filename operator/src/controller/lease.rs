@@ -13,11 +13,12 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::Env;
 use tokio::time::Instant;
 
+use super::jittered;
 use crate::platform::kubernetes::said as said_by;
 
 /// Where leadership is recorded.
@@ -55,6 +56,8 @@ pub(crate) const RETRY: Duration = Duration::from_secs(1);
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a stopping operator takes to give the Lease back.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
+/// So often a Lease is deleted that changes meanwhile.
+const DELETIONS: usize = 3;
 
 /// Leadership.
 pub(crate) struct Held {
@@ -68,8 +71,8 @@ pub(crate) struct Held {
 
 /// Why a Lease is not ours yet.
 pub(crate) enum Waits {
-    /// Somebody else holds it.
-    Other(String),
+    /// Somebody else holds it; `None` when it was deleted and may be held on.
+    Other(Option<String>),
     /// Somebody else has just written it.
     Conflict,
     /// What the API server says.
@@ -82,7 +85,8 @@ impl Waits {
     /// Why, in words; `None` for what is over in a moment.
     pub(crate) fn told(&self, options: &LeaseOptions) -> Option<String> {
         Some(match self {
-            Self::Other(holder) => format!("another replica leads: {holder}"),
+            Self::Other(Some(holder)) => format!("another replica leads: {holder}"),
+            Self::Other(None) => "the Lease of another holder was deleted".to_owned(),
             Self::Conflict => return None,
             Self::Error(error) => format!(
                 "the Lease {}/{} cannot be acquired: {}",
@@ -97,7 +101,7 @@ impl Waits {
     }
 }
 
-/// The version of a Lease that was seen last, and since when.
+/// The version that a Lease of somebody else had last, `None` once it was deleted; and since when.
 pub(crate) type Seen = (Option<String>, Instant);
 
 /// Attempts to hold a Lease, one after the other.
@@ -118,41 +122,47 @@ impl Attempts {
     /// One attempt.
     pub(crate) async fn next(&mut self) -> Result<Held, Waits> {
         let began = Instant::now();
-        let attempt = self.attempt();
-        match tokio::time::timeout(CALL_DEADLINE, attempt).await {
-            Ok(Ok(Ok(lease))) => Ok(Held {
-                env: self.env.clone(),
-                api: self.api.clone(),
-                options: self.options.clone(),
-                pace: self.pace,
-                lease,
-                renewed: began,
-            }),
-            Ok(Ok(Err(holder))) => Err(Waits::Other(holder)),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Waits::Conflict),
-            Ok(Err(error)) => Err(Waits::Error(error)),
-            Err(_) => Err(Waits::NoAnswer),
-        }
+        let attempt = tokio::time::timeout(CALL_DEADLINE, self.attempt());
+        let lease = attempt.await.unwrap_or(Err(Waits::NoAnswer))?;
+        self.seen = None;
+        Ok(Held {
+            env: self.env.clone(),
+            api: self.api.clone(),
+            options: self.options.clone(),
+            pace: self.pace,
+            lease,
+            renewed: began,
+        })
     }
 
-    /// Takes the Lease if nobody else holds it; or else who does.
-    async fn attempt(&mut self) -> kube::Result<Result<Lease, String>> {
-        let (env, api, options, params) =
-            (&self.env, &self.api, &self.options, PostParams::default());
-        let Some(live) = api.get_opt(&options.name).await? else {
-            return api.create(&params, &record(env, options, self.pace, None)).await.map(Ok);
+    /// Takes the Lease if nobody else holds it. One that was given back is free at once. One that
+    /// was deleted may be held on by whoever was seen with it, until that one finds it out.
+    async fn attempt(&mut self) -> Result<Lease, Waits> {
+        let (env, api, options) = (&self.env, &self.api, &self.options);
+        let live = api.get_opt(&options.name).await.map_err(Waits::Error)?;
+        let holder = live.as_ref().map(|live| holder_of(live).unwrap_or_default());
+        let is_free = holder
+            .map_or(self.seen.is_none(), |holder| holder.is_empty() || holder == options.identity);
+        if !is_free {
+            let version = live.as_ref().and_then(Lease::resource_version);
+            let known = self.seen.take().filter(|(known, _)| *known == version);
+            let (_, since) = self.seen.insert(known.unwrap_or((version, Instant::now())));
+            if since.elapsed() <= self.pace.honoured {
+                return Err(Waits::Other(holder.map(ToOwned::to_owned)));
+            }
+        }
+        let (params, ours) =
+            (PostParams::default(), record(env, options, self.pace, live.as_ref()));
+        let written = match live {
+            None => api.create(&params, &ours).await,
+            Some(_) => api.replace(&options.name, &params, &ours).await,
         };
-        let version = live.resource_version();
-        if self.seen.as_ref().is_none_or(|(known, _)| *known != version) {
-            self.seen = Some((version, Instant::now()));
-        }
-        let quiet = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        let holder = holder_of(&live).unwrap_or_default().to_owned();
-        if holder.is_empty() || holder == options.identity || quiet > self.pace.honoured {
-            let ours = record(env, options, self.pace, Some(&live));
-            return api.replace(&options.name, &params, &ours).await.map(Ok);
-        }
-        Ok(Err(holder))
+        written.map_err(|error| match &error {
+            kube::Error::Api(status) if status.code == 409 => Waits::Conflict,
+            // It was deleted since.
+            kube::Error::Api(status) if status.code == 404 && live.is_some() => Waits::Conflict,
+            _ => Waits::Error(error),
+        })
     }
 }
 
@@ -216,7 +226,8 @@ impl Held {
 
     /// One attempt to renew; why the Lease is lost, if it is.
     async fn renew(&mut self) -> Option<Lost> {
-        tokio::time::sleep(self.pace.renewal).await;
+        // So that many are not renewed at once.
+        tokio::time::sleep(jittered(&self.env, self.pace.renewal)).await;
         let began = Instant::now();
         let next = record(&self.env, &self.options, self.pace, Some(&self.lease));
         let params = PostParams::default();
@@ -238,6 +249,7 @@ impl Held {
                         self.lease = live;
                     }
                     Ok(_) => return Some(Lost::Taken),
+                    Err(kube::Error::Api(status)) if status.code == 404 => return Some(Lost::Gone),
                     Err(error) => {
                         tracing::warn!(error = said_by(&error), "the Lease could not be read")
                     }
@@ -272,16 +284,32 @@ impl Held {
     }
 }
 
-/// Gives a Lease back if it is ours.
-pub(crate) async fn release(env: &Env, client: &Client, options: &LeaseOptions, pace: Pace) {
+/// Deletes a Lease if it is ours.
+pub(crate) async fn delete(client: &Client, options: &LeaseOptions) {
     let api: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
-    let read = tokio::time::timeout(RELEASE_DEADLINE, api.get(&options.name)).await;
-    if let Ok(Ok(lease)) = read
-        && holder_of(&lease) == Some(options.identity.as_str())
-    {
-        let (env, options, renewed) = (env.clone(), options.clone(), Instant::now());
-        Held { env, api, options, pace, lease, renewed }.release().await;
+    for _ in 0..DELETIONS {
+        let deleted = tokio::time::timeout(CALL_DEADLINE, delete_if_held(&api, options)).await;
+        match deleted {
+            // A renewal was under way.
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                let (namespace, error) = (&options.namespace, said_by(&error));
+                return tracing::warn!(namespace, error, "the Lease was not deleted; it expires");
+            }
+            Err(_) => return,
+        }
     }
+}
+
+async fn delete_if_held(api: &Api<Lease>, options: &LeaseOptions) -> kube::Result<()> {
+    let Some(lease) = api.get_opt(&options.name).await? else { return Ok(()) };
+    if holder_of(&lease) != Some(options.identity.as_str()) {
+        return Ok(());
+    }
+    let (uid, resource_version) = (lease.uid(), lease.resource_version());
+    let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version });
+    api.delete(&options.name, &params).await.map(drop)
 }
 
 fn holder_of(lease: &Lease) -> Option<&str> {

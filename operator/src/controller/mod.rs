@@ -25,6 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::runtime::controller;
+use kube::runtime::watcher::Event;
 use letterbox_env::Env;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -61,8 +62,12 @@ pub(crate) const WAITING: Duration = Duration::from_secs(5);
 /// seconds that its pod is given to end.
 const LET_GO_DEADLINE: Duration = Duration::from_secs(8);
 
-/// How long it takes to give the Leases of namespaces back; they expire in any case.
-const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
+/// Between three quarters and five quarters of `pause`.
+pub(crate) fn jittered(env: &Env, pause: Duration) -> Duration {
+    let half = pause / 2;
+    let part = u32::try_from(env.random_u64() % 1024).unwrap_or(0);
+    half + half / 2 + half * part / 1024
+}
 
 /// What both controllers share.
 pub(crate) struct Context {
@@ -86,6 +91,12 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn now(&self) -> Time {
         Time(Timestamp::from_millisecond(self.env.clock.wall_ms()).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+
+    /// Takes up that an object is gone.
+    fn gone(&self, object: &metrics::Object) {
+        self.passes.forget(object);
+        self.owners.forget(object);
     }
 }
 
@@ -134,9 +145,6 @@ pub async fn run(env: Env, client: Client, options: Options) -> anyhow::Result<(
     let let_go = futures::future::join_all(let_go);
     let release = async {
         if let Some(held) = held {
-            // First: the next replica holds them in the same name.
-            let all = owner::release_all(&context);
-            let _ = tokio::time::timeout(RELEASE_DEADLINE, all).await;
             held.release().await;
         }
     };
@@ -173,13 +181,11 @@ async fn lead_until(
             biased;
             stopped = &mut stop => return stopped.map(|()| held),
             lost = keep(&mut held) => lost,
-            lost = owner::keep(&context) => lost,
             never = doomed::let_go_without_clusters(context.clone(), told) => match never {},
             () = work(&context, &mut health) => "the watches ended".to_owned(),
         };
         context.metrics.set_leader(false);
         context.passes.forget_all();
-        context.owners.forget_all();
         tracing::warn!(why = lost, "this replica is no longer the leader");
     }
 }
@@ -193,7 +199,8 @@ async fn keep(held: &mut Option<Held>) -> String {
 }
 
 /// Reconciles for ever. Watches begin afresh when the API server, or a definition, is back after it
-/// was missing.
+/// was missing, and when this operator begins to act in a namespace of another one, or no longer
+/// acts in one.
 async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health>) {
     loop {
         probe::well(health).await;
@@ -202,9 +209,11 @@ async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health
         context.clusters.unwatched.forget_all();
         context.metrics.forget_all();
         context.passes.forget_all();
+        context.owners.forget_all();
         tokio::select! {
             biased;
             () = probe::returned(health) => {}
+            why = owner::keep(context) => tracing::warn!(why, "everything is looked at anew"),
             () = reconcile_all(context.clone()) => return,
         }
     }
@@ -273,13 +282,27 @@ pub(crate) fn told<T, E: std::error::Error + 'static>(
         Err(controller::Error::ObjectNotFound(gone)) => {
             let namespace = gone.namespace.clone().unwrap_or_default();
             context.metrics.forget(kind, &namespace, &gone.name);
-            context.passes.forget(&(kind, namespace, gone.name.clone()));
+            context.gone(&(kind, namespace, gone.name.clone()));
             tracing::debug!(object = %gone, "gone");
         }
         Err(controller::Error::ReconcilerFailed(failed, object)) => {
             tracing::warn!(error = %failed, %object, "reconcile failed; retrying")
         }
         Err(error) => tracing::warn!(error = words_of(&error), kind, "watch failed; retrying"),
+    }
+}
+
+/// Takes up the objects of a kind that go. One that this version cannot read any more is as if it
+/// had gone.
+fn told_gone<K: objects::Ours>(
+    context: &Arc<Context>,
+    kind: &'static str,
+) -> impl FnMut(&Event<K>) + Send + use<K> {
+    let context = context.clone();
+    move |event| {
+        if let Event::Delete(object) = event {
+            context.owners.forget(&passes::named(kind, object));
+        }
     }
 }
 

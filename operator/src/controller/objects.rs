@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Context;
-use super::owner::{OTHER_OPERATOR, not_ours};
+use super::owner::not_ours;
 use crate::api::{
     ACCEPT_LOSS_ANNOTATION, CLUSTER_CONFIG_MAX, CLUSTER_FINALIZER, ClusterRef, DeletionPolicy,
     KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, PAUSE_ANNOTATION, Resources,
@@ -367,13 +367,14 @@ pub(super) async fn tell_not_understood<K: Ours>(
     while let Some(found) = found.recv().await {
         let NotUnderstood { bare: object, conditions, error, is_gone, .. } = found;
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let place = (kind, namespace.clone(), name.clone());
         if is_gone {
             told.retain(|(_, known), _| *known != name);
+            context.owners.forget(&place);
             context.metrics.set_not_ready(kind, &namespace, &name, None);
             continue;
         }
-        let not_ours = not_ours(&context, &namespace).await;
-        if not_ours.is_some_and(|fault| fault.reason == OTHER_OPERATOR) {
+        if not_ours(&context, &place).await.is_some() {
             continue;
         }
         let generation = object.meta().generation;

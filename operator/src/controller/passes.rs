@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::metrics::Object;
 use super::objects::{Guarded, Ours};
-use super::owner::OTHER_OPERATOR;
+use super::owner::{OTHER_OPERATOR, OWNER_NOT_KNOWN};
 use super::{Context, upgrade_command};
 use crate::api::{DEGRADED, READY, condition, find_condition, set_condition};
 use crate::platform::kubernetes::said;
@@ -57,7 +57,9 @@ impl Passes {
             if ended.failed < TOLD_AFTER {
                 return None;
             }
-            let is_due = ended.told.is_none_or(|told| told.elapsed() >= AGAIN);
+            // What another operator manages is no news after the first time.
+            let is_over = |told: Instant| fault.reason != OTHER_OPERATOR && told.elapsed() >= AGAIN;
+            let is_due = ended.told.is_none_or(is_over);
             if is_due {
                 ended.told = Some(Instant::now());
             }
@@ -126,9 +128,10 @@ pub(super) async fn tell_failed<K: Ours>(
     let is_due = context.passes.failed(of.clone(), fault)?;
     let (_, namespace, name) = of;
     let (reason, message) = words(context, fault);
-    context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
-    if reason == OTHER_OPERATOR {
-        // The status is the other one's.
+    let waits = (reason != OTHER_OPERATOR).then_some(reason);
+    context.metrics.set_not_ready(kind, &namespace, &name, waits);
+    if [OTHER_OPERATOR, OWNER_NOT_KNOWN].contains(&reason) {
+        // The status is the other one's, or may be.
         if is_due {
             context.events.tell(object, true, reason, "Reconcile", &message).await;
         }
@@ -164,8 +167,10 @@ pub(super) async fn tell_failed<K: Ours>(
 /// The reason and the message of the conditions and of the event.
 fn words(context: &Context, fault: &Fault) -> (&'static str, String) {
     let said = &fault.message;
-    if fault.reason == OTHER_OPERATOR {
-        return (OTHER_OPERATOR, said.clone());
+    for known in [OTHER_OPERATOR, OWNER_NOT_KNOWN] {
+        if fault.reason == known {
+            return (known, said.clone());
+        }
     }
     if fault.reason != STATUS_NOT_WRITTEN {
         let message = format!(

@@ -19,10 +19,10 @@ use tokio::time::Instant;
 
 use super::doomed::{NAMESPACE_FRESH, is_terminating};
 use super::objects::{Guarded, news_of, tell_later, tell_not_understood, untold, watched};
-use super::owner::{OTHER_OPERATOR, not_ours};
+use super::owner::{OTHER_OPERATOR, OWNER_NOT_KNOWN, not_ours};
 use super::passes::{named, tell_failed};
 use super::topics::{ClusterKey, Topics, cluster_key_of};
-use super::{Context, PassFailed, RESYNC, scoped, watches};
+use super::{Context, PassFailed, RESYNC, jittered, scoped, told_gone, watches};
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, UNANSWERED};
 use crate::api::{
     DEGRADED, DeletionPolicy, KafkaCluster, KafkaTopic, KafkaTopicStatus, READY, TOPIC_FINALIZER,
@@ -289,13 +289,6 @@ impl TopicContext {
     }
 }
 
-/// Between three quarters and five quarters of `pause`.
-fn jittered(env: &Env, pause: Duration) -> Duration {
-    let half = pause / 2;
-    let part = u32::try_from(env.random_u64() % 1024).unwrap_or(0);
-    half + half / 2 + half * part / 1024
-}
-
 /// Topics that are made with one request, and the objects that ask for them.
 type Batch = Vec<(ObjectRef<KafkaTopic>, NewTopic)>;
 
@@ -327,6 +320,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .map(Ok::<_, watcher::Error>)
         .reflect(writer)
         .inspect_ok(move |event| own_topics.take(event))
+        .inspect_ok(told_gone(&context, KIND))
         .applied_objects()
         .predicate_filter(news_of, PredicateConfig::default());
     let controller = Controller::for_stream(seen, store)
@@ -464,19 +458,22 @@ async fn reconcile(
     let began = Instant::now();
     let mut topic = context.topics.newest(topic);
     let result = newest_pass(&mut topic, &context).await;
-    let faulty =
-        result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|pass| pass.fault.is_some()));
+    let faulty = match &result {
+        Ok(pass) => pass.as_ref().is_some_and(|pass| pass.fault.is_some()),
+        Err(fault) => fault.reason != OTHER_OPERATOR,
+    };
     shared.metrics.count_pass(KIND, began.elapsed(), faulty);
     let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
     let mut pass = match result {
         Ok(Some(pass)) => pass,
         Ok(None) => {
             shared.metrics.set_not_ready(KIND, &namespace, &name, None);
-            shared.passes.forget(&named(KIND, &*topic));
+            shared.gone(&named(KIND, &*topic));
             context.forget(&topic);
             return Ok(Action::await_change());
         }
         // The cluster tells it once for all.
+        Err(fault) if fault.reason == OWNER_NOT_KNOWN => return Err(PassFailed(fault)),
         Err(fault) if fault.reason == OTHER_OPERATOR => {
             shared.passes.forget(&named(KIND, &*topic));
             return Ok(Action::requeue(jittered(&shared.env, RETRY_MAX)));
@@ -498,7 +495,7 @@ async fn reconcile(
     }
     tell(shared, &topic, &pass).await;
     if pass.released {
-        shared.passes.forget(&named(KIND, &*topic));
+        shared.gone(&named(KIND, &*topic));
         context.forget(&topic);
         return Ok(Action::await_change());
     }
@@ -516,7 +513,7 @@ async fn newest_pass(
     topic: &mut Arc<KafkaTopic>,
     context: &TopicContext,
 ) -> Result<Option<TopicPass>, Fault> {
-    if let Some(fault) = not_ours(&context.shared, &topic.namespace().unwrap_or_default()).await {
+    if let Some(fault) = not_ours(&context.shared, &named(KIND, &**topic)).await {
         return Err(fault);
     }
     match pass(topic, context).await? {
