@@ -132,7 +132,7 @@ pub enum Wait {
         /// Which of its volumes.
         volume: String,
     },
-    /// Somebody changed the image of a broker's pod again, soon after it was put back.
+    /// Somebody changed the image of a broker's pod again, soon after it was restored.
     OtherImage {
         /// Which.
         broker: i32,
@@ -445,8 +445,9 @@ impl std::fmt::Display for Wait {
             Self::OtherImage { broker, image } => write!(
                 f,
                 "broker {broker} runs image {image}: somebody has changed the image of its pod \
-                 again, less than an hour after the operator restarted the broker to put it back; \
-                 it is put back once an hour. Find out who does it (kubectl get pod --show-managed-fields)"
+                 again, less than an hour after the operator restarted the broker to restore it; \
+                 the operator does so once an hour while the broker serves. Find out who \
+                 changes it (kubectl get pod --show-managed-fields)"
             ),
             Self::Stray { set } => write!(
                 f,

@@ -59,14 +59,24 @@ pub struct Kubernetes {
     brokers: Arc<dyn AskIdentity>,
     /// The uids of the last claims that went without ever having had a volume.
     unmade: Arc<Mutex<VecDeque<String>>>,
-    /// When pods, by namespace and name, were ended to put their image back.
-    put_back: Arc<Mutex<BTreeMap<(String, String), Instant>>>,
+    /// The pods, by namespace and name, that were ended to restore their image.
+    restored: Arc<Mutex<BTreeMap<(String, String), RestoredImage>>>,
     /// What the API server does not let the operator watch.
     pub(crate) unwatched: Unwatched,
 }
 
-/// How often a broker is restarted at most because somebody changes the image of its pod.
-const PUT_BACK_PAUSE: Duration = Duration::from_secs(3600);
+/// A pod that was ended to restore its image.
+struct RestoredImage {
+    at: Instant,
+    /// Since when its successor has another image again and does not serve.
+    does_not_serve: Option<Instant>,
+}
+
+/// How often a broker is restarted at most because somebody changes the image of its pod, while it
+/// serves with that.
+const RESTORE_PAUSE: Duration = Duration::from_secs(3600);
+/// How long a broker may take to serve with an image that somebody put into its pod.
+const OTHER_IMAGE_PATIENCE: Duration = Duration::from_secs(120);
 /// So many of them are remembered.
 const UNMADE_MAX: usize = 4096;
 
@@ -77,8 +87,8 @@ pub struct KubernetesLive {
     default_image: String,
     objects: BTreeMap<ObjectKey, Value>,
     pods: Vec<Pod>,
-    /// The names of those whose image was put back not long ago.
-    put_back: BTreeSet<String>,
+    /// The names of those whose image is left although somebody changed it.
+    left: BTreeSet<String>,
     /// What has the cluster's label, and is no pod of its own.
     foreign: Vec<Pod>,
     claims: Vec<PersistentVolumeClaim>,
@@ -101,8 +111,8 @@ impl Kubernetes {
     /// The API server behind `client`.
     #[must_use]
     pub fn new(client: Client, default_image: String, brokers: Arc<dyn AskIdentity>) -> Self {
-        let (unmade, put_back, unwatched) = Default::default();
-        Self { client, default_image, brokers, unmade, put_back, unwatched }
+        let (unmade, restored, unwatched) = Default::default();
+        Self { client, default_image, brokers, unmade, restored, unwatched }
     }
 
     /// Takes up that a claim is gone, and how it was at its end: one that has no volume then never
@@ -128,12 +138,22 @@ impl Kubernetes {
         uids.filter(|uid| unmade.contains(uid)).cloned().collect()
     }
 
-    /// The pods of a namespace whose image was put back not long ago.
-    fn put_back(&self, namespace: &str) -> BTreeSet<String> {
-        let mut all = self.put_back.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, at| at.elapsed() < PUT_BACK_PAUSE);
-        let names = all.keys().filter(|(of, _)| of == namespace);
-        names.map(|(_, name)| name.clone()).collect()
+    /// The pods whose image is left although somebody changed it: it was restored not long ago, and
+    /// they serve with it, or may yet.
+    fn left(&self, namespace: &str, pods: &[Pod]) -> BTreeSet<String> {
+        let mut all = self.restored.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, known| known.at.elapsed() < RESTORE_PAUSE);
+        let mut left = BTreeSet::new();
+        for pod in pods.iter().filter(|pod| has_other_image(pod)) {
+            let name = pod.name_any();
+            let Some(known) = all.get_mut(&(namespace.to_owned(), name.clone())) else { continue };
+            let since = known.does_not_serve.unwrap_or_else(Instant::now);
+            known.does_not_serve = (!is_ready(pod)).then_some(since);
+            if since.elapsed() < OTHER_IMAGE_PATIENCE || is_ready(pod) {
+                left.insert(name);
+            }
+        }
+        left
     }
 
     fn api(&self, namespace: &str, kind: Kind) -> Api<DynamicObject> {
@@ -404,8 +424,9 @@ impl Kubernetes {
             Err(error) => Err(api_fault(&format!("delete pod {name}"), &error)),
             Ok(_) if !live.pod(broker).is_some_and(has_other_image) => Ok(()),
             Ok(_) => {
-                let mut all = self.put_back.lock().unwrap_or_else(PoisonError::into_inner);
-                all.insert((desired.namespace.clone(), name), Instant::now());
+                let mut all = self.restored.lock().unwrap_or_else(PoisonError::into_inner);
+                let restored = RestoredImage { at: Instant::now(), does_not_serve: None };
+                all.insert((desired.namespace.clone(), name), restored);
                 Ok(())
             }
         }
@@ -755,7 +776,6 @@ impl Platform for Kubernetes {
                 is_held,
                 made: cluster.metadata.creation_timestamp.clone(),
                 unmade: self.unmade(cluster),
-                put_back: self.put_back(&namespace),
                 unwatched: self.unwatched.of(&namespace),
                 default_image: self.default_image.clone(),
                 namespace,
@@ -772,6 +792,7 @@ impl Platform for Kubernetes {
             let own = live.claims.iter().filter(|claim| is_own(cluster, claim));
             live.own = own.filter_map(|claim| claim.uid()).collect();
             live.believe_own_pods(cluster);
+            live.left = self.left(&live.namespace, &live.pods);
             let (identities, starting) =
                 futures::join!(self.ask(&live.pods), self.ask_why(&live.pods));
             (live.identities, live.starting) = (identities, starting);
@@ -1280,9 +1301,9 @@ impl KubernetesLive {
         let wanted = self.claims.iter().filter(is_wanted);
         let run = with_own_words(run_of(set, pod, wanted, &self.news), self.starting.get(&id));
         // The image is a part of it. Who changes it again and again does not keep the broker from
-        // its work, as long as the image runs.
+        // its work, as long as it serves with that, or may yet.
         let other = pod.filter(|pod| has_other_image(pod));
-        let is_image_left = other.is_some_and(|pod| self.put_back.contains(&pod.name_any()))
+        let is_image_left = other.is_some_and(|pod| self.left.contains(&pod.name_any()))
             && !matches!(run, Run::Failing { .. });
         let is_current = has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()))
             && (other.is_none() || is_image_left);

@@ -22,6 +22,9 @@ const CLAIMS: &str = "/persistentvolumeclaims";
 /// How many ticks a pod runs before it is ready.
 const STARTS_IN: u64 = 2;
 
+/// An image with which no broker ever serves.
+pub(crate) const NEVER_SERVES: &str = "never-serves:1";
+
 /// The uids of the claims of a pod, by the names of its volumes.
 type Claims = BTreeMap<String, String>;
 
@@ -171,7 +174,9 @@ impl World {
         });
         // One that does not take its volumes waits for others.
         let opens = self.with(|inside| inside.opens.is_some());
-        let is_ready = age > STARTS_IN && !opens && self.start_broker(pod, &uid, &claims);
+        let may_serve = text(pod, "/spec/containers/0/image") != Some(NEVER_SERVES);
+        let is_ready =
+            age > STARTS_IN && !opens && may_serve && self.start_broker(pod, &uid, &claims);
         let ready = if is_ready { "True" } else { "False" };
         let ip = format!(
             "10.0.{}.{}",
