@@ -1,6 +1,6 @@
 //! The handshake, which has rules of its own (KIP-511, KIP-584, KIP-1022).
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kafka_protocol::messages::ApiVersionsResponse;
 use kafka_protocol::messages::api_versions_response::{
     ApiVersion, FinalizedFeatureKey, SupportedFeatureKey,
@@ -71,7 +71,7 @@ pub fn api_versions_response(
 /// version 0, with our range of ApiVersions, so that the client can ask again.
 pub fn unsupported_api_versions_frame(correlation_id: i32) -> Bytes {
     let (min, max) = apis::find(API_VERSIONS).map_or((0, 0), |api| (api.advertised_min, api.max));
-    let mut out = BytesMut::with_capacity(20);
+    let mut out = Vec::with_capacity(20);
     out.int32(16);
     out.int32(correlation_id);
     out.int16(ErrorCode::UnsupportedVersion.code());
@@ -79,7 +79,7 @@ pub fn unsupported_api_versions_frame(correlation_id: i32) -> Bytes {
     out.int16(API_VERSIONS);
     out.int16(min);
     out.int16(max);
-    out.freeze()
+    out.into()
 }
 
 /// Whether the name or version of the client's software is one that Kafka accepts from version 3

@@ -225,6 +225,9 @@ pub(super) fn skip_tagged_fields(
 /// API key, version and correlation id.
 const PREFIX_BYTES: usize = 8;
 
+/// Boxed, so that what is right costs no more than a register at each step.
+type Walked<T> = Result<T, Box<Fault>>;
+
 /// A [`WireError`] on its way up: the path is collected from the inside to the outside.
 struct Fault {
     problem: Problem,
@@ -233,7 +236,7 @@ struct Fault {
 }
 
 impl Fault {
-    fn within(mut self, step: Step) -> Fault {
+    fn within(mut self: Box<Self>, step: Step) -> Box<Self> {
         self.path.push(step);
         self
     }
@@ -279,7 +282,7 @@ impl<'a> Walk<'a> {
 
     /// What follows the prefix in a request header. The client id keeps its int16 length in every
     /// version, so that a broker can read it before both sides agreed on versions.
-    fn header(&mut self, flexible: bool) -> Result<Option<&'a str>, Fault> {
+    fn header(&mut self, flexible: bool) -> Walked<Option<&'a str>> {
         let client_id = self.string(true).map_err(|fault| fault.within(Step::Field("ClientId")))?;
         if flexible {
             self.tagged_fields(&[])?;
@@ -288,12 +291,12 @@ impl<'a> Walk<'a> {
     }
 
     /// A whole body; what follows it is not looked at.
-    fn message(&mut self, message: &Message) -> Result<(), Fault> {
+    fn message(&mut self, message: &Message) -> Walked<()> {
         self.flexible = message.flexible.contains(self.version);
         self.structure(message.fields)
     }
 
-    fn structure(&mut self, fields: &'static [Field]) -> Result<(), Fault> {
+    fn structure(&mut self, fields: &'static [Field]) -> Walked<()> {
         for field in fields {
             if field.tag.is_none() && field.versions.contains(self.version) {
                 let nullable = field.nullable.contains(self.version);
@@ -304,7 +307,7 @@ impl<'a> Walk<'a> {
         if self.flexible { self.tagged_fields(fields) } else { Ok(()) }
     }
 
-    fn value(&mut self, kind: &'static Kind, nullable: bool) -> Result<(), Fault> {
+    fn value(&mut self, kind: &'static Kind, nullable: bool) -> Walked<()> {
         match kind {
             Kind::Fixed(size) => self.take(*size).map(|_| ()),
             Kind::Str => self.string(nullable).map(|_| ()),
@@ -330,7 +333,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn array(&mut self, element: &'static Kind, nullable: bool) -> Result<(), Fault> {
+    fn array(&mut self, element: &'static Kind, nullable: bool) -> Walked<()> {
         let count = if self.flexible { self.compact_length()? } else { self.int32_length()? };
         let Some(count) = self.non_null(count, nullable)? else { return Ok(()) };
         let too_large = Problem::CountTooLarge { claimed: count as u64 };
@@ -353,7 +356,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn tagged_fields(&mut self, fields: &'static [Field]) -> Result<(), Fault> {
+    fn tagged_fields(&mut self, fields: &'static [Field]) -> Walked<()> {
         let count = self.varint()?;
         // A tagged field takes at least two bytes.
         if count as usize > self.left.len() / 2 {
@@ -374,7 +377,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn tagged_field(&mut self, field: Option<&'static Field>, size: usize) -> Result<(), Fault> {
+    fn tagged_field(&mut self, field: Option<&'static Field>, size: usize) -> Walked<()> {
         let value = self.take_claimed(size)?;
         let Some(field) = field else { return Ok(()) };
         if !field.versions.contains(self.version) {
@@ -391,7 +394,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn string(&mut self, nullable: bool) -> Result<Option<&'a str>, Fault> {
+    fn string(&mut self, nullable: bool) -> Walked<Option<&'a str>> {
         let length = if self.flexible { self.compact_length()? } else { self.int16_length()? };
         let Some(length) = self.non_null(length, nullable)? else { return Ok(None) };
         let bytes = self.take_claimed(length)?;
@@ -411,21 +414,21 @@ impl<'a> Walk<'a> {
 
     /// A length or count of −1 as `None`; longer than int32 is refused further down, where it does
     /// not fit.
-    fn int16_length(&mut self) -> Result<Option<usize>, Fault> {
+    fn int16_length(&mut self) -> Walked<Option<usize>> {
         let length = i16::from_be_bytes(self.array_of()?);
         self.signed_length(length.into())
     }
 
-    fn int32_length(&mut self) -> Result<Option<usize>, Fault> {
+    fn int32_length(&mut self) -> Walked<Option<usize>> {
         let length = i32::from_be_bytes(self.array_of()?);
         self.signed_length(length)
     }
 
-    fn compact_length(&mut self) -> Result<Option<usize>, Fault> {
+    fn compact_length(&mut self) -> Walked<Option<usize>> {
         Ok((self.varint()? as usize).checked_sub(1))
     }
 
-    fn signed_length(&self, length: i32) -> Result<Option<usize>, Fault> {
+    fn signed_length(&self, length: i32) -> Walked<Option<usize>> {
         match length {
             -1 => Ok(None),
             _ => usize::try_from(length)
@@ -434,11 +437,11 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn non_null(&self, length: Option<usize>, nullable: bool) -> Result<Option<usize>, Fault> {
+    fn non_null(&self, length: Option<usize>, nullable: bool) -> Walked<Option<usize>> {
         if length.is_none() && !nullable { Err(self.fault(Problem::Null)) } else { Ok(length) }
     }
 
-    fn varint(&mut self) -> Result<u32, Fault> {
+    fn varint(&mut self) -> Walked<u32> {
         varint::take(&mut self.left).map_err(|error| {
             self.fault(match error {
                 VarintError::Truncated => Problem::Truncated { needed: 1 },
@@ -447,7 +450,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn spend(&mut self, elements: usize) -> Result<(), Fault> {
+    fn spend(&mut self, elements: usize) -> Walked<()> {
         match self.elements_left.checked_sub(elements) {
             Some(left) => self.elements_left = left,
             None => return Err(self.fault(Problem::TooManyElements { max: self.elements_max })),
@@ -455,7 +458,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn array_of<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    fn array_of<const N: usize>(&mut self) -> Walked<[u8; N]> {
         let (taken, rest) = self
             .left
             .split_first_chunk::<N>()
@@ -465,7 +468,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A value whose size the schema knows.
-    fn take(&mut self, size: usize) -> Result<&'a [u8], Fault> {
+    fn take(&mut self, size: usize) -> Walked<&'a [u8]> {
         let (taken, rest) = self
             .left
             .split_at_checked(size)
@@ -475,7 +478,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A value whose size the sender claims.
-    fn take_claimed(&mut self, size: usize) -> Result<&'a [u8], Fault> {
+    fn take_claimed(&mut self, size: usize) -> Walked<&'a [u8]> {
         let (taken, rest) = self
             .left
             .split_at_checked(size)
@@ -484,7 +487,8 @@ impl<'a> Walk<'a> {
         Ok(taken)
     }
 
-    fn fault(&self, problem: Problem) -> Fault {
-        Fault { problem, remaining: self.left.len(), path: Vec::new() }
+    #[cold]
+    fn fault(&self, problem: Problem) -> Box<Fault> {
+        Box::new(Fault { problem, remaining: self.left.len(), path: Vec::new() })
     }
 }

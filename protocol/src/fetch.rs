@@ -3,7 +3,7 @@
 //! [`FetchAnswer::frame`] gives the frame as a list of parts: bytes to send as they are, and places
 //! where the caller sends the records of one partition from memory or from a file.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::apis::{self, FETCH};
 use super::fault::{Problem, WireError};
@@ -111,7 +111,7 @@ impl FetchAnswer<'_> {
         let mut writer = Writer {
             version,
             flexible: api.is_flexible(version),
-            out: BytesMut::with_capacity(256),
+            out: Vec::with_capacity(256),
             cuts: Vec::new(),
             partitions: 0,
         };
@@ -124,7 +124,7 @@ struct Writer {
     version: i16,
     flexible: bool,
     /// Everything but the records.
-    out: BytesMut,
+    out: Vec<u8>,
     /// Where records belong: (length of `out` there, partition, bytes).
     cuts: Vec<(usize, usize, usize)>,
     partitions: usize,
@@ -235,7 +235,7 @@ impl Writer {
         if let Some(first) = self.out.first_chunk_mut::<4>() {
             *first = size.to_be_bytes();
         }
-        let whole = self.out.freeze();
+        let whole = Bytes::from(self.out);
         let mut parts = Vec::with_capacity(self.cuts.len().saturating_mul(2).saturating_add(1));
         let mut from = 0;
         for (at, partition, bytes) in self.cuts {

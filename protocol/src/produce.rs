@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::apis::{self, PRODUCE};
@@ -308,7 +308,7 @@ pub fn encode_produce_response(
         return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
     }
     let flexible = api.is_flexible(version);
-    let mut out = BytesMut::with_capacity(
+    let mut out = Vec::with_capacity(
         64 + answer.topics.iter().map(|topic| 48 + 48 * topic.partitions.len()).sum::<usize>(),
     );
     out.int32(0);
@@ -336,11 +336,11 @@ pub fn encode_produce_response(
     if let Some(first) = out.first_chunk_mut::<4>() {
         *first = size.to_be_bytes();
     }
-    Ok(out.freeze())
+    Ok(out.into())
 }
 
 fn put_partition(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     version: i16,
     flexible: bool,
     partition: &ProducePartitionAnswer,
@@ -374,7 +374,7 @@ fn put_partition(
 
 /// The topic, in the one form that the version has.
 pub(super) fn put_topic_key(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     flexible: bool,
     ids: bool,
     topic: &TopicKey<'_>,
@@ -393,7 +393,7 @@ pub(super) fn put_topic_key(
 }
 
 /// The tagged field `CurrentLeader`: its tag, its size and its value.
-pub(super) fn put_leader(out: &mut BytesMut, tag: u32, leader: LeaderIdAndEpoch) {
+pub(super) fn put_leader(out: &mut Vec<u8>, tag: u32, leader: LeaderIdAndEpoch) {
     out.varint(tag);
     out.varint(9);
     out.int32(leader.leader_id);
@@ -404,7 +404,7 @@ pub(super) fn put_leader(out: &mut BytesMut, tag: u32, leader: LeaderIdAndEpoch)
 /// The tagged fields of a response: `NodeEndpoints` as tag 0, when the version has it and there are
 /// any; `more` are written by the caller.
 pub(super) fn put_node_endpoints(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     known: bool,
     endpoints: &[NodeEndpoint<'_>],
     more: u32,
@@ -412,7 +412,7 @@ pub(super) fn put_node_endpoints(
     if !known || endpoints.is_empty() {
         return out.varint(more);
     }
-    let mut value = BytesMut::new();
+    let mut value = Vec::new();
     value.count(true, Some(endpoints.len()));
     for endpoint in endpoints {
         value.int32(endpoint.node_id);

@@ -8,27 +8,7 @@ use super::varint;
 /// Kafka's primitive types at the end of a buffer. Lengths and counts are those of the flexible
 /// form (varint of length + 1) when `flexible`, else int16 for strings and int32 for arrays and
 /// records.
-pub(super) trait Put {
-    fn int16(&mut self, value: i16);
-    fn int32(&mut self, value: i32);
-    fn int64(&mut self, value: i64);
-    fn uuid(&mut self, value: uuid::Uuid);
-    /// An unsigned varint: seven bits per byte, low bits first.
-    fn varint(&mut self, value: u32);
-    /// An empty section of tagged fields (KIP-482).
-    fn no_tags(&mut self);
-    /// The count of an array, or null.
-    fn count(&mut self, flexible: bool, count: Option<usize>);
-    /// The length of records, or null.
-    fn records_length(&mut self, flexible: bool, length: Option<usize>);
-    /// A string that cannot be null.
-    fn string(&mut self, flexible: bool, value: &str);
-    /// A string or null. Kafka's strings have at most 32767 bytes; a longer one is cut, at a
-    /// character.
-    fn nullable_string(&mut self, flexible: bool, value: Option<&str>);
-}
-
-impl Put for BytesMut {
+pub(super) trait Put: BufMut + Sized {
     fn int16(&mut self, value: i16) {
         self.put_i16(value);
     }
@@ -45,14 +25,17 @@ impl Put for BytesMut {
         self.put_slice(value.as_bytes());
     }
 
+    /// An unsigned varint: seven bits per byte, low bits first.
     fn varint(&mut self, value: u32) {
         varint::put(self, value);
     }
 
+    /// An empty section of tagged fields (KIP-482).
     fn no_tags(&mut self) {
         self.put_u8(0);
     }
 
+    /// The count of an array, or null.
     fn count(&mut self, flexible: bool, count: Option<usize>) {
         match (flexible, count) {
             (true, None) => self.varint(0),
@@ -62,14 +45,18 @@ impl Put for BytesMut {
         }
     }
 
+    /// The length of records, or null.
     fn records_length(&mut self, flexible: bool, length: Option<usize>) {
         self.count(flexible, length);
     }
 
+    /// A string that cannot be null.
     fn string(&mut self, flexible: bool, value: &str) {
         self.nullable_string(flexible, Some(value));
     }
 
+    /// A string or null. Kafka's strings have at most 32767 bytes; a longer one is cut, at a
+    /// character.
     fn nullable_string(&mut self, flexible: bool, value: Option<&str>) {
         let Some(value) = value else {
             return if flexible { self.varint(0) } else { self.put_i16(-1) };
@@ -83,6 +70,12 @@ impl Put for BytesMut {
         self.put_slice(value.as_bytes());
     }
 }
+
+/// For what the codec writes the rest of.
+impl Put for BytesMut {}
+
+/// For what is written by hand as a whole: a few instructions each, where the other one calls.
+impl Put for Vec<u8> {}
 
 /// `value` as far as one of Kafka's strings goes, cut at a character.
 pub(super) fn cut(value: &str) -> &str {

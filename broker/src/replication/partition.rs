@@ -247,7 +247,9 @@ impl Shared {
 
     /// Whether no other broker can lead what this one leads by the metadata that it shows.
     pub(super) fn may_lead(&self) -> bool {
-        self.now_ms() < self.leads_until_ms.load(Ordering::Relaxed)
+        let until_ms = self.leads_until_ms.load(Ordering::Relaxed);
+        // Each append asks: no look at the clock where there is no end.
+        until_ms == u64::MAX || self.now_ms() < until_ms
     }
 }
 

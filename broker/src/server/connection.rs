@@ -203,10 +203,11 @@ impl Loop<'_> {
                     self.barrier = Barrier::None;
                     patience.ends_at(self.made_wait());
                 }
-                () = &mut stopped, if may_read => {}
                 read = read(&mut self.incoming, self.stream, may_read), if may_read || watches => {
                     patience.ends_at(self.has_read(read, may_start)?);
                 }
+                // Asked for above as well: it wakes who waits.
+                () = &mut stopped, if may_read => {}
                 memory = memory(&mut self.share, needs, frame_from), if needs.is_some() || may_read => {
                     if matches!(memory, Memory::IsTaken) {
                         return Err(Ended::Stalled);

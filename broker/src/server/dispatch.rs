@@ -385,7 +385,7 @@ struct Timed {
 impl Timed {
     /// The answer as it is sent; the time that it took is counted.
     fn frame(
-        self,
+        &self,
         encoded: Result<impl Into<Frame>, protocol::WireError>,
     ) -> Result<Frame, String> {
         if let Some(of_api) = self.services.metrics.of_api(self.api_key) {
@@ -415,41 +415,30 @@ impl Timed {
         version: i16,
         response: &Response,
     ) -> Result<Frame, String> {
-        let mut share = std::mem::replace(&mut self.share, Share::new(&self.services.memory));
         let mut needed = 0;
         let encoded = protocol::encode_response_if(correlation_id, version, response, |bytes| {
             needed = bytes;
-            share.try_resize_to(counted(bytes))
+            self.share.try_resize_to(counted(bytes))
         });
         match encoded.transpose() {
-            Some(encoded) => self.frame(encoded).map(|frame| frame.holding(share)),
+            Some(encoded) => self.frame(encoded).map(|frame| frame.holding(self.share)),
             None => Err(no_memory(needed)),
         }
     }
 
-    /// The answer as it is sent, which holds what it takes; `records` already hold their part of
-    /// it.
-    fn holding(
+    /// The answer as it is sent, which holds what it takes; `records` of its bytes are held
+    /// already.
+    fn whole(
         mut self,
         encoded: Result<impl Into<Frame>, protocol::WireError>,
-        records: Share,
+        records: usize,
     ) -> Result<Frame, String> {
-        let mut share = std::mem::replace(&mut self.share, Share::new(&self.services.memory));
         let frame = self.frame(encoded)?;
-        let rest = frame.in_memory().saturating_sub(records.bytes());
-        if !share.try_resize_to(counted(rest)) {
+        let rest = frame.in_memory().saturating_sub(records);
+        if !self.share.try_resize_to(counted(rest)) {
             return Err(no_memory(rest));
         }
-        Ok(frame.holding(share).holding(records))
-    }
-
-    /// As [`Self::holding`], without records.
-    fn whole(
-        self,
-        encoded: Result<impl Into<Frame>, protocol::WireError>,
-    ) -> Result<Frame, String> {
-        let none = Share::new(&self.services.memory);
-        self.holding(encoded, none)
+        Ok(frame.holding(self.share))
     }
 
     fn now(self, ctx: &RequestContext, response: impl Errors + Into<Response>) -> Answer {
@@ -515,13 +504,15 @@ impl Timed {
 fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut, decoded: usize) -> Answer {
     match produce::produce(&timed.services, ctx, body) {
         Ok(Produced::Unanswered) => Answer::InOrder(Box::pin(std::future::ready(Ok(None)))),
-        Ok(Produced::Answered(frame)) => timed.whole(frame).map_or_else(Answer::Close, Answer::Now),
+        Ok(Produced::Answered(frame)) => {
+            timed.whole(frame, 0).map_or_else(Answer::Close, Answer::Now)
+        }
         Ok(Produced::Waiting(answer)) => {
             // The request is gone; what is left of it is in the log.
             timed.share.try_resize_to(decoded);
             Answer::InOrder(Box::pin(async move {
                 let frame = answer.await;
-                timed.whole(frame).map(Some)
+                timed.whole(frame, 0).map(Some)
             }))
         }
         Ok(Produced::Validating { appending, appended }) => {
@@ -529,7 +520,7 @@ fn start_produce(mut timed: Timed, ctx: &RequestContext, body: BytesMut, decoded
                 let waiting = appending.await;
                 timed.share.try_resize_to(decoded);
                 match waiting? {
-                    Some(answer) => timed.whole(answer.await).map(Some),
+                    Some(answer) => timed.whole(answer.await, 0).map(Some),
                     None => Ok(None),
                 }
             };
@@ -555,7 +546,8 @@ fn route(timed: Timed, ctx: RequestContext, request: Request) -> Answer {
                 let (fetched, records) = fetch::fetch(services, ctx, request, &timed.share).await;
                 fetched.errors().for_each(|error| timed.failed(error));
                 let encoded = fetch::encode(of.correlation_id, of.api_version, fetched);
-                timed.holding(encoded, records).map(Some)
+                let held = records.bytes();
+                timed.whole(encoded, held).map(|frame| Some(frame.holding(records)))
             });
             Answer::Alone { answer, may_cancel: true }
         }

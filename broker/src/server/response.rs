@@ -132,11 +132,14 @@ impl Response {
     /// # Errors
     /// The socket's own, or the disk's; either way the connection must be closed.
     pub(crate) async fn write(
-        self,
+        mut self,
         stream: &mut BoxStream,
         env: &Env,
         taken: &AtomicU64,
     ) -> io::Result<()> {
+        if let [Part::Bytes(only)] = self.parts.as_mut_slice() {
+            return write_bytes(stream, only, taken).await;
+        }
         let mut waiting: Vec<Bytes> = Vec::new();
         for part in self.parts {
             match part {
@@ -164,6 +167,22 @@ impl Response {
         }
         write_all(stream, &mut waiting, taken).await
     }
+}
+
+async fn write_bytes(
+    stream: &mut BoxStream,
+    bytes: &mut Bytes,
+    taken: &AtomicU64,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = stream.write(bytes).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        taken.fetch_add(written as u64, Ordering::Relaxed);
+        bytes.advance(written);
+    }
+    Ok(())
 }
 
 async fn write_all(

@@ -1,6 +1,6 @@
 //! The walker against messages that are right, and against the same messages with one thing wrong.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::make::{LengthForm, Maker};
 use crate::produce::ProduceView;
@@ -371,13 +371,13 @@ fn plain_numbers_of_an_array_are_elements() {
 fn a_string_is_at_most_as_long_as_kafkas() {
     // Metadata v9: one topic with a name of so many bytes, no tags, three booleans, no tags.
     let body = |length: u32| {
-        let mut body = BytesMut::from(&[2][..]);
+        let mut body = vec![2];
         body.varint(length + 1);
         body.extend(std::iter::repeat_n(b't', length as usize));
         body.extend([0, 0, 0, 0, 0]);
         body
     };
-    assert!(decode_request(3, 9, body(32_767).freeze()).is_ok());
+    assert!(decode_request(3, 9, body(32_767).into()).is_ok());
     let problem = Problem::StringTooLong { claimed: 32_768 };
     check_refused(3, 9, &body(32_768), problem, "Topics[0].Name");
 }
