@@ -7,6 +7,7 @@
 pub use letterbox_cluster::{config, controller, metadata, quorum};
 
 mod coordinator;
+mod lifecycle;
 mod metrics;
 pub mod node;
 mod replication;

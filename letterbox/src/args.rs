@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use letterbox_operator::up::UpOptions;
 
-use crate::{logging, tools};
+use crate::{admin, logging, tools};
 
 /// What was asked for.
 pub(crate) enum Command {
@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Container { log: logging::Options },
     /// `letterbox up`.
     Up(UpOptions),
+    /// `letterbox admin …`.
+    Admin(admin::Options),
     /// `letterbox tool NAME …`.
     Tool { name: String, arguments: Vec<OsString> },
 }
@@ -76,6 +78,8 @@ enum Sub {
         #[arg(long, default_value_t = 9092)]
         port: u16,
     },
+    /// Ask a cluster before its brokers are restarted.
+    Admin(admin::Options),
     /// Run one of Kafka's tools by name, as in: letterbox tool kafka-topics --list
     /// --bootstrap-server localhost:9092
     Tool {
@@ -115,6 +119,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, End> {
             Command::Broker { config, overrides, log: log.into() }
         }
         Sub::Container { log } => Command::Container { log: log.into() },
+        Sub::Admin(options) => Command::Admin(options),
         Sub::Up { file, data, port } => Command::Up(UpOptions { file, data, port }),
         Sub::Tool { name: mut arguments } => {
             // One is required.

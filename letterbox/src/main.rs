@@ -1,5 +1,6 @@
 //! `letterbox`: the broker, Kafka's command line tools by their names, and `letterbox up`.
 
+mod admin;
 mod args;
 mod container;
 mod image_env;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     };
     let (json, configuration) = match command {
         args::Command::Tool { name, arguments } => return run_tool(&name, arguments),
+        args::Command::Admin(options) => return run_admin(&options),
         args::Command::Up(up) => {
             return run_up(up).unwrap_or_else(|error| refuse(&error, false, ExitCode::FAILURE));
         }
@@ -79,14 +81,27 @@ fn refuse(error: &anyhow::Error, json: bool, code: ExitCode) -> ExitCode {
     code
 }
 
-/// Runs one of Kafka's tools. One thread is enough for it, and starts fastest.
-fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+/// One thread is enough for a tool, and starts fastest.
+fn start_runtime(tool: &str) -> Result<tokio::runtime::Runtime, ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        eprintln!("{tool}: cannot start: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run_admin(options: &admin::Options) -> ExitCode {
+    let runtime = match start_runtime("letterbox admin") {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{tool}: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(code) => return code,
+    };
+    runtime.block_on(admin::run(&Env::real(), options))
+}
+
+/// Runs one of Kafka's tools.
+fn run_tool(tool: &str, arguments: Vec<OsString>) -> ExitCode {
+    let runtime = match start_runtime(tool) {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
     };
     let arguments = match tools::as_text(tool, arguments) {
         Ok(arguments) => arguments,

@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use common::{
     Broker, PATIENCE, PRODUCE_VERSION, ask, ask_for_topic, command, free_port, http, http_get,
     produce_request, produced, refusal, topic_name,
@@ -13,6 +16,7 @@ use letterbox_broker::config::Config;
 use letterbox_broker::node::Node;
 use letterbox_env::Env;
 use letterbox_protocol::Response;
+use serde_json::Value;
 
 /// Whether `line` is a comment, or `name value` or `name{label="value",…} value`.
 fn is_metric(line: &str) -> bool {
@@ -200,4 +204,159 @@ fn probes_are_answered_while_all_threads_of_clients_are_held_up() {
     drop(goes_on);
     runtime.block_on(broker.shutdown()).unwrap();
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "its thread has ended");
+}
+
+/// docs/openapi.json.
+struct Description(Value);
+
+impl Description {
+    fn read() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+        Self(serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap())
+    }
+
+    /// Each path with each status that it is answered with.
+    fn answers(&self) -> BTreeSet<(String, String)> {
+        let paths = self.0["paths"].as_object().unwrap().iter();
+        let answers = paths.flat_map(|(path, methods)| {
+            let statuses = methods["get"]["responses"].as_object().unwrap().keys();
+            statuses.map(|status| (path.clone(), status.clone()))
+        });
+        answers.collect()
+    }
+
+    /// That `value` has what `schema` says, and nothing else.
+    fn check(&self, schema: &Value, value: &Value, at: &str) {
+        let of = |schema: &Value| schema["$ref"].as_str().map(|at| at[1..].to_owned());
+        if let Some(pointer) = of(schema).or_else(|| of(&schema["allOf"][0])) {
+            return self.check(self.0.pointer(&pointer).unwrap(), value, at);
+        }
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        let may_be = |types: &Value| *types == kind || types[0] == kind || types[1] == kind;
+        assert!(may_be(&schema["type"]), "{at}: {value} is no {}", schema["type"]);
+        for (n, one) in value.as_array().into_iter().flatten().enumerate() {
+            self.check(&schema["items"], one, &format!("{at}[{n}]"));
+        }
+        let Some(fields) = value.as_object() else { return };
+        for (name, field) in fields {
+            let described = &schema["properties"][name];
+            assert!(described.is_object(), "{at}.{name} is not described");
+            assert!(described["description"].is_string(), "{at}.{name} has no description");
+            self.check(described, field, &format!("{at}.{name}"));
+        }
+        for name in schema["required"].as_array().unwrap() {
+            assert!(fields.contains_key(name.as_str().unwrap()), "{at} has no {name}");
+        }
+    }
+
+    /// Asks, and compares the answer; its JSON, if it is some.
+    fn ask(&self, port: u16, asked: &str) -> (String, Value) {
+        let head = format!("GET {asked} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
+        let answer = http(port, head.as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let (status, path) = (head.split(' ').nth(1).unwrap(), asked.split('?').next().unwrap());
+        let described = &self.0["paths"][path]["get"]["responses"][status]["content"];
+        let described = described.as_object().unwrap_or_else(|| panic!("{asked}: {answer}"));
+        let (content, schema) = described.iter().next().unwrap();
+        assert!(head.contains(&format!("content-type: {}", content)), "{asked}: {head}");
+        let value = match content.as_str() {
+            "application/json" => serde_json::from_str(body).unwrap(),
+            _ => Value::String(body.to_owned()),
+        };
+        self.check(&schema["schema"], &value, asked);
+        (status.to_owned(), value)
+    }
+}
+
+#[test]
+fn each_answer_is_as_its_description_says_and_nothing_else_is_served() {
+    let (dir, described) = (tempfile::tempdir().unwrap(), Description::read());
+    let port = free_port();
+    let broker = Broker::start(dir.path(), &format!("admin.listener=127.0.0.1:{port}"));
+    let mut client = broker.connect();
+    assert_eq!(ask_for_topic(&mut client, "orders"), 0);
+    // One that waits for the others of its cluster.
+    let (alone, waiting) = (tempfile::tempdir().unwrap(), free_port());
+    let voters = [1, 2, 3].map(|id| format!("{id}@127.0.0.1:{}", free_port())).join(",");
+    let own = voters.split(',').next().unwrap().replace("1@", "CONTROLLER://");
+    let file = alone.path().join("server.properties");
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters={voters}\n\
+         controller.listener.names=CONTROLLER\nunstable.several.nodes.enable=true\n\
+         listeners=PLAINTEXT://127.0.0.1:{},{own}\nlog.dirs={}\n\
+         admin.listener=127.0.0.1:{waiting}\n",
+        free_port(),
+        alone.path().join("data").display(),
+    );
+    std::fs::write(&file, text).unwrap();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], waiting));
+    let other = Broker::begin(command(&file), file, Vec::new(), address);
+    let begun = std::time::Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", waiting)).is_err() {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+
+    const VERDICT: &str = "/lifecycle/restart-verdict";
+    let of = |brokers: &str| format!("{VERDICT}?brokers={brokers}");
+    let mut seen = BTreeSet::new();
+    for (port, asked, expected) in [
+        (port, "/livez".to_owned(), "200"),
+        (port, "/readyz".to_owned(), "200"),
+        (waiting, "/readyz".to_owned(), "503"),
+        (port, "/metrics".to_owned(), "200"),
+        (waiting, "/metrics".to_owned(), "503"),
+        (port, "/identity".to_owned(), "200"),
+        (waiting, "/identity".to_owned(), "503"),
+        (port, of("1"), "200"),
+        (port, of("one"), "400"),
+        (port, VERDICT.to_owned(), "400"),
+        (port, of("1,7"), "404"),
+        (waiting, of("1"), "503"),
+    ] {
+        let (status, _) = described.ask(port, &asked);
+        assert_eq!(status, expected, "{asked}");
+        seen.insert((asked.split('?').next().unwrap().to_owned(), status));
+    }
+    drop(other);
+    assert_eq!(seen, described.answers(), "each is seen, and no other one");
+    let (_, verdict) = described.ask(port, &of("1"));
+    assert_eq!(verdict["safe"], true, "{verdict}");
+    let single =
+        serde_json::json!({"count": 1, "partitions": [{"topic": "orders", "partition": 0}]});
+    assert_eq!(verdict["singleReplica"], single);
+    let voters = serde_json::json!({"count": 1, "needed": 1, "left": 0, "kept": true});
+    assert_eq!(verdict["voters"], voters);
+    // Every path in the source is described.
+    let source = include_str!("../../broker/src/server/admin_http.rs");
+    let (source, _) = source.split_once("#[cfg(test)]").unwrap();
+    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let routes = code.flat_map(|line| line.split('"').skip(1).step_by(2));
+    let routes: BTreeSet<_> =
+        routes.filter(|text| text.starts_with('/')).map(str::to_owned).collect();
+    let paths: BTreeSet<_> = described.answers().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(routes, paths);
+    // The same as a command.
+    let admin = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_letterbox"));
+        command.args(["admin", "verdict"]).args(arguments);
+        command.args(["--admin-listener", &format!("127.0.0.1:{port}")]).output().unwrap()
+    };
+    let said = admin(&["--brokers", "1"]);
+    let note = "safe\nnote: partitions with one replica have no leader meanwhile: orders-0\n";
+    assert_eq!((said.status.code(), &*String::from_utf8_lossy(&said.stdout)), (Some(0), note));
+    let said = admin(&["--brokers", "1", "--json"]);
+    assert_eq!(serde_json::from_slice::<Value>(&said.stdout).unwrap(), verdict);
+    let said = admin(&["--brokers", "7"]);
+    assert_eq!(said.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&said.stderr);
+    assert!(error.contains("Broker ID 7 is not currently registered"), "{error}");
+    assert_eq!(admin(&[]).status.code(), Some(2));
 }

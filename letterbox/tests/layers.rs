@@ -34,6 +34,7 @@ const CRATES: &[(&str, &[&str])] = &[
 /// tests may use more.
 const OF_THE_BROKER: &[(&str, &[&str])] = &[
     ("coordinator", &["request", "security"]),
+    ("lifecycle", &["controller", "metadata"]),
     ("metrics", &["coordinator"]),
     (
         "node",
@@ -48,6 +49,7 @@ const OF_THE_BROKER: &[(&str, &[&str])] = &[
             "config",
             "controller",
             "coordinator",
+            "lifecycle",
             "metadata",
             "metrics",
             "quorum",
@@ -140,6 +142,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
         &[
             "broker/coordinator/runtime",
             "broker/coordinator/service",
+            "broker/lifecycle",
             "broker/node",
             "broker/replication/manager",
             "broker/replication/outbox",

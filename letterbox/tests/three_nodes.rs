@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "three_nodes/lifecycle.rs"]
+mod lifecycle;
 #[path = "three_nodes/moves.rs"]
 mod moves;
 #[path = "three_nodes/taken_over.rs"]

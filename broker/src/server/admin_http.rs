@@ -14,7 +14,8 @@
 //! A node that waits for directories (`missing.directories.wait.enable`) tells what it has and what
 //! it misses, and `"metadata.log": "missing"` where there is none beside partitions.
 //!
-//! Nothing here changes anything.
+//! `/lifecycle/…`: what an operator asks the cluster (`crate::lifecycle`). docs/openapi.json describes
+//! all of it. Nothing here changes anything.
 //!
 //! It is served apart from all other work (`letterbox_env::Tasks::apart`): `/livez`, `/readyz` and
 //! `/identity` wait for no lock that is held while a partition is written.
@@ -32,8 +33,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
+use axum::extract::RawQuery;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -49,6 +51,7 @@ use uuid::Uuid;
 
 use super::Services;
 use super::listener::{SaidRarely, accept_failed};
+use crate::lifecycle::Refusal;
 use crate::metadata::identity::{DirectoryIdentity, encode_uuid};
 
 /// Who this node is, as its log directories said when it started.
@@ -190,18 +193,25 @@ fn identity(whose: &Whose, offline: &BTreeMap<PathBuf, String>) -> String {
 }
 
 fn router(health: Arc<Health>) -> Router {
-    let (ready, living) = (health.clone(), health.clone());
+    let (ready, living, asked) = (health.clone(), health.clone(), health.clone());
     let identity = move || async move {
         match living.whose.load_full() {
-            Some(whose) => {
-                let text = identity(&whose, &offline(&whose, &living));
-                ([(header::CONTENT_TYPE, "application/json")], text).into_response()
-            }
+            Some(whose) => json(StatusCode::OK, identity(&whose, &offline(&whose, &living))),
             None => (StatusCode::SERVICE_UNAVAILABLE, STARTING).into_response(),
         }
     };
     let router =
         Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));
+    let verdict = move |RawQuery(query): RawQuery| async move {
+        let Some((services, _)) = asked.broker.get().cloned() else {
+            return refused(&Refusal::Unavailable(STARTING.trim_end().to_owned()));
+        };
+        match services.lifecycle.restart_verdict(&query.unwrap_or_default()).await {
+            Ok(text) => json(StatusCode::OK, text),
+            Err(refusal) => refused(&refusal),
+        }
+    };
+    let router = router.route("/lifecycle/restart-verdict", get(verdict));
     router.route("/readyz", get(move || async move { readiness(&ready) })).route(
         "/metrics",
         get(move || async move {
@@ -218,6 +228,20 @@ fn router(health: Arc<Health>) -> Router {
             ([(header::CONTENT_TYPE, content_type)], env.blocking(render).await).into_response()
         }),
     )
+}
+
+fn json(status: StatusCode, text: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Why a call of `/lifecycle` is not answered.
+fn refused(refusal: &Refusal) -> Response {
+    let status = match refusal {
+        Refusal::BadRequest(_) => StatusCode::BAD_REQUEST,
+        Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+        Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    json(status, serde_json::json!({"error": refusal.to_string()}).to_string())
 }
 
 /// Whether clients are served, or why not.

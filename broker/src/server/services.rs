@@ -13,6 +13,7 @@ use super::shown::Shown;
 use crate::config::Config;
 use crate::controller::Controller;
 use crate::coordinator::GroupCoordinator;
+use crate::lifecycle::Lifecycle;
 use crate::metadata::{Configs, MetadataImage};
 use crate::metrics::Metrics;
 use crate::quorum::MetadataQuorum;
@@ -40,6 +41,7 @@ pub(crate) struct Services {
     /// The fetches of followers that are parked here.
     pub(crate) parked: ParkedFetches,
     pub(crate) controller: Controller,
+    pub(crate) lifecycle: Lifecycle,
     pub(crate) groups: GroupCoordinator,
     pub(crate) producer_ids: ProducerIds,
     /// What this node knows of the metadata log; clients are told of `shown`, not of its image.
@@ -80,6 +82,7 @@ impl Services {
             connections: Arc::new(connections),
             replicas,
             parked: ParkedFetches::default(),
+            lifecycle: Lifecycle::new(controller.clone()),
             controller,
             groups,
             producer_ids: ProducerIds::default(),

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{ControllerError, leads, unclean};
-use crate::metadata::decide::{Answer, ConfigRules, Context, Decision, Operation, Outcome};
+use crate::metadata::decide::{Answer, ConfigRules, Context, Decision, Operation, Outcome, Voters};
 use crate::metadata::{MetadataImage, MetadataRecord};
 use crate::quorum::{MetadataQuorum, QuorumError};
 
@@ -27,6 +27,9 @@ const RECORDS_TOGETHER_MAX: usize = 20_000;
 
 /// How long what was begun may take once this node stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// A voter follows if it had all entries so long ago, at most. Heartbeats are more frequent.
+const IN_STEP_MS: i64 = 2_000;
 
 /// A queued operation and who waits for it.
 pub(super) struct Job {
@@ -158,7 +161,12 @@ impl Proposer {
         image: &mut MetadataImage,
         decided: &mut Vec<MetadataRecord>,
     ) -> usize {
-        let context = Context { node: self.node, random: &*self.env.random, rules: &*self.rules };
+        let context = Context {
+            node: self.node,
+            random: &*self.env.random,
+            rules: &*self.rules,
+            voters: &|| self.voters(),
+        };
         let Decision { records, outcome } = job.operation.decide(image, &context);
         let unclean = unclean::tell(image, &records);
         // Leads that are given back are told of where that is begun.
@@ -172,6 +180,19 @@ impl Proposer {
         decided.extend(records);
         job.outcome = Some(outcome);
         unclean
+    }
+
+    /// The voters as this node, which leads, knows them.
+    fn voters(&self) -> Voters {
+        let (status, unreachable) = (self.quorum.status(), self.quorum.unreachable());
+        let now = self.env.clock.wall_ms();
+        let had_all = |id: &BrokerId| status.seen.get(id).and_then(|seen| seen.caught_up_ms);
+        let is_in_step = |id: &&BrokerId| {
+            let is_recent = |at: i64| now.saturating_sub(at) <= IN_STEP_MS;
+            **id == self.node || !unreachable.contains_key(id) && had_all(id).is_some_and(is_recent)
+        };
+        let in_step = status.voters.keys().filter(is_in_step).copied().collect();
+        Voters { all: status.voters.keys().copied().collect(), in_step }
     }
 
     /// Commits `records`; the index that shows them.

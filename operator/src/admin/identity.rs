@@ -2,6 +2,7 @@
 //! ready (`GET /readyz`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use letterbox_env::{BoxFuture, Env};
@@ -54,27 +55,25 @@ pub struct HttpIdentity(pub Env);
 
 impl AskIdentity for HttpIdentity {
     fn identity<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<Identity>> {
-        Box::pin(async move { read(&self.get(host, port, "/identity").await?) })
+        Box::pin(async move { read(&get(&self.0, host, port, "/identity").await.ok()?) })
     }
 
     fn not_ready_because<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<String>> {
-        Box::pin(async move { read_reason(&self.get(host, port, "/readyz").await?) })
+        Box::pin(async move { read_reason(&get(&self.0, host, port, "/readyz").await.ok()?) })
     }
 }
 
-impl HttpIdentity {
-    /// The answer to a GET; `None` without one in time.
-    async fn get(&self, host: &str, port: u16, path: &str) -> Option<Vec<u8>> {
-        let ask = async {
-            let mut stream = self.0.net.connect(host, port).await?;
-            let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-            stream.write_all(head.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
-            std::io::Result::Ok(answer)
-        };
-        tokio::time::timeout(DEADLINE, ask).await.ok()?.ok()
-    }
+/// The answer to a GET at the admin port of a broker: status line, headers and body.
+pub(super) async fn get(env: &Env, host: &str, port: u16, path: &str) -> io::Result<Vec<u8>> {
+    let ask = async {
+        let mut stream = env.net.connect(host, port).await?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
+        Ok(answer)
+    };
+    tokio::time::timeout(DEADLINE, ask).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// The longest reason that is repeated, in characters.

@@ -3,6 +3,7 @@
 
 mod client;
 mod identity;
+mod lifecycle;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ pub use client::ClientAdmin;
 #[cfg(feature = "kubernetes")]
 pub(crate) use client::UNANSWERED;
 pub use identity::{AskIdentity, HttpIdentity, Identity};
+pub use lifecycle::{Partition, Partitions, RestartVerdict, restart_verdict};
 
 /// The admin calls that topics need.
 pub trait KafkaAdmin: Send + Sync {

@@ -22,6 +22,7 @@ mod reassign;
 mod stop;
 mod topics;
 mod unregister;
+mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use topics::{
     CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicPlacement, TopicSelector,
 };
 pub use unregister::UnregisterBroker;
+pub use verdict::{JudgeRestart, Named, Verdict, Voters, VotersLeft};
 
 use std::collections::BTreeMap;
 
@@ -90,6 +92,8 @@ pub struct Context<'a> {
     pub random: &'a dyn Random,
     /// What the configuration keys mean.
     pub rules: &'a dyn ConfigRules,
+    /// Who votes, for the few that ask.
+    pub voters: &'a dyn Fn() -> Voters,
 }
 
 impl Context<'_> {

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, BalanceLeaders, Context,
     CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders, FenceBrokers,
-    RegisterBroker, ReportLogs, SetClusterId, StopBroker, UnregisterBroker, UpdateFeatures,
+    JudgeRestart, RegisterBroker, ReportLogs, SetClusterId, StopBroker, UnregisterBroker,
+    UpdateFeatures,
 };
 use crate::metadata::MetadataImage;
 pub use crate::metadata::envelope::DecodeError;
@@ -41,6 +42,7 @@ macro_rules! operations {
         }
 
         /// What each kind of operation came to.
+        #[expect(clippy::large_enum_variant, reason = "few are under way at a time")]
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Outcome {
             $($(#[$doc])* $name(<$name as Decide>::Outcome),)+
@@ -100,6 +102,8 @@ operations! {
     FenceBrokers "fenceBrokers" 0,
     /// Has a broker that is about to stop leave its partitions.
     StopBroker "stopBroker" 0,
+    /// Says what a restart of brokers would interrupt.
+    JudgeRestart "judgeRestart" 0,
     /// Elects leaders.
     ElectLeaders "electLeaders" 0,
     /// Gives leads back to the preferred replicas.

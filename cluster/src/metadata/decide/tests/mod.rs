@@ -3,6 +3,7 @@
 mod liveness;
 mod operation;
 mod partitions;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,12 +50,14 @@ impl ConfigRules for Rules {
 struct World {
     image: MetadataImage,
     random: Counter,
+    voters: Voters,
 }
 
 impl World {
     /// With brokers 1, 2, … in the racks given.
     fn with_racks(racks: &[&str]) -> Self {
-        let mut world = Self { image: MetadataImage::default(), random: Counter(1.into()) };
+        let (image, voters) = (MetadataImage::default(), Voters::default());
+        let mut world = Self { image, random: Counter(1.into()), voters };
         for (id, rack) in (1..).zip(racks) {
             world.run(&register(id, rack)).unwrap();
         }
@@ -62,7 +65,9 @@ impl World {
     }
 
     fn run<O: Decide>(&mut self, operation: &O) -> O::Outcome {
-        let context = Context { node: BrokerId(1), random: &self.random, rules: &Rules };
+        let voters = || self.voters.clone();
+        let context =
+            Context { node: BrokerId(1), random: &self.random, rules: &Rules, voters: &voters };
         let decision = operation.decide(&self.image, &context);
         // Through the bytes of the log, as in production.
         let records = decode(&encode(&decision.records).unwrap()).unwrap();

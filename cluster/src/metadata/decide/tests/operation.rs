@@ -207,6 +207,9 @@ fn operation() -> impl Strategy<Value = Operation> {
             }
         ),
         name().prop_map(|cluster_id| SetClusterId { cluster_id }.into()),
+        (brokers(), any::<usize>()).prop_map(|(brokers, names_max)| {
+            JudgeRestart { brokers: brokers.into_iter().collect(), names_max }.into()
+        }),
         (vec((name(), any::<i16>()), 0..3), any::<bool>()).prop_map(|(asked, validate_only)| {
             let kind = UpgradeType::SafeDowngrade;
             let of_one = |(name, level)| FeatureUpdate { name, level, kind };
@@ -238,6 +241,14 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         });
     let block =
         (any::<i64>(), any::<i32>()).prop_map(|(first_id, len)| ProducerIdBlock { first_id, len });
+    let verdict = (vec((name(), any::<i32>()), 0..3), brokers(), any::<(usize, bool)>()).prop_map(
+        |(some, away, (count, restart))| Verdict {
+            only_copies: Named { count, some },
+            away: away.into_iter().collect(),
+            voters: VotersLeft { count, needed: 1, left: 2, restart },
+            ..Verdict::default()
+        },
+    );
     prop_oneof![
         vec((name(), item(created)), 0..3).prop_map(Outcome::CreateTopics),
         vec((selector(), item(deleted)), 0..3).prop_map(Outcome::DeleteTopics),
@@ -255,6 +266,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         item(Just(())).prop_map(Outcome::ReportLogs),
         item(Just(())).prop_map(Outcome::UnregisterBroker),
         item(Just(())).prop_map(Outcome::UpdateFeatures),
+        item(verdict).prop_map(Outcome::JudgeRestart),
     ]
 }
 

@@ -1,0 +1,138 @@
+//! The restart verdict in words: its question and its answer.
+
+use std::collections::BTreeSet;
+
+use letterbox_protocol::model::BrokerId;
+use serde_json::{Value, json};
+
+use super::Refusal;
+use crate::metadata::decide::{JudgeRestart, Named, Verdict};
+
+/// Partitions that an answer names for each reason, and that a sentence names.
+const NAMES_MAX: usize = 20;
+const NAMES_IN_SENTENCE_MAX: usize = 5;
+
+const HOW_TO_ASK: &str = "name the brokers to restart by their ids, as in ?brokers=1,2";
+
+/// What `query` asks for.
+pub(super) fn question(query: &str) -> Result<(Vec<i32>, JudgeRestart), Refusal> {
+    let wrong = || Refusal::BadRequest(HOW_TO_ASK.to_owned());
+    let ids = query.strip_prefix("brokers=").ok_or_else(wrong)?;
+    let ids = ids.replace("%2C", ",").replace("%2c", ",");
+    let ids = ids.split(',').map(|id| id.parse().map_err(|_| wrong()));
+    let ids: BTreeSet<i32> = ids.collect::<Result<_, _>>()?;
+    let brokers = ids.iter().copied().map(BrokerId).collect();
+    Ok((ids.into_iter().collect(), JudgeRestart { brokers, names_max: NAMES_MAX }))
+}
+
+/// The answer, as docs/openapi.json has it.
+pub(super) fn answer(brokers: &[i32], verdict: &Verdict) -> Value {
+    json!({
+        "brokers": brokers,
+        "safe": verdict.is_safe(),
+        "because": because(verdict),
+        "partitions": verdict.partitions,
+        "recordsLost": named(&verdict.records_lost),
+        "onlyCopies": named(&verdict.only_copies),
+        "withoutLeader": named(&verdict.without_leader),
+        "belowMinIsr": named(&verdict.below_min_isr),
+        "singleReplica": named(&verdict.single_replica),
+        "noSpareReplica": named(&verdict.no_spare_replica),
+        "away": verdict.away.iter().map(|id| id.0).collect::<Vec<_>>(),
+        "voters": {
+            "count": verdict.voters.count,
+            "needed": verdict.voters.needed,
+            "left": verdict.voters.left,
+            "kept": verdict.voters.is_kept(),
+        },
+    })
+}
+
+fn named(list: &Named) -> Value {
+    let partitions =
+        list.some.iter().map(|(topic, index)| json!({"topic": topic, "partition": index}));
+    json!({"count": list.count, "partitions": partitions.collect::<Vec<_>>()})
+}
+
+/// Why it is not safe, worst first.
+fn because(verdict: &Verdict) -> Vec<String> {
+    let lists = [
+        (
+            &verdict.records_lost,
+            "would be led by a replica that may lack acknowledged records \
+             (unclean.leader.election.enable)",
+        ),
+        (&verdict.only_copies, "would have no leader, and no complete copy on other brokers"),
+        (&verdict.without_leader, "would have no leader, because other brokers are not there"),
+        (
+            &verdict.below_min_isr,
+            "would have fewer replicas in sync than min.insync.replicas, and acks=all would be \
+             refused",
+        ),
+    ];
+    let of_lists = lists.iter().filter(|(list, _)| list.count > 0);
+    let mut because: Vec<String> = of_lists
+        .map(|(list, what)| {
+            let partitions = if list.count == 1 { "partition" } else { "partitions" };
+            format!("{} {partitions} {what}: {}", list.count, names(list))
+        })
+        .collect();
+    let voters = &verdict.voters;
+    if !voters.is_kept() {
+        because.push(format!(
+            "the metadata quorum would have no majority: {} of {} voters would be left that \
+             follow, and {} are needed",
+            voters.left, voters.count, voters.needed
+        ));
+    }
+    because
+}
+
+fn names(list: &Named) -> String {
+    let shown = list.some.iter().take(NAMES_IN_SENTENCE_MAX);
+    let shown: Vec<_> = shown.map(|(topic, index)| format!("{topic}-{index}")).collect();
+    match list.count - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_names_brokers_or_is_refused() {
+        for (query, ids) in [
+            ("brokers=2", Some(vec![2])),
+            ("brokers=2,1,2", Some(vec![1, 2])),
+            ("brokers=1%2C2", Some(vec![1, 2])),
+            ("", None),
+            ("brokers=", None),
+            ("brokers=1,", None),
+            ("brokers=1&force=true", None),
+            ("broker=1", None),
+            ("brokers=99999999999", None),
+        ] {
+            assert_eq!(question(query).ok().map(|(ids, _)| ids), ids, "{query}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_told_with_numbers_and_some_names() {
+        let some = (0..7).map(|index| ("orders".to_owned(), index)).collect();
+        let mut verdict = Verdict { below_min_isr: Named { count: 9, some }, ..Verdict::default() };
+        verdict.only_copies = Named { count: 1, some: vec![("a".to_owned(), 0)] };
+        let said = because(&verdict);
+        assert_eq!(said.len(), 2);
+        assert!(
+            said[0].starts_with("1 partition would have no leader") && said[0].ends_with(": a-0")
+        );
+        assert!(said[1].starts_with("9 partitions would have fewer"), "{said:?}");
+        assert!(said[1].ends_with("orders-3, orders-4 and 4 more"), "{said:?}");
+        verdict.voters.count = 3;
+        (verdict.voters.needed, verdict.voters.left, verdict.voters.restart) = (2, 1, true);
+        assert!(because(&verdict)[2].contains("1 of 3 voters would be left"));
+        assert!(because(&Verdict::default()).is_empty());
+    }
+}

@@ -1,0 +1,124 @@
+//! `letterbox admin`: the lifecycle calls of a broker's admin port, for people and scripts.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use letterbox_env::Env;
+use letterbox_operator::admin::{Partitions, RestartVerdict, restart_verdict};
+
+/// What it ends with when the answer is no.
+const NOT_SAFE: u8 = 3;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    call: Call,
+}
+
+#[derive(Subcommand)]
+enum Call {
+    /// Say whether brokers may restart at the same time, and which partitions that would
+    /// interrupt. Changes nothing. Exit codes: 0 it is safe, 3 it is not, 1 nobody could tell.
+    Verdict {
+        /// The ids of the brokers, separated by commas.
+        #[arg(long, required = true, value_delimiter = ',')]
+        brokers: Vec<i32>,
+        /// The admin port of any broker of the cluster (admin.listener), as HOST:PORT.
+        #[arg(long, default_value = "localhost:9644", value_parser = address)]
+        admin_listener: (String, u16),
+        /// Print the answer as JSON, as docs/openapi.json describes it.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Host and port; an IPv6 address in brackets or without.
+fn address(text: &str) -> Result<(String, u16), String> {
+    let wrong = || "write HOST:PORT".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = port.parse().map_err(|_| wrong())?;
+    if host.is_empty() { Err(wrong()) } else { Ok((host.to_owned(), port)) }
+}
+
+pub(crate) async fn run(env: &Env, options: &Options) -> ExitCode {
+    let Call::Verdict { brokers, admin_listener: (host, port), json } = &options.call;
+    let (verdict, text) = match restart_verdict(env, (host, *port), brokers).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            eprintln!("letterbox admin verdict: {host}:{port}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let text = if *json { format!("{text}\n") } else { in_words(&verdict) };
+    // Nothing is left to do when standard output is closed.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if verdict.safe { ExitCode::SUCCESS } else { ExitCode::from(NOT_SAFE) }
+}
+
+fn in_words(verdict: &RestartVerdict) -> String {
+    let mut text = if verdict.safe { "safe\n" } else { "not safe\n" }.to_owned();
+    for reason in &verdict.because {
+        text.push_str(&format!("  {reason}\n"));
+    }
+    for (list, what) in [
+        (&verdict.single_replica, "with one replica have no leader meanwhile"),
+        (
+            &verdict.no_spare_replica,
+            "with no more replicas than min.insync.replicas refuse acks=all meanwhile",
+        ),
+    ] {
+        if list.count > 0 {
+            text.push_str(&format!("note: partitions {what}: {}\n", names(list)));
+        }
+    }
+    text
+}
+
+fn names(list: &Partitions) -> String {
+    let names = list.partitions.iter().map(|one| format!("{}-{}", one.topic, one.partition));
+    let names: Vec<String> = names.collect();
+    let shown = u64::try_from(names.len()).unwrap_or(u64::MAX);
+    match list.count.saturating_sub(shown) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use letterbox_operator::admin::Partition;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for (text, expected) in [
+            ("localhost:9644", Some(("localhost", 9644))),
+            ("[::1]:9644", Some(("::1", 9644))),
+            ("::1:9644", Some(("::1", 9644))),
+            ("localhost", None),
+            (":9644", None),
+            ("a:b", None),
+            ("a:70000", None),
+        ] {
+            let found = address(text).ok();
+            let found = found.as_ref().map(|(host, port)| (host.as_str(), *port));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_verdict_in_words_begins_with_the_answer() {
+        let one = Partition { topic: "t".to_owned(), partition: 3 };
+        let single_replica = Partitions { count: 2, partitions: vec![one] };
+        let verdict = RestartVerdict { safe: true, single_replica, ..Default::default() };
+        let expected =
+            "safe\nnote: partitions with one replica have no leader meanwhile: t-3 and 1 more\n";
+        assert_eq!(in_words(&verdict), expected);
+        let because = vec!["3 partitions".to_owned()];
+        let verdict = RestartVerdict { because, ..Default::default() };
+        assert_eq!(in_words(&verdict), "not safe\n  3 partitions\n");
+    }
+}

@@ -1,0 +1,74 @@
+//! Three processes say whether one of them may restart, wherever they are asked.
+
+use serde_json::Value;
+
+use super::*;
+
+/// Starts these nodes with an admin port each.
+fn start_with_admin(
+    dir: &Path,
+    ids: &[i32],
+    ports: &Ports,
+    admin: &BTreeMap<i32, u16>,
+) -> BTreeMap<i32, Broker> {
+    thread::scope(|scope| {
+        let starting: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let (file, address) = configure(dir, *id, ports);
+                let admin = format!("admin.listener=127.0.0.1:{}", admin[id]);
+                let arguments = vec!["--override".to_owned(), admin];
+                (*id, scope.spawn(move || Broker::run(file, arguments, address)))
+            })
+            .collect();
+        starting.into_iter().map(|(id, started)| (id, started.join().unwrap())).collect()
+    })
+}
+
+/// The verdict over `brokers`, as the broker with that admin port tells it.
+fn verdict(port: u16, brokers: &str) -> Value {
+    let path = format!("/lifecycle/restart-verdict?brokers={brokers}");
+    let (status, body) = http_get(port, &path);
+    // There is no active controller while one is elected.
+    assert!(["200", "503"].contains(&status.as_str()), "{status} {body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[test]
+fn a_broker_may_restart_only_while_the_others_do_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
+    let admin: BTreeMap<i32, u16> = NODES.into_iter().map(|id| (id, free_port())).collect();
+    let mut nodes = start_with_admin(dir.path(), &NODES, &ports, &admin);
+    assert_eq!(create(&mut nodes[&1].connect(), "replicated", 3).0, 0);
+    // Each node says the same, whoever leads.
+    for port in admin.values() {
+        eventually("one of three may restart", || verdict(*port, "1")["safe"] == true);
+        let two = verdict(*port, "1,2");
+        assert_eq!(two["safe"], false, "{two}");
+        assert_eq!(two["belowMinIsr"]["count"], PARTITIONS, "{two}");
+        assert_eq!(two["belowMinIsr"]["partitions"][0]["topic"], "replicated", "{two}");
+        let left = serde_json::json!({"count": 3, "needed": 2, "left": 1, "kept": false});
+        assert_eq!(two["voters"], left, "{two}");
+        assert_eq!(two["because"].as_array().unwrap().len(), 2, "{two}");
+    }
+    nodes.remove(&3).unwrap().stop();
+    for id in [1, 2] {
+        eventually("while one is away, no other may restart", || {
+            let one = verdict(admin[&id], "1");
+            one["safe"] == false
+                && one["away"] == serde_json::json!([3])
+                && one["belowMinIsr"]["count"] == PARTITIONS
+                && one["voters"]["kept"] == false
+        });
+        let away = verdict(admin[&id], "3");
+        assert_eq!(away["safe"], true, "the one that is away may: {away}");
+    }
+    nodes.extend(start_with_admin(dir.path(), &[3], &ports, &admin));
+    for port in admin.values() {
+        eventually("it is back and in sync", || verdict(*port, "1")["safe"] == true);
+    }
+    for node in nodes.values_mut() {
+        node.stop();
+    }
+}
