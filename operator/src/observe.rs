@@ -171,6 +171,8 @@ pub struct ObservedBroker {
     pub image: Option<String>,
     /// Whether somebody made it another image than it was started with, and it is left so for now.
     pub is_image_left: bool,
+    /// Why its cluster says that it is not to restart now; `None` also where nobody asked.
+    pub held_back: Option<String>,
 }
 
 /// What a broker is doing.

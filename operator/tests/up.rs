@@ -15,20 +15,26 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("broker") => play_broker(Path::new(&arguments[3])),
-        Some("--list") => println!("a_cluster_lives_through_kill_edit_and_drain: test"),
+        Some("--list") => {
+            println!("a_cluster_lives_through_kill_edit_and_drain: test");
+            println!("brokers_restart_only_when_their_cluster_does_without_them: test");
+        }
         _ => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()
                 .unwrap();
+            runtime.block_on(brokers_restart_only_when_their_cluster_does_without_them());
+            println!("test brokers_restart_only_when_their_cluster_does_without_them ... ok");
             runtime.block_on(a_cluster_lives_through_kill_edit_and_drain());
             println!("test a_cluster_lives_through_kill_edit_and_drain ... ok");
         }
     }
 }
 
-/// Answers every HTTP request with 200 at `admin.listener`; refuses what a broker would refuse.
+/// Answers every HTTP request with 200 at `admin.listener`; refuses what a broker would refuse. Its
+/// restart is safe unless there is a file `hold` in its folder; who asked is in a file `asked`.
 fn play_broker(config: &Path) {
     let properties = String::from_utf8(Env::real().disk.read(config).unwrap()).unwrap();
     if properties.contains("num.partitions=nonsense") {
@@ -39,8 +45,20 @@ fn play_broker(config: &Path) {
     let listener = std::net::TcpListener::bind(admin).unwrap();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
-        let _ = stream.read(&mut [0; 1024]);
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        let mut request = [0; 1024];
+        let len = stream.read(&mut request).unwrap_or(0);
+        let request = String::from_utf8_lossy(&request[..len]);
+        let (mut body, dir) = (String::new(), config.parent().unwrap());
+        if let Some((_, rest)) = request.split_once("/lifecycle/restart-verdict?brokers=") {
+            let is_safe = !Env::real().disk.exists(&dir.join("hold")).unwrap();
+            write(&dir.join("asked"), rest.split(' ').next().unwrap());
+            let none = r#"{"count":0,"partitions":[]}"#;
+            body = format!(
+                r#"{{"safe":{is_safe},"because":[],"singleReplica":{none},"noSpareReplica":{none}}}"#
+            );
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let _ = stream.write_all((head + &body).as_bytes());
     }
 }
 
@@ -70,6 +88,69 @@ fn write(path: &Path, text: &str) {
 
 fn read(path: &Path) -> String {
     Env::real().disk.read(path).map(|bytes| String::from_utf8(bytes).unwrap()).unwrap_or_default()
+}
+
+/// A first port for three brokers: what `letterbox up` takes above it is free, too.
+async fn free_first_port_of_three() -> u16 {
+    loop {
+        let port = free_first_port().await;
+        let mut is_free = port < 40_000;
+        for above in [1, 2, 400, 401, 402, 552, 553, 554] {
+            is_free = is_free && Env::real().net.bind("127.0.0.1", port + above).await.is_ok();
+        }
+        if is_free {
+            return port;
+        }
+    }
+}
+
+async fn brokers_restart_only_when_their_cluster_does_without_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, data) = (dir.path().join("cluster.yaml"), dir.path().join("data"));
+    let document = |partitions: u8| {
+        format!(
+            "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: \
+             three}}\nspec: {{replicas: 3, config: {{unstable.several.nodes.enable: true, \
+             num.partitions: {partitions}}}}}\n"
+        )
+    };
+    write(&file, &document(1));
+    let options = UpOptions {
+        file: file.clone(),
+        data: data.clone(),
+        port: free_first_port_of_three().await,
+    };
+    let up = tokio::spawn(up_in(Env::real(), options, std::env::current_exe().unwrap()));
+    let broker = |id: i32| data.join(format!("three/broker-{id}"));
+    let pids = || [0, 1, 2].map(|id| read(&broker(id).join("pid")));
+    let asked = |id: i32| read(&broker(id).join("asked"));
+    until("the brokers run", || pids().iter().all(|pid| !pid.is_empty())).await;
+    let first = pids();
+
+    (0..3).for_each(|id| write(&broker(id).join("hold"), ""));
+    write(&file, &document(2));
+    until("each is asked about itself", || [0, 1, 2].iter().all(|id| asked(*id) == id.to_string()))
+        .await;
+    for _ in 0..2 {
+        Env::real().disk.remove_file(&broker(0).join("asked")).unwrap();
+        until("it is asked again", || asked(0) == "0").await;
+    }
+    assert_eq!(pids(), first, "none restarts while that is not safe");
+
+    // One that may is not held up by others.
+    Env::real().disk.remove_file(&broker(1).join("hold")).unwrap();
+    until("it restarts", || pids()[1] != first[1]).await;
+    let second = pids();
+    assert_eq!((&second[0], &second[2]), (&first[0], &first[2]));
+    for id in [0, 2] {
+        Env::real().disk.remove_file(&broker(id).join("hold")).unwrap();
+    }
+    until("all restart", || pids().iter().zip(&second).filter(|(a, b)| a != b).count() == 2).await;
+    assert_eq!(pids()[1], second[1], "once");
+
+    kill_process(getpid(), Signal::TERM).unwrap();
+    let code = tokio::time::timeout(Duration::from_secs(20), up).await.expect("it ends");
+    assert_eq!(code.unwrap().unwrap(), 0);
 }
 
 async fn a_cluster_lives_through_kill_edit_and_drain() {

@@ -47,6 +47,13 @@ pub enum Wait {
         /// The broker that is down.
         other: i32,
     },
+    /// A broker is not restarted while its cluster does not do without it.
+    RestartNotSafe {
+        /// The broker that has to restart.
+        broker: i32,
+        /// Why, as the cluster says it.
+        why: String,
+    },
     /// A broker was started and does not serve yet.
     BrokerStarting {
         /// Which.
@@ -266,6 +273,9 @@ impl Wait {
             Self::OtherBrokerDown { .. } => {
                 row(5, "Waiting for a broker", "WaitingForOtherBroker", true, false)
             }
+            Self::RestartNotSafe { .. } => {
+                row(5, "Waiting for replicas", "WaitingForIsr", true, false)
+            }
             Self::GoesOnWithout { .. } => {
                 row(6, "Starting without lost data", "GoingOnWithout", true, false)
             }
@@ -303,6 +313,7 @@ impl Wait {
             self,
             Self::Address { .. }
                 | Self::OtherBrokerDown { .. }
+                | Self::RestartNotSafe { .. }
                 | Self::BrokerRestarting { .. }
                 | Self::NotRestarted { .. }
                 | Self::VolumePending { .. }
@@ -382,6 +393,11 @@ impl std::fmt::Display for Wait {
                      follows when that one is ready"
                 )
             }
+            Self::RestartNotSafe { broker, why } => write!(
+                f,
+                "broker {broker} is not restarted with its new definition yet: {why}; the restart \
+                 follows when it is safe"
+            ),
             Self::BrokerRestarting { broker } => {
                 write!(f, "broker {broker} restarts with its new definition")
             }

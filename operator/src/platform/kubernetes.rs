@@ -1327,6 +1327,7 @@ impl KubernetesLive {
             identity: self.identities.get(&id).cloned(),
             image: pod.and_then(image_in),
             is_image_left,
+            held_back: None,
         }
     }
 }

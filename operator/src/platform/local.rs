@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::ports::{self, ClusterPorts};
 use super::{Live, Platform};
+use crate::admin::restart_verdict;
 use crate::api::KafkaCluster;
 use crate::desired::{
     Address, Blueprint, Broker, BrokerFacts, Facts, Host, POOL, VolumePlace, broker_ids,
@@ -87,6 +88,8 @@ struct Seen {
     run: Run,
     /// Whether it should be started (again) now.
     start: bool,
+    /// See [`ObservedBroker::held_back`].
+    held_back: Option<String>,
 }
 
 impl Local {
@@ -295,10 +298,37 @@ impl Local {
         self.env.blocking(tail).await.unwrap_or_default()
     }
 
+    /// Asks whether the brokers may restart that serve with another configuration than they are to
+    /// have. One that is alone has nobody to wait for.
+    async fn ask_who_may_restart(&self, cluster: &KafkaCluster, live: &mut LocalLive) {
+        if live.brokers.len() < 2 {
+            return;
+        }
+        let desired = Blueprint::build(cluster, &live.facts(cluster));
+        let LocalLive { ports, brokers, .. } = live;
+        let is_behind = |(id, seen): &(&i32, &mut Seen)| {
+            let broker = desired.brokers.get(*id);
+            seen.run == Run::Ready && broker.is_some_and(|it| it.config.revision != seen.revision)
+        };
+        let asked = brokers.iter_mut().filter(is_behind).map(|(id, seen)| {
+            let admin = ports.brokers.get(id).map_or(0, |ports| ports.admin);
+            async move {
+                seen.held_back = match restart_verdict(&self.env, (HOST, admin), &[*id]).await {
+                    Ok((verdict, _)) if verdict.safe => None,
+                    Ok((verdict, _)) => Some(verdict.because.join("; ")),
+                    Err(why) => Some(format!("it cannot tell whether it may: {why}")),
+                };
+            }
+        });
+        futures::future::join_all(asked).await;
+    }
+
     /// Looks at one broker; notices its end.
     async fn look(&self, cluster: &str, id: i32, broker: &mut Managed, admin: u16) -> Seen {
-        let seen =
-            |run, start, broker: &Managed| Seen { revision: broker.revision.clone(), run, start };
+        let seen = |run, start, broker: &Managed| {
+            let revision = broker.revision.clone();
+            Seen { revision, run, start, held_back: None }
+        };
         let Some(child) = &mut broker.child else {
             if broker.refused {
                 return seen(broker.exited(), false, broker);
@@ -410,8 +440,11 @@ impl Platform for Local {
                 let admin = ports.brokers.get(id).map_or(0, |ports| ports.admin);
                 async move { (*id, self.look(name, *id, broker, admin).await) }
             });
-            let brokers = futures::future::join_all(looks).await.into_iter().collect();
-            Ok(LocalLive { dir: self.dir.join(&name), ports, brokers })
+            let looked = futures::future::join_all(looks).await.into_iter().collect();
+            drop(brokers);
+            let mut live = LocalLive { dir: self.dir.join(&name), ports, brokers: looked };
+            self.ask_who_may_restart(cluster, &mut live).await;
+            Ok(live)
         })
     }
 
@@ -519,6 +552,7 @@ impl Live for LocalLive {
                     identity: None,
                     image,
                     is_image_left: false,
+                    held_back: seen.held_back.clone(),
                 },
             )
         });

@@ -672,6 +672,7 @@ impl Live for ModelState {
                 identity,
                 image: broker.started.as_ref().map(|(image, ..)| image.clone()),
                 is_image_left: false,
+                held_back: None,
             };
             (id, seen)
         });
