@@ -29,6 +29,9 @@ pub struct Observed {
     /// Brokers' definitions with this cluster's label that belong to none of its brokers: what is
     /// on their volumes is not known, so they are left as they are.
     pub strays: Vec<ObjectKey>,
+    /// Volume claims with this cluster's label that belong to none of its brokers: nothing uses
+    /// them, and there may be records on their volumes.
+    pub stray_claims: BTreeSet<String>,
     /// Pods of somebody else that the services of this cluster select.
     pub foreign: Vec<String>,
     /// The brokers, by id.

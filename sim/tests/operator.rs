@@ -1162,6 +1162,40 @@ fn a_pod_of_somebody_else_that_gets_clients_is_told() {
 }
 
 #[test]
+fn volume_claims_of_a_broker_that_there_is_not_are_told_and_stay() {
+    play(async |mut play: Play| {
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi", "deletionPolicy": "Delete"}}));
+        play.start(&Faults::none(), false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let (server, own) = (play.server().clone(), claim_of(0, "data"));
+        let mut other = server.get(&own).unwrap();
+        other["metadata"] = json!({"labels": other["metadata"]["labels"]});
+        let others = [claim_of(7, "data"), Key { name: "restored".into(), ..own.clone() }];
+        others.iter().for_each(|key| drop(server.create("person", key, other.clone()).unwrap()));
+        let told = |play: &Play| {
+            let degraded = play.condition("Degraded");
+            let message = degraded["message"].as_str().unwrap_or_default().to_owned();
+            (degraded["reason"] == "UnusedVolumeClaims").then_some(message)
+        };
+        let both = "volume claims data-demo-broker-7-0, restored have this cluster's label";
+        let is_told = |play: &Play| told(play).is_some_and(|it| it.starts_with(both));
+        play.until("it is told", 130, is_told).await;
+        assert_eq!(play.condition("Ready")["status"], "True");
+        server.remove("person", &others[1]);
+        let is_one = |play: &Play| told(play).is_some_and(|it| !it.contains("restored"));
+        play.until("one of them is gone", 130, is_one).await;
+        server.delete("person", &clusters("demo"), None, None).unwrap();
+        play.until("it is gone", 130, |_| server.get(&clusters("demo")).is_none()).await;
+        play.until("its own claim goes", 60, |_| server.get(&own).is_none()).await;
+        assert!(server.get(&others[0]).is_some());
+        let events = server.all("events.k8s.io/events");
+        let mut notes = events.iter().filter_map(|(_, event)| event["note"].as_str());
+        let but = "except those of the claims data-demo-broker-7-0";
+        assert!(notes.any(|note| note.contains(but)), "and what stays is told");
+    });
+}
+
+#[test]
 fn an_image_that_somebody_changes_again_and_again_is_restored_once_an_hour() {
     play(async |mut play: Play| {
         make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));

@@ -551,8 +551,8 @@ mod tests {
             };
             let ended = tokio::select! {
                 biased;
-                ended = operator.hold() => ended,
                 () = objects => unreachable!(),
+                ended = operator.hold() => ended,
             };
             assert!(matches!(ended, Ended::NoObjects(of) if of == "ns"));
             assert_eq!(server.lock().unwrap().holder.is_some(), is_left, "{holder:?}");

@@ -58,6 +58,8 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     plan.waits.extend(begun.map(|(broker, loss)| Wait::GoesOnWithout { broker, loss }));
     let strays = observed.strays.iter().cloned();
     plan.waits.extend(strays.map(|set| Wait::Stray { set }));
+    let unused: Vec<String> = observed.stray_claims.iter().cloned().collect();
+    plan.waits.extend((!unused.is_empty()).then_some(Wait::UnusedClaims { claims: unused }));
     plan.waits.extend(observed.foreign.iter().cloned().map(|pod| Wait::Foreign { pod }));
     plan_access(observed, &mut plan);
     let mut down = Down::of(desired, observed);
@@ -136,7 +138,8 @@ fn plan_end(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) ->
 /// The claims that do not go with the cluster.
 fn others_claims(observed: &Observed) -> Vec<String> {
     let volumes = observed.brokers.values().flat_map(|broker| broker.volumes.values());
-    volumes.filter(|volume| !volume.is_own).map(|volume| volume.claim.clone()).collect()
+    let others = volumes.filter(|volume| !volume.is_own).map(|volume| volume.claim.clone());
+    others.chain(observed.stray_claims.iter().cloned()).collect()
 }
 
 /// Leaves everything as it is. What was read stays in the plan, and what clients miss because no

@@ -151,6 +151,11 @@ pub enum Wait {
         /// Its definition.
         set: ObjectKey,
     },
+    /// Volume claims have this cluster's label and belong to none of its brokers.
+    UnusedClaims {
+        /// Their names.
+        claims: Vec<String>,
+    },
     /// A pod of somebody else gets clients of this cluster.
     Foreign {
         /// Its name.
@@ -294,6 +299,9 @@ impl Wait {
             }
             Self::OtherImage { .. } => row(9, "Other image", "ImageChanged", false, true),
             Self::Stray { .. } => row(10, "Unknown broker", "UnknownBroker", false, true),
+            Self::UnusedClaims { .. } => {
+                row(10, "Unused volume claims", "UnusedVolumeClaims", false, true)
+            }
             Self::Foreign { .. } => row(10, "Unknown pod", "UnknownPod", false, true),
             Self::NotWatched { .. } => row(10, "Not watched", "NotWatched", false, true),
             Self::VolumeGrowing { .. } => {
@@ -470,6 +478,14 @@ impl std::fmt::Display for Wait {
                 "{set} has this cluster's label and is none of the brokers in status.nodes; the \
                  operator does not change it: delete it if its volumes are not needed, or remove \
                  the label"
+            ),
+            Self::UnusedClaims { claims } => write!(
+                f,
+                "volume claims {} have this cluster's label and belong to none of the brokers in \
+                 status.nodes, so that nobody can read what is on their volumes; the operator \
+                 neither uses nor deletes them: delete them if the records are not needed, or \
+                 remove the label",
+                claims.join(", ")
             ),
             Self::Foreign { pod } => write!(
                 f,

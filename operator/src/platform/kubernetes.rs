@@ -950,6 +950,12 @@ impl Live for KubernetesLive {
                 && !desired.brokers.values().any(|broker| broker.name == key.name)
         };
         let strays = self.objects.keys().filter(is_stray).cloned().collect();
+        let is_stray = |claim: &&PersistentVolumeClaim| {
+            let mut brokers = desired.brokers.values();
+            claim.metadata.deletion_timestamp.is_none()
+                && !brokers.any(|it| volume_of_claim(&it.name, &claim.name_any()).is_some())
+        };
+        let stray_claims = self.claims.iter().filter(is_stray).map(|claim| claim.name_any());
         let selector = objects::client_selector(desired);
         let foreign = self.foreign.iter().filter(|pod| is_selected(pod, &selector));
         let foreign = foreign.map(|pod| pod.name_any()).collect();
@@ -967,6 +973,7 @@ impl Live for KubernetesLive {
             budget,
             stale,
             strays,
+            stray_claims: stray_claims.collect(),
             foreign,
             brokers,
             bootstrap,

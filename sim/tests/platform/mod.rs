@@ -689,6 +689,7 @@ impl Live for ModelState {
             budget: Compared { missing: missing(!self.lost_budget, "budget"), differs: Vec::new() },
             stale: self.stale.clone(),
             strays: self.strays.clone(),
+            stray_claims: BTreeSet::new(),
             foreign: Vec::new(),
             brokers,
             bootstrap: BTreeMap::new(),
