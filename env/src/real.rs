@@ -4,7 +4,7 @@
     reason = "the one place where the outside world is called directly"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use futures::FutureExt;
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -289,7 +289,18 @@ fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
 struct RealDisk {
     /// Directories whose names this process has made durable: a start asks for one of them more
     /// than once.
-    named: Mutex<BTreeSet<PathBuf>>,
+    named: Mutex<BTreeMap<PathBuf, Made>>,
+}
+
+/// Tells a directory from another one that is made later in its place: inode and time of birth.
+type Made = (u64, i64, u32);
+
+/// `None` where the file system does not tell the time of birth.
+fn made(path: &Path) -> Option<Made> {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    let found = retry(|| rustix::fs::statx(CWD, path, AtFlags::empty(), wanted)).ok()?;
+    let is_told = StatxFlags::from_bits_retain(found.stx_mask).contains(wanted);
+    is_told.then_some((found.stx_ino, found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
 }
 
 struct RealFile(OwnedFd);
@@ -366,11 +377,21 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     }
 }
 
+impl RealDisk {
+    /// Whether this process has made the name of this very directory durable.
+    fn is_named(&self, path: &Path) -> bool {
+        let made = made(path);
+        made.is_some() && panics::lock(&self.named).get(path).copied() == made
+    }
+}
+
 impl Disk for RealDisk {
     fn create_dir_all_durably(&self, path: &Path) -> io::Result<()> {
-        let is_named = |path: &Path| panics::lock(&self.named).contains(path);
+        let is_named = |path: &Path| self.is_named(path);
         create_dir_all_durably(self, path, is_named)?;
-        panics::lock(&self.named).insert(path.to_owned());
+        if let Some(made) = made(path) {
+            panics::lock(&self.named).insert(path.to_owned(), made);
+        }
         Ok(())
     }
 
@@ -516,16 +537,20 @@ mod tests {
         assert_eq!(RealDisk::default().list(dir.path()).unwrap().len(), 1);
     }
 
-    /// Its name is durable, and so is not asked for again; but one that has gone is made again.
+    /// Its name is durable, and so is not asked for again; but one that has gone is made again, and
+    /// of one that somebody else has made in its place nothing is known.
     #[test]
     fn directory_that_was_made_once_is_made_again_when_it_has_gone() {
         let (dir, disk) = (tempfile::tempdir().unwrap(), RealDisk::default());
         let path = dir.path().join("a/b");
         for _ in 0..2 {
             disk.create_dir_all_durably(&path).unwrap();
-            assert!(disk.exists(&path).unwrap() && panics::lock(&disk.named).contains(&path));
+            assert!(disk.exists(&path).unwrap());
+            assert_eq!(disk.is_named(&path), made(&path).is_some());
             std::fs::remove_dir_all(dir.path().join("a")).unwrap();
         }
+        std::fs::create_dir_all(&path).unwrap();
+        assert!(!disk.is_named(&path));
     }
 
     #[tokio::test]

@@ -439,7 +439,8 @@ impl LogManager {
                     for log in logs.iter().filter(is_ahead).filter(|log| !log.is_gone()) {
                         log.sync().during("sync", &log.path)?;
                     }
-                    dir.partitions.set_positions(logs.iter().map(|log| &**log))
+                    dir.partitions.set_positions(logs.iter().map(|log| &**log))?;
+                    logs.iter().try_for_each(|log| log.keep_lost_front())
                 };
                 self.env.urgent(keep).await?;
             }

@@ -68,6 +68,8 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 /// Nothing is lost before that offset.
 pub(super) const NOTHING_LOST: Offset = -1;
+/// As [`NOTHING_LOST`], but the file `lost-before` is still there.
+const NO_LONGER_LOST: Offset = -2;
 
 /// What a log may lack of what it has counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +108,8 @@ pub struct Log {
     loss: Mutex<Loss>,
     /// The file `lacks-records` is there.
     lacks_records: AtomicBool,
-    /// Where it began when it first led with a loss that was accepted, or [`NOTHING_LOST`].
+    /// Where it began when it first led with a loss that was accepted, or [`NOTHING_LOST`] or
+    /// [`NO_LONGER_LOST`].
     lost_before: AtomicI64,
     /// Times it was cut or emptied: who has looked for records meanwhile looks again. Changed under
     /// `inner`.
@@ -374,12 +377,39 @@ impl Log {
     /// The file system's own; it lacks records as before.
     pub fn lacks_nothing_more(&self) -> Result<(), LogError> {
         let _one = self.disk_work().during("change", &self.path)?;
-        if self.lost_before.load(Ordering::Acquire) != NOTHING_LOST {
+        self.forget_loss()
+    }
+
+    /// Forgets durably what [`Log::delete_records_before`] has named. Blocks.
+    pub(super) fn keep_lost_front(&self) -> Result<(), LogError> {
+        match self.lost_before.load(Ordering::Acquire) {
+            NO_LONGER_LOST if !self.is_gone() => {
+                let _one = self.disk_work().during("change", &self.path)?;
+                self.remove_lost_before()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// While its disk work is held.
+    fn remove_lost_before(&self) -> Result<(), LogError> {
+        if self.lost_before.load(Ordering::Acquire) == NO_LONGER_LOST {
             let file = self.path.join(LOST_BEFORE);
-            self.dir.disk.remove_file(&file).during("remove", &file)?;
+            match self.dir.disk.remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => self.dir.disk.sync_dir(&self.path),
+            }
+            .during("remove", &file)?;
             self.lost_before.store(NOTHING_LOST, Ordering::Release);
         }
-        self.forget_loss()
+        Ok(())
+    }
+
+    /// What is lost in front of it matters no more.
+    fn forget_lost_front(&self) {
+        if self.lost_before.load(Ordering::Acquire) != NOTHING_LOST {
+            self.lost_before.store(NO_LONGER_LOST, Ordering::Release);
+        }
     }
 
     /// It leads, and is what it is: what it lacks is lost. See [`Log::start_for_followers`]. Blocks.
@@ -1244,7 +1274,7 @@ impl Log {
         self.start.fetch_max(offset, Ordering::AcqRel);
         // Also what is lost in front of it is not wanted any more.
         if offset >= self.lost_before.load(Ordering::Acquire) {
-            self.lost_before.store(NOTHING_LOST, Ordering::Release);
+            self.forget_lost_front();
         }
         self.forget_epochs(&mut inner);
         Ok(self.start_offset())
@@ -1390,6 +1420,7 @@ impl Log {
             self.high_watermark.store(end, Ordering::Release);
             self.start.store(end, Ordering::Release);
             inner.epochs = Epochs::default();
+            self.forget_lost_front();
         }
         lock(&self.cache).clear();
         inner.epochs.truncate_from_end(end);
@@ -1429,6 +1460,8 @@ impl Log {
             self.take_files(segment, cutting.aside.as_deref())?;
             cutting.leaving.pop();
         }
+        // Not before: after a crash the log may still be the one that it is about.
+        self.remove_lost_before()?;
         let active = segments.last().cloned().unwrap_or_else(|| self.active());
         active
             .cut(end, self.config().index_interval_bytes)

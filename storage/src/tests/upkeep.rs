@@ -637,6 +637,16 @@ async fn a_log_with_an_accepted_loss_says_so() {
 /// Followers may have what it lacks at its front.
 #[tokio::test]
 async fn a_log_that_leads_with_an_accepted_loss_tells_no_start_until_it_moves() {
+    tell_no_start(false).await;
+}
+
+/// It is not what the note on the disk speaks of any more.
+#[tokio::test]
+async fn a_log_that_led_with_an_accepted_loss_and_is_emptied_tells_its_start() {
+    tell_no_start(true).await;
+}
+
+async fn tell_no_start(is_emptied: bool) {
     let disk = SimDisk::new(1);
     let (id, path) = (Uuid::from_u128(1), Path::new(DIR).join("t-0"));
     let open = || async {
@@ -665,17 +675,27 @@ async fn a_log_that_leads_with_an_accepted_loss_tells_no_start_until_it_moves() 
     log.checkpoint().unwrap();
     drop((log, manager));
     disk.power_cut();
-    let (log, _manager) = open().await;
+    let (log, manager) = open().await;
     let log = log.unwrap();
     assert_eq!((log.start_offset(), log.start_for_followers()), (start, -1));
     log.set_high_watermark(end);
-    log.delete_records_before(start).unwrap();
-    assert_eq!(log.start_for_followers(), start, "a person says that it is not wanted");
-    log.delete_records_before(end).unwrap();
-    assert_eq!(log.start_for_followers(), end);
-    log.truncate_fully_and_start_at(0).unwrap();
-    log.lacks_nothing_more().unwrap();
-    assert_eq!(log.start_for_followers(), 0);
+    if !is_emptied {
+        log.delete_records_before(start).unwrap();
+    }
+    let told = if is_emptied { -1 } else { start };
+    assert_eq!(log.start_for_followers(), told, "a person says that it is not wanted");
+    let kept = if is_emptied {
+        log.truncate_fully_and_start_at(0).unwrap();
+        0
+    } else {
+        manager.keep_log_starts(vec![log.clone()]).await.unwrap();
+        start
+    };
+    assert_eq!(log.start_for_followers(), kept);
+    drop((log, manager));
+    disk.power_cut();
+    let (log, _manager) = open().await;
+    assert_eq!(log.unwrap().start_for_followers(), kept);
 }
 
 /// Files of logs that nobody uses are closed when there is no descriptor for another, not only
