@@ -36,6 +36,9 @@ pub(super) enum Never {}
 pub(super) struct InFlight {
     begun: Arc<Begun>,
     waker: Waker,
+    /// Something was begun since it was last seen that nothing is left. While this is false there is
+    /// no request and nobody else is at it, and no lock is taken to learn that.
+    may_have: AtomicBool,
 }
 
 struct Begun {
@@ -84,15 +87,25 @@ impl InFlight {
             task: AtomicWaker::new(),
             is_due: AtomicBool::new(false),
         });
-        Self { waker: begun.clone().into(), begun }
+        Self { waker: begun.clone().into(), begun, may_have: AtomicBool::new(false) }
     }
 
     pub(super) fn push(&self, request: BoxFuture<'static, Outcome>) {
+        self.may_have.store(true, Ordering::Relaxed);
         self.begun.lock().requests.push_back(Request::GoesOn(request));
     }
 
     pub(super) fn len(&self) -> usize {
-        self.begun.lock().requests.len()
+        if !self.may_have.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let mut inner = self.begun.lock();
+        let len = inner.requests.len();
+        if len == 0 {
+            inner.is_left = false;
+            self.may_have.store(false, Ordering::Relaxed);
+        }
+        len
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -122,7 +135,9 @@ impl InFlight {
 
     /// The task does more than wait again.
     pub(super) fn come_back(&self) {
-        self.begun.lock().is_left = false;
+        if self.may_have.load(Ordering::Relaxed) {
+            self.begun.lock().is_left = false;
+        }
     }
 
     /// Only the connection's task writes from now on.
