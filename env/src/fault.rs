@@ -90,6 +90,13 @@ impl Fault {
     }
 }
 
+/// Whether this process has as many files open as it may, so that each that it closes helps. Where the
+/// whole system has (`ENFILE`), others may take what is given back.
+#[must_use]
+pub fn has_all_descriptors(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::MFILE.raw_os_error())
+}
+
 /// Marks the error of a failed `fsync` or `fdatasync`, whatever its number: the kernel may have
 /// dropped the bytes, so that even "no space" means that they are lost. Every [`crate::File::sync`]
 /// and [`crate::Disk::sync_dir`] does this.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub use causes::with_causes;
 pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
 pub use failing::Failing;
-pub use fault::{Fault, Resource, not_synced};
+pub use fault::{Fault, Resource, has_all_descriptors, not_synced};
 pub use log_filter::{WrongDirective, log_filter};
 pub use net::{
     BoxListener, BoxStream, Listener, Net, Stream, TryWrite, join_address, split_address,

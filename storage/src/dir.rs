@@ -16,7 +16,7 @@ use super::Log;
 use super::cold::ColdReads;
 use super::error::{AppendError, LogError};
 use super::fence::Fence;
-use super::open_segments::{AnswerFiles, OpenSegments};
+use super::open_segments::{AnswerFiles, Descriptors, OpenSegments};
 use super::partition_table::PartitionTable;
 use super::types::Origin;
 use super::under_way::UnderWay;
@@ -145,14 +145,14 @@ impl LogDir {
         (fence, disk): (Arc<Fence>, Arc<dyn Disk>),
         partitions: PartitionTable,
         dirs: usize,
-        (descriptors, answers): (usize, Arc<AnswerFiles>),
+        descriptors: Descriptors,
     ) -> Self {
         Self {
             path,
             disk,
             fence,
-            open_segments: Arc::new(OpenSegments::new(descriptors, dirs)),
-            answers,
+            open_segments: Arc::new(OpenSegments::new(&descriptors, dirs)),
+            answers: descriptors.answers,
             cold_reads: ColdReads::new(dirs),
             appends: UnderWay::default(),
             syncs: UnderWay::default(),
@@ -170,9 +170,9 @@ impl LogDir {
 
     /// A directory that cannot be used, from the start on.
     pub(super) fn unusable(disk: &Arc<dyn Disk>, path: &Path, why: &LogError) -> Self {
-        let (fence, disk) = Fence::around(path, disk);
+        let none = Descriptors::new(0);
+        let (fence, disk) = Fence::around(path, disk, &none.active);
         let table = PartitionTable::unread(&disk, path);
-        let none = (0, Arc::new(AnswerFiles::new(0)));
         let dir = Self::new(path.into(), (fence, disk), table, 1, none);
         dir.mark_unclean();
         dir.fence.close(with_causes(why).into());

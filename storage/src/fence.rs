@@ -10,8 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use letterbox_env::{DirEntry, Disk, Fault, FileRef, OpenMode, Resource};
+use letterbox_env::{DirEntry, Disk, Fault, FileRef, OpenMode, Resource, has_all_descriptors};
 use tokio::sync::Notify;
+
+use super::open_segments::ActiveSegments;
 
 /// Whether a log directory is in use.
 pub(super) struct Fence {
@@ -19,16 +21,22 @@ pub(super) struct Fence {
     reason: OnceLock<Arc<str>>,
     closed: Notify,
     lacks_descriptors: Notify,
+    active: Arc<ActiveSegments>,
 }
 
 impl Fence {
     /// Around `dir`, which is in use; what uses it does so through the disk.
-    pub(super) fn around(dir: &Path, disk: &Arc<dyn Disk>) -> (Arc<Self>, Arc<dyn Disk>) {
+    pub(super) fn around(
+        dir: &Path,
+        disk: &Arc<dyn Disk>,
+        active: &Arc<ActiveSegments>,
+    ) -> (Arc<Self>, Arc<dyn Disk>) {
         let fence = Arc::new(Self {
             dir: dir.into(),
             reason: OnceLock::new(),
             closed: Notify::new(),
             lacks_descriptors: Notify::new(),
+            active: active.clone(),
         });
         (fence.clone(), Arc::new(FencedDisk { disk: disk.clone(), fence }))
     }
@@ -76,7 +84,12 @@ struct FencedDisk {
 }
 
 impl FencedDisk {
-    fn hear<T>(&self, done: io::Result<T>) -> io::Result<T> {
+    /// Does `work`, once more where the process lacked a descriptor and a log could spare some.
+    fn hear<T>(&self, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        let done = match work() {
+            Err(error) if has_all_descriptors(&error) && self.fence.active.close_one() => work(),
+            done => done,
+        };
         done.inspect_err(|error| {
             if Fault::of(error) == Fault::State(Resource::Descriptors) {
                 self.fence.lacks_descriptors();
@@ -87,7 +100,7 @@ impl FencedDisk {
 
 impl Disk for FencedDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.hear(self.disk.sync_dir(path)).inspect_err(|error| {
+        self.hear(|| self.disk.sync_dir(path)).inspect_err(|error| {
             if Fault::of(error) == Fault::LostWrite {
                 self.fence.close(format!("sync directory {}: {error}", path.display()).into());
             }
@@ -95,7 +108,7 @@ impl Disk for FencedDisk {
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileRef> {
-        self.hear(self.disk.open(path, mode))
+        self.hear(|| self.disk.open(path, mode))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
@@ -104,19 +117,19 @@ impl Disk for FencedDisk {
         self.disk.remove_file(path)
     }
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.hear(self.disk.remove_dir_all(path))
+        self.hear(|| self.disk.remove_dir_all(path))
     }
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.disk.create_dir_all(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.hear(self.disk.list(path))
+        self.hear(|| self.disk.list(path))
     }
     fn exists(&self, path: &Path) -> io::Result<bool> {
         self.disk.exists(path)
     }
     fn lock(&self, path: &Path) -> io::Result<FileRef> {
-        self.hear(self.disk.lock(path))
+        self.hear(|| self.disk.lock(path))
     }
     fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
         self.disk.space(path)

@@ -21,7 +21,7 @@ use super::fence::Fence;
 use super::lifecycle::{deleted_name, partition_name};
 use super::memory::Memory;
 use super::open::{Found, Opened, Owned, holds_no_log};
-use super::open_segments::AnswerFiles;
+use super::open_segments::Descriptors;
 use super::partition_table::{Name, PartitionTable};
 use super::producers::ProducerMemory;
 use super::progress::OpenProgress;
@@ -132,7 +132,7 @@ pub struct LogManager {
     pub(super) changing: tokio::sync::Mutex<()>,
     /// Renamed files and directories, and when they go.
     pub(super) doomed: Arc<Mutex<Vec<Doomed>>>,
-    answers: Arc<AnswerFiles>,
+    pub(super) descriptors: Descriptors,
     /// Keys that compaction has in memory.
     pub(super) compaction_keys: Arc<AtomicUsize>,
     /// [`LogManagerOptions::cleaner_backoff`] as it is now.
@@ -159,14 +159,13 @@ impl LogManager {
     pub async fn open(env: Env, options: LogManagerOptions) -> Result<Arc<Self>, LogError> {
         let (disk, paths, unusable) =
             (env.disk.clone(), options.dirs.clone(), options.unusable.clone());
-        let answers = Arc::new(AnswerFiles::new(options.descriptors));
-        let descriptors = (options.descriptors, answers.clone());
-        let dirs = options.dirs.len();
+        let descriptors = Descriptors::new(options.descriptors);
+        let (dirs, shared) = (options.dirs.len(), descriptors.clone());
         let open = move |path: &PathBuf| match unusable.get(path) {
             Some(source) => {
                 Err(LogError::Io { action: "use", path: path.clone(), source: source.clone() })
             }
-            None => open_dir(&disk, path, dirs, descriptors.clone()),
+            None => open_dir(&disk, path, dirs, shared.clone()),
         };
         let opened = env.blocking(move || paths.iter().map(open).collect::<Vec<_>>()).await;
         let (mut dirs, mut locks, mut found) = (Vec::new(), Vec::new(), Vec::new());
@@ -216,7 +215,7 @@ impl LogManager {
             offline: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             doomed: Arc::new(Mutex::new(doomed)),
-            answers,
+            descriptors,
             compaction_keys: Arc::default(),
         };
         manager.open_logs(found).await;
@@ -399,7 +398,7 @@ impl LogManager {
     /// Files that answers keep open until they are read.
     #[must_use]
     pub fn answer_files(&self) -> usize {
-        self.answers.open()
+        self.descriptors.answers.open()
     }
 
     /// Bytes of the keys that compaction has in memory.
@@ -497,14 +496,14 @@ fn open_dir(
     disk: &Arc<dyn Disk>,
     path: &Path,
     dirs: usize,
-    descriptors: (usize, Arc<AnswerFiles>),
+    descriptors: Descriptors,
 ) -> Result<OpenedDir, LogError> {
     disk.create_dir_all_durably(path).during("create", path)?;
     let lock = disk.lock(&path.join(".lock")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => LogError::Locked(path.into()),
         _ => LogError::Io { action: "lock", path: path.into(), source: Arc::new(error) },
     })?;
-    let (fence, disk) = Fence::around(path, disk);
+    let (fence, disk) = Fence::around(path, disk, &descriptors.active);
     let marker = path.join(CLEAN_SHUTDOWN);
     let clean = disk.exists(&marker).during("look for", &marker)?;
     let partitions = PartitionTable::read(&disk, path)?;

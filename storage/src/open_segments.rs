@@ -1,4 +1,4 @@
-//! How many files of sealed segments are open.
+//! How many files of sealed segments are open, and which files are closed where descriptors lack.
 //!
 //! Clients decide how often a log rolls (`segment.index.bytes`, timestamps) and which old segments
 //! are read. So neither may decide how many descriptors that takes, which other logs and the
@@ -16,6 +16,10 @@
 //! answers together have as many as one kind of segments may have ([`AnswerFiles`]), and beyond that
 //! each has a copy of its first batches, or the file of a large one.
 //!
+//! Segments that take appends keep their files open, as many as there are. Where the process may open
+//! no further file, one is closed that was not used for the longest, of those whose records are on the
+//! device ([`ActiveSegments`]): so all partitions are written to in turn.
+//!
 //! What the upkeep looks at, a segment's size and its largest timestamp, stays in memory.
 
 use std::collections::VecDeque;
@@ -24,7 +28,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use letterbox_env::panics::lock;
 
-use super::segment::Segment;
+use super::segment::{Closing, Segment};
 
 /// Of the descriptors of the process, one in so many may be of a sealed segment of either kind, for
 /// each of its three files.
@@ -102,6 +106,56 @@ impl Drop for AnswerFile {
     }
 }
 
+/// What all log directories share of the descriptors of the process.
+#[derive(Clone)]
+pub(super) struct Descriptors {
+    /// How many the process may hold.
+    pub(super) most: usize,
+    pub(super) answers: Arc<AnswerFiles>,
+    pub(super) active: Arc<ActiveSegments>,
+}
+
+impl Descriptors {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, answers: Arc::new(AnswerFiles::new(most)), active: Arc::default() }
+    }
+}
+
+/// The segments that take appends and are open, of all log directories.
+#[derive(Default)]
+pub(super) struct ActiveSegments {
+    /// Each of them, and some that are not open or sealed by now; those that were opened first are in
+    /// front. Locked before a segment's `files`.
+    open: Mutex<VecDeque<Weak<Segment>>>,
+}
+
+impl ActiveSegments {
+    fn opened(&self, segment: &Weak<Segment>) {
+        let mut open = lock(&self.open);
+        if open.len() == open.capacity() {
+            open.retain(|one| one.upgrade().is_some_and(|one| one.is_active()));
+        }
+        open.push_back(segment.clone());
+    }
+
+    /// Closes the files of one that is on the device, if there is one.
+    pub(super) fn close_one(&self) -> bool {
+        let mut open = lock(&self.open);
+        // One that was used since it was looked at has another turn: at most two looks at each.
+        let all = open.len();
+        for turn in 0..2 * all {
+            let Some(first) = open.pop_front() else { return false };
+            let Some(segment) = first.upgrade() else { continue };
+            match (turn >= all || !segment.was_used()).then(|| segment.close_clean()) {
+                Some(Closing::Closed) => return true,
+                Some(Closing::NotOpen) => {}
+                Some(Closing::InUse) | None => open.push_back(first),
+            }
+        }
+        false
+    }
+}
+
 /// The sealed segments of one log directory that are open.
 pub(super) struct OpenSegments {
     most: usize,
@@ -111,18 +165,25 @@ pub(super) struct OpenSegments {
     /// Those that are not on the device yet.
     unsynced: AtomicUsize,
     unsynced_most: usize,
+    active: Arc<ActiveSegments>,
 }
 
 impl OpenSegments {
-    /// Of one of `dirs` log directories in a process that may hold `descriptors`.
-    pub(super) fn new(descriptors: usize, dirs: usize) -> Self {
-        let (most, dirs) = (most_of(descriptors), dirs.max(1));
+    /// Of one of `dirs` log directories.
+    pub(super) fn new(descriptors: &Descriptors, dirs: usize) -> Self {
+        let (most, dirs) = (most_of(descriptors.most), dirs.max(1));
         Self {
             most: (most / dirs).max(1),
             unsynced_most: (most.min(UNSYNCED_MOST) / dirs).max(1),
             cold: Mutex::default(),
             unsynced: AtomicUsize::new(0),
+            active: descriptors.active.clone(),
         }
+    }
+
+    /// One that takes appends was opened.
+    pub(super) fn opened_active(&self, segment: &Weak<Segment>) {
+        self.active.opened(segment);
     }
 
     /// Whether logs are to put off their next roll.

@@ -247,6 +247,7 @@ impl Log {
                 segment.became_durable();
             }
         }
+        found.segments.iter().for_each(|segment| segment.count_in(&dir.open_segments));
         found.producers.count_in(memory.producers);
         let inner = Inner {
             producers: found.producers,
@@ -898,6 +899,7 @@ impl Log {
             return Err(error);
         }
         let new = Arc::new(Segment::new(self.dir.disk.clone(), &self.path, base, 0));
+        new.count_in(&self.dir.open_segments);
         new.files()?;
         old.seal(&self.dir.open_segments);
         inner.unsynced.push(old);
@@ -981,6 +983,14 @@ impl Log {
         self.sync_locked(false)
     }
 
+    /// Has on the device what nobody waits for. Blocks.
+    pub(super) fn sync_if_behind(&self) {
+        if self.synced_end() < self.end_offset() && !self.config.load().durable {
+            // What fails was said.
+            drop(self.sync());
+        }
+    }
+
     /// As [`Log::sync`], and moves the recovery point there: epochs, indexes and producers go to
     /// the device before.
     pub(super) fn checkpoint(&self) -> io::Result<Offset> {
@@ -1035,9 +1045,9 @@ impl Log {
     fn sync_data(&self, work: &Work, active: &Segment) -> io::Result<()> {
         for segment in &work.sealed {
             segment.trim()?;
-            segment.files()?.log.sync()?;
+            segment.sync()?;
         }
-        active.files()?.log.sync()?;
+        active.sync()?;
         if work.lacks_metadata {
             checkpoint::write_partition_metadata(&*self.dir.disk, &self.path, self.topic_id)?;
         }
@@ -1452,7 +1462,9 @@ impl Log {
         if cutting.is_anew {
             // Nothing is known of the batches in front of it, so nothing of their producers.
             recover::remove_snapshots_past(disk, &self.path, -1)?;
-            segments = Arc::new(vec![Arc::new(Segment::new(disk.clone(), &self.path, end, 0))]);
+            let new = Arc::new(Segment::new(disk.clone(), &self.path, end, 0));
+            new.count_in(&self.dir.open_segments);
+            segments = Arc::new(vec![new]);
         }
         // The newest first, each durably before the one in front of it: a crash must not leave a
         // hole, behind which old records would be taken for the log's.

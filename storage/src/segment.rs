@@ -181,6 +181,14 @@ impl NewIndexes {
     }
 }
 
+/// What came of closing the files of a segment.
+pub(super) enum Closing {
+    Closed,
+    NotOpen,
+    /// Somebody uses them, or they have bytes that are not on the device.
+    InUse,
+}
+
 pub(super) struct Segment {
     pub(super) base: Offset,
     dir: PathBuf,
@@ -192,6 +200,11 @@ pub(super) struct Segment {
     /// Held while the files are opened; locked before `files`.
     indexes: Mutex<Indexes>,
     used: AtomicBool,
+    /// It may have bytes that are not on the device: who opens the file later may not be told that
+    /// these were lost.
+    is_dirty: AtomicBool,
+    /// Is among the [`super::open_segments::ActiveSegments`].
+    is_listed: AtomicBool,
     /// Its files stay open while somebody holds them ([`Segment::hold`]). Read under `files`.
     held: AtomicUsize,
     /// It is sealed and on the device with its indexes, and its files may be closed at any moment.
@@ -199,7 +212,7 @@ pub(super) struct Segment {
     cold: AtomicBool,
     /// The file that was open last: what is on its way to a reader is not opened a second time.
     last_log: Mutex<Option<Weak<dyn File>>>,
-    /// Where it is counted once it is sealed.
+    /// Where it is counted.
     counted: OnceLock<(Arc<OpenSegments>, Weak<Self>)>,
     unsynced: Mutex<Option<Unsynced>>,
     /// Its log is gone: the names of its files may be another log's. Set under `indexes`.
@@ -218,6 +231,8 @@ impl Segment {
             files: Mutex::default(),
             indexes: Mutex::default(),
             used: AtomicBool::new(false),
+            is_dirty: AtomicBool::new(false),
+            is_listed: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             cold: AtomicBool::new(false),
             last_log: Mutex::default(),
@@ -305,10 +320,22 @@ impl Segment {
         *slot = Some(opened.clone());
         let is_cold = self.cold.load(Ordering::Relaxed);
         drop(slot);
-        if is_cold && let Some((counted, this)) = self.counted.get() {
-            counted.opened(this.clone());
+        match self.counted.get() {
+            Some((counted, this)) if is_cold => counted.opened(this.clone()),
+            Some((counted, this)) if !self.is_listed.swap(true, Ordering::AcqRel) => {
+                counted.opened_active(this);
+            }
+            _ => {}
         }
         Ok(opened)
+    }
+
+    /// Its log is open.
+    pub(super) fn count_in(self: &Arc<Self>, counted: &Arc<OpenSegments>) {
+        let (counted, this) = self.counted.get_or_init(|| (counted.clone(), Arc::downgrade(self)));
+        if lock(&self.files).is_some() && !self.is_listed.swap(true, Ordering::AcqRel) {
+            counted.opened_active(this);
+        }
     }
 
     /// It takes no more appends; it may not be on the device yet.
@@ -334,6 +361,36 @@ impl Segment {
         if self.cold.load(Ordering::Relaxed) && !self.is_held() {
             *files = None;
         }
+    }
+
+    /// Whether it may take appends.
+    pub(super) fn is_active(&self) -> bool {
+        !self.cold.load(Ordering::Relaxed) && lock(&self.unsynced).is_none()
+    }
+
+    /// Closes the files, if nobody uses them and all that was written to them is on the device.
+    pub(super) fn close_clean(&self) -> Closing {
+        // In front of the look: who opens them after it lists them again.
+        self.is_listed.store(false, Ordering::Release);
+        let mut files = lock(&self.files);
+        let Some(open) = &mut *files else { return Closing::NotOpen };
+        // Who writes has them until what it wrote counts as such.
+        let is_used = Arc::get_mut(open).is_none() || self.is_held();
+        if is_used || self.is_dirty.load(Ordering::Acquire) || !self.is_active() {
+            self.is_listed.store(true, Ordering::Release);
+            return Closing::InUse;
+        }
+        *files = None;
+        Closing::Closed
+    }
+
+    /// Makes its bytes durable. Blocks.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let files = self.files()?;
+        // In front of the sync: what is written meanwhile may miss it.
+        let is_dirty = &self.is_dirty;
+        is_dirty.store(false, Ordering::Release);
+        files.log.sync().inspect_err(|_| is_dirty.store(true, Ordering::Release))
     }
 
     /// Whether anybody asked for its files since the last call.
@@ -564,7 +621,9 @@ impl Segment {
     ) -> io::Result<()> {
         let files = self.files()?;
         let end = self.size();
-        files.log.write_at(&[IoSlice::new(bytes)], end)?;
+        let written = files.log.write_at(&[IoSlice::new(bytes)], end);
+        self.is_dirty.store(true, Ordering::Release);
+        written?;
         let mut indexes = self.indexes()?;
         for (at, header) in headers {
             self.index_batch(&mut indexes, &files, end + at, header, interval)?;
@@ -619,8 +678,9 @@ impl Segment {
 
     /// As [`Self::write_indexes`], then waits for the device.
     pub(super) fn sync_indexes(&self) -> io::Result<()> {
-        self.write_indexes()?;
+        // Opened before: entries may have come to wait in memory since they were closed.
         let files = self.files()?;
+        self.write_indexes()?;
         files.index.sync()?;
         files.timeindex.sync()
     }

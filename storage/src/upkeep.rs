@@ -109,6 +109,8 @@ impl LogManager {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(IDLE_EVERY) => self.close_idle(stop).await,
                 _ = lack() => {
+                    // What is not on the device cannot be closed.
+                    self.each_log(stop, |log| log.sync_if_behind()).await;
                     // The first look marks the files, the second closes those that nobody used.
                     self.close_idle(stop).await;
                     tokio::select! {
@@ -121,10 +123,12 @@ impl LogManager {
         }
     }
 
-    /// There is no descriptor for something else than a log's file: closes those of logs that are
-    /// not in use.
+    /// There is no descriptor for something else than a log's file: closes those of a log, at once
+    /// where one is on the device.
     pub fn lacks_descriptors(&self) {
-        self.dirs().iter().for_each(|dir| dir.lacks_descriptors());
+        if !self.descriptors.active.close_one() {
+            self.dirs().iter().for_each(|dir| dir.lacks_descriptors());
+        }
     }
 
     /// Compacts after every `log.cleaner.backoff.ms`, which may change meanwhile, until `stop`.

@@ -134,7 +134,7 @@ async fn a_cut_that_fails_half_way_is_finished_before_the_log_takes_records() {
             let disk = SimDisk::new(at);
             let (manager, log) = filled(&disk).await;
             let expected = contents(&log);
-            disk.inject(fault, "", at, 1);
+            disk.inject(fault, "", at, 1 + u64::from(fault == Fault::NoDescriptor));
             let done = cut.carry_out(&log).is_ok();
             disk.heal();
             log.dir.check_space(Some(0));
@@ -324,7 +324,7 @@ async fn a_log_that_is_deleted_half_way_through_a_cut_opens_no_file_of_another_o
             let (manager, log) = filled(&disk).await;
             // As a reader has them.
             let before = log.segments.load_full();
-            disk.inject(fault, "", at, 1);
+            disk.inject(fault, "", at, 1 + u64::from(fault == Fault::NoDescriptor));
             let is_done = log.truncate_to(10).is_ok();
             disk.heal();
             log.dir.check_space(Some(0));

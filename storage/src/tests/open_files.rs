@@ -122,6 +122,63 @@ async fn what_is_rolled_for_its_age_waits_for_no_append() {
     upkeep.await.unwrap();
 }
 
+/// Those that were written to first kept their files, and all others were refused while these were in
+/// use.
+#[tokio::test]
+async fn partitions_are_written_to_in_turn_where_descriptors_are_few() {
+    let disk = SimDisk::new(1);
+    let manager = open(&disk.env(), Path::new(DIR)).await;
+    let mut logs = Vec::new();
+    for partition in 0..30 {
+        logs.push(manager.create(TOPIC, ID, partition, small()).await.unwrap());
+    }
+    // Room for five, and for what a sync opens.
+    disk.set_descriptors_left(Some(3 * 5 + 1));
+    for round in 0..4 {
+        for log in &logs {
+            append(log, 1_000 + round, &["a"]);
+            log.sync().unwrap();
+        }
+    }
+    // What is not on the device keeps its files.
+    let refused = |log: &Arc<Log>| {
+        let refused = log.append(batch(2_000, &["a"]), &client(2_000));
+        matches!(refused, Err(AppendError::Unavailable { .. }))
+    };
+    let unsynced: Vec<_> = logs.iter().take_while(|log| !refused(log)).collect();
+    assert_eq!(unsynced.len(), 5);
+    let last = logs.last().unwrap();
+    assert!(refused(last));
+    unsynced[2].sync().unwrap();
+    append(last, 2_000, &["a"]);
+    assert_eq!((last.end_offset(), last.durable_end()), (5, 4));
+}
+
+/// Entries of the indexes that waited in memory while the files were closed were never written.
+#[tokio::test]
+async fn a_segment_whose_files_were_closed_meanwhile_has_whole_indexes() {
+    let indexes = async |closes: bool| {
+        let disk = SimDisk::new(1);
+        let config = LogConfig { segment_bytes: 1 << 20, ..small() };
+        let (manager, log) = new_log(&disk.env(), Path::new(DIR), config).await;
+        for i in 0..20 {
+            append(&log, 1_000 + i, &["a".repeat(100).as_str()]);
+        }
+        let active = log.active();
+        assert!(!manager.descriptors.active.close_one(), "its records are not on the device");
+        log.sync().unwrap();
+        if closes {
+            assert!(manager.descriptors.active.close_one());
+            assert!(!manager.descriptors.active.close_one(), "there is one");
+        }
+        active.sync_indexes().unwrap();
+        [".index", ".timeindex"].map(|suffix| disk.read(&active.path(suffix)).unwrap())
+    };
+    let whole = indexes(false).await;
+    assert!(whole[0].len() > 8 && whole[1].len() > 12);
+    assert_eq!(indexes(true).await, whole);
+}
+
 /// Small compacted segments were opened at each look, and so never closed.
 #[tokio::test]
 async fn a_look_at_segments_opens_none_of_them() {

@@ -699,7 +699,7 @@ async fn tell_no_start(is_emptied: bool) {
 }
 
 /// Files of logs that nobody uses are closed when there is no descriptor for another, not only
-/// every minute.
+/// every minute, and also where their records are not on the device.
 #[tokio::test(start_paused = true)]
 async fn a_lack_of_descriptors_closes_the_files_of_logs_that_nobody_uses() {
     let disk = SimDisk::new(1);
@@ -707,9 +707,9 @@ async fn a_lack_of_descriptors_closes_the_files_of_logs_that_nobody_uses() {
     let stop = CancellationToken::new();
     let upkeep = tokio::spawn(manager.clone().run_upkeep(stop.clone()));
     for partition in 0..20 {
-        let log = manager.create("t", Uuid::from_u128(1), partition, small()).await.unwrap();
+        let config = LogConfig { durable: false, ..small() };
+        let log = manager.create("t", Uuid::from_u128(1), partition, config).await.unwrap();
         append(&log, manager.env.clock.wall_ms(), &["a"]);
-        log.sync().unwrap();
     }
     let before = disk.open_files();
     disk.set_descriptors_left(Some(0));
