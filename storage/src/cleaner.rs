@@ -146,6 +146,8 @@ impl Log {
         let Some(last_offsets) = self.last_offsets(cleanable, end, pass)? else { return Ok(None) };
         let known = cleanable.partition_point(|segment| segment.base < last_offsets.upper);
         let end = cleanable.get(known).map_or(end, |next| next.base);
+        // A start takes a gap between segments past what it knows as durable for a loss.
+        self.dir.partitions.set_positions([self])?;
         let before: u64 = cleanable.iter().map(|segment| segment.size()).sum();
         let groups = self.groups(cleanable.get(..known).unwrap_or_default(), end);
         // The files of a segment that was replaced are open as long as somebody has it: each is let

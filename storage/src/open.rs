@@ -238,7 +238,8 @@ impl Found {
         let (point, start) = (kept.recovery_point, kept.log_start);
         // An earlier version moved the recovery point there.
         let closed_end = self.clean.then(|| kept.closed_end.unwrap_or(point));
-        let recovered = recover(disk, path, point, kept.durable_end, start, closed_end)?;
+        let recovered =
+            recover(disk, path, point, kept.durable_end, start, closed_end, kept.end_offset())?;
         let end_offset = recovered.end_offset();
         if start > end_offset {
             return Err(LogError::StartsPastEnd {
@@ -258,7 +259,7 @@ impl Found {
             kept.log_start = had;
         }
         (kept.recovery_point, kept.durable_end) = (0, 0);
-        let mut recovered = recover(disk, path, 0, 0, kept.log_start, None)?;
+        let mut recovered = recover(disk, path, 0, 0, kept.log_start, None, Offset::MAX)?;
         let records_end = recovered.end_offset();
         if had > records_end {
             recovered.go_on_at(disk, path, had);

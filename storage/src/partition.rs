@@ -372,12 +372,13 @@ impl Log {
         self.lacks_records.load(Ordering::Acquire)
     }
 
-    /// It was emptied to be copied anew. Blocks.
+    /// It was emptied to be copied anew: the device has where it begins before that counts. Blocks.
     ///
     /// # Errors
     /// The file system's own; it lacks records as before.
     pub fn lacks_nothing_more(&self) -> Result<(), LogError> {
         let _one = self.disk_work().during("change", &self.path)?;
+        self.sync_locked(false).during("sync", &self.path)?;
         self.forget_loss()
     }
 
@@ -826,7 +827,10 @@ impl Log {
             self.trim_reserve(inner).map_err(|error| self.failed("cut a partial write", &error))?;
         }
         if must_roll(inner, &active, bytes.len() as u64, last, config, now, self.dir.rolls_wait()) {
-            self.roll(inner, first.base_offset, now)
+            // No gap between the records is one between segments, as far as indexes reach.
+            let end = self.end_offset();
+            let is_far = last.last_offset().saturating_sub(end) > i64::from(i32::MAX);
+            self.roll(inner, if is_far { first.base_offset } else { end }, now)
                 .map_err(|error| self.failed("roll", &error))?;
             active = self.active();
         }
@@ -845,12 +849,16 @@ impl Log {
         }
         inner.bytes_since_sync += bytes.len() as u64;
         inner.bytes_since_checkpoint += bytes.len() as u64;
+        let mut end = self.end_offset();
         for (_, header) in headers {
             match options.origin {
                 Origin::Replication => inner.producers.note_old(header),
                 Origin::Client | Origin::Coordinator => inner.producers.note(header),
             }
-            inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, header.base_offset);
+            // In front of a gap of compaction: where the epoch began in it is not known, and the
+            // one before must not seem to end later than it did.
+            inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, end);
+            end = header.next_offset();
         }
         self.keep_for_readers(bytes.freeze(), headers);
         self.end.store(last.next_offset(), Ordering::Release);

@@ -27,6 +27,9 @@ const SNAPSHOT_ENTRY: usize = 8 + 2 + 4 + 8 + 4 + 8 + 4 + 8;
 
 /// What a producer takes of memory in one partition, with its five batches.
 const BYTES_EACH: usize = 352;
+/// A producer that has sent something within this time is not forgotten: it may send it again.
+/// Librdkafka does so for 5 minutes (`message.timeout.ms`), Java for 2 (`delivery.timeout.ms`).
+pub(super) const RETRIES_END_MS: i64 = 15 * 60_000;
 /// How long a producer that is not known may not begin with anything but its first batch after
 /// another was refused: the one in front of it may have been.
 const AFTER_REFUSAL_MS: i64 = 60_000;
@@ -137,6 +140,8 @@ struct Producer {
     /// Since when nothing came from it; `None` when something came after the last look. What was
     /// read from disk or copied from a leader is as old as its records.
     idle_since: Option<TimestampMs>,
+    /// When its last batch came here, from whomever; `None` when it came after the last look.
+    noted: Option<TimestampMs>,
 }
 
 /// What is told of a producer.
@@ -271,9 +276,10 @@ impl Producers {
                 batches: VecDeque::new(),
                 last_timestamp: header.max_timestamp,
                 idle_since: None,
+                noted: None,
             }
         });
-        producer.idle_since = None;
+        (producer.idle_since, producer.noted) = (None, None);
         if producer.epoch != header.producer_epoch {
             producer.epoch = header.producer_epoch;
             producer.batches.clear();
@@ -311,8 +317,9 @@ impl Producers {
 
     /// Forgets producers that have sent nothing for `expiration_ms` (`producer.id.expiration.ms`).
     /// What counts is when their batches came, not the timestamps of their records: who sends
-    /// records of last year is still known when it sends one of them again. While there is no room
-    /// for new ones, those go too that have sent nothing for `early_ms`.
+    /// records of last year is still known when it sends one of them again, also to a broker that
+    /// has copied or read them. While there is no room for new ones, those go too that have sent
+    /// nothing for `early_ms`.
     pub(super) fn expire(&mut self, now: TimestampMs, expiration_ms: i64, early_ms: i64) {
         let memory = &self.memory;
         self.by_id.retain(|_, producer| {
@@ -320,8 +327,12 @@ impl Producers {
             let since = producer.idle_since.get_or_insert(now);
             *since = (*since).min(now);
             let idle_ms = now.saturating_sub(*since);
+            let noted = producer.noted.get_or_insert(now);
+            *noted = (*noted).min(now);
+            let may_retry = now.saturating_sub(*noted) < RETRIES_END_MS.min(early_ms);
             let is_tight = || memory.as_ref().is_some_and(|memory| memory.is_tight());
-            let stays = idle_ms < expiration_ms && (idle_ms < early_ms || !is_tight());
+            let is_idle = idle_ms >= expiration_ms || idle_ms >= early_ms && is_tight();
+            let stays = may_retry || !is_idle;
             if !stays && let Some(memory) = memory {
                 memory.known.fetch_sub(1, Ordering::Relaxed);
             }
@@ -406,6 +417,7 @@ impl Producers {
                 batches: VecDeque::new(),
                 last_timestamp: entry.timestamp,
                 idle_since: None,
+                noted: None,
             });
             if producer.epoch != epoch {
                 (producer.epoch, producer.batches) = (epoch, VecDeque::new());
@@ -462,7 +474,8 @@ mod tests {
         let restored = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
         for mut producers in [producers, restored] {
             assert_eq!(producers.views()[0].last_timestamp, 1_500);
-            // It is as old as the newest of its records.
+            // It is as old as the newest of its records, and spared as long as it may repeat them.
+            producers.expire(2_000, 1_000, 1_000);
             producers.expire(2_999, 1_000, 1_000);
             assert_eq!(producers.len(), 1);
             producers.expire(3_000, 1_000, 1_000);
@@ -623,9 +636,16 @@ mod tests {
             producers.expire(now, 1_000, 1_000);
             assert_eq!(producers.len(), 1, "at {now}");
         }
-        // After a restart the records alone tell how long it has been silent.
-        let mut read = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
-        read.expire(51_801, 1_000, 1_000);
-        assert_eq!(read.len(), 0);
+        // After a restart, and where they are copied to, the records alone tell how long it has
+        // been silent, but it may have sent them just now.
+        let read = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
+        let mut copied = Producers::default();
+        copied.note_old(&batch(0, 0, 1, 0));
+        for mut producers in [read, copied] {
+            for (now, left) in [(51_801, 1), (52_800, 1), (52_801, 0)] {
+                producers.expire(now, 1_000, 1_000);
+                assert_eq!(producers.len(), left, "at {now}");
+            }
+        }
     }
 }

@@ -133,9 +133,8 @@ impl Log {
     /// without records, as compaction leaves them. `None` when the log was cut since the look for
     /// records began, with [`Log::cuts`] at `cuts`: others get these offsets.
     ///
-    /// A log ends behind its last batch after a power cut that took records which were in no sync,
-    /// and not the name of the segment after them. It is not cut back, because a follower may have
-    /// these offsets, or somebody may have read records there that were compacted since.
+    /// A log ends behind its last batch where compaction or a person has taken what was there, and
+    /// where an earlier version went on after a power cut.
     fn read_gap(&self, from: Offset, end: Offset, cuts: u64) -> Option<ReadResult> {
         let delta = i32::try_from(end.saturating_sub(from).saturating_sub(1)).unwrap_or(i32::MAX);
         let last_offset = from.saturating_add(i64::from(delta));

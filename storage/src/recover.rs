@@ -113,6 +113,8 @@ impl Recovered {
 /// durable too; one before the recovery point says nothing. `closed_end`: the broker was stopped in
 /// order, and no checksum needs a look as long as the log ends there; past the recovery point its
 /// indexes may not have been on the device. `start`: where a log without segments begins.
+/// `gaps_end`: below it a segment may begin behind the end of the one before, because compaction
+/// has removed what was there; see [`Recovered::lacks_before`].
 ///
 /// # Errors
 /// `Corrupt` when something that was durable is damaged or gone; `Malformed`; `Io`.
@@ -123,6 +125,7 @@ pub fn recover(
     durable_end: Offset,
     start: Offset,
     closed_end: Option<Offset>,
+    gaps_end: Offset,
 ) -> Result<Recovered, LogError> {
     let durable_end = durable_end.max(recovery_point);
     let list = || -> Result<Vec<String>, LogError> {
@@ -172,11 +175,12 @@ pub fn recover(
         bytes_cut: 0,
     };
     let epochs = found.epochs.clone();
-    found.scan_tail(disk, dir, recovery_point, durable_end, clean)?;
+    let gaps_end = if clean { Offset::MAX } else { gaps_end };
+    found.scan_tail(disk, dir, recovery_point, durable_end, clean, gaps_end)?;
     if clean && Some(found.end_offset) != closed_end {
         // A header was damaged since, or somebody else has written: what the headers say is
         // believed no more.
-        return recover(disk, dir, recovery_point, durable_end, start, None);
+        return recover(disk, dir, recovery_point, durable_end, start, None, gaps_end);
     }
     if let Some(active) = found.segments.last() {
         found.first_timestamp = active.first_timestamp().during("read", active.path(".log"))?;
@@ -228,6 +232,7 @@ impl Recovered {
         recovery_point: Offset,
         durable_end: Offset,
         clean: bool,
+        gaps_end: Offset,
     ) -> Result<(), LogError> {
         // The last segment is always looked at, since only it tells where the log ends. One that
         // ends exactly at the recovery point may have been rolled after it was written, and still
@@ -241,6 +246,7 @@ impl Recovered {
             let path = segment.path(".log");
             let whole =
                 self.scan_segment(&segment, recovery_point, clean).during("recover", &path)?;
+            let whole = whole.and_then(|()| self.lacks_before(at + 1, &segment, gaps_end));
             let (position, reason) = match whole {
                 Ok(()) => {
                     at += 1;
@@ -289,6 +295,22 @@ impl Recovered {
             disk.sync_dir(dir).during("sync", dir)?;
         }
         Ok(())
+    }
+
+    /// The segment `next` begins behind where `segment` ends, and nothing tells that compaction has
+    /// removed what was between: a power cut has taken it, and kept the name of the next file. A
+    /// log that went on there would count in replication for records that it does not have.
+    fn lacks_before(
+        &self,
+        next: usize,
+        segment: &Segment,
+        gaps_end: Offset,
+    ) -> Result<(), (u64, String)> {
+        let (end, next) = (self.end_offset, self.segments.get(next).map(|next| next.base));
+        match next.filter(|next| *next > end && end >= gaps_end) {
+            Some(next) => Err((segment.size(), format!("the next segment begins at {next}"))),
+            None => Ok(()),
+        }
     }
 
     /// Makes a segment durable and closes it, unless it is the last or that is not needed: behind

@@ -402,7 +402,7 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
                 .rev()
                 .find(|(size, _)| bytes.starts_with(&whole[..*size as usize]))
                 .unwrap();
-            let found = recover(&disk, &path, 0, 0, 0, None).unwrap();
+            let found = recover(&disk, &path, 0, 0, 0, None, 0).unwrap();
             assert_eq!(
                 (found.end_offset(), disk.read(&file).unwrap().len() as u64),
                 (expected.1, expected.0),
@@ -411,7 +411,7 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         }
         // The same below the recovery point is no torn tail.
         put(&whole[..cut]);
-        let lost = recover(&disk, &path, 12, 0, 0, None);
+        let lost = recover(&disk, &path, 12, 0, 0, None, 0);
         assert!(matches!(lost, Err(LogError::Corrupt { .. })), "cut at {cut}");
         assert_eq!(disk.read(&file).unwrap().len(), cut, "nothing is cut below the recovery point");
     }
@@ -422,7 +422,7 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         let mut bytes = whole.clone();
         bytes[last.0 as usize..][..unwritten].fill(0x7f);
         put(&bytes);
-        let found = recover(&disk, &path, 0, 0, 0, None).unwrap();
+        let found = recover(&disk, &path, 0, 0, 0, None, 0).unwrap();
         assert_eq!(
             (found.end_offset(), disk.read(&file).unwrap().len() as u64),
             (last.1, last.0),
@@ -437,13 +437,13 @@ async fn tail_cut_at_every_byte_is_recovered_to_the_last_whole_batch() {
         put(&bytes);
         let (start, expected) = *ends.iter().rev().find(|(size, _)| *size <= at as u64).unwrap();
         let inside = at as u64 - start;
-        let found = recover(&disk, &path, 0, 0, 0, None).unwrap();
+        let found = recover(&disk, &path, 0, 0, 0, None, 0).unwrap();
         if inside >= 16 {
             assert_eq!(found.end_offset(), expected, "flip at {at}");
             assert!(matches!(
                 {
                     put(&bytes);
-                    recover(&disk, &path, 12, 0, 0, None)
+                    recover(&disk, &path, 12, 0, 0, None, 0)
                 },
                 Err(LogError::Corrupt { .. })
             ));

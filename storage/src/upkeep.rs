@@ -21,6 +21,7 @@ use super::cleaner::Pass;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::lock;
+use super::producers::RETRIES_END_MS;
 use super::{Log, LogManager};
 
 /// Partitions closed at the same time.
@@ -31,9 +32,6 @@ const SECOND: Duration = Duration::from_secs(1);
 const IDLE_EVERY: Duration = Duration::from_secs(60);
 /// How often producers are forgotten.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
-/// A producer that has sent something within this time is not forgotten: it may send it again.
-/// Librdkafka does so for 5 minutes (`message.timeout.ms`), Java for 2 (`delivery.timeout.ms`).
-const RETRIES_END_MS: i64 = 15 * 60_000;
 /// After the start, as Kafka's.
 const FIRST_RETENTION: Duration = Duration::from_secs(30);
 

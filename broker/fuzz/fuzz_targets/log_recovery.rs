@@ -48,11 +48,11 @@ fuzz_target!(|input: &[u8]| {
     }
     let disk = Arc::clone(&Env::real().disk);
     let closed = |end| clean.then_some(end);
-    let found = recover(&disk, dir.path(), recovery_point, 0, 0, closed(recovery_point));
+    let found = recover(&disk, dir.path(), recovery_point, 0, 0, closed(recovery_point), 0);
     let Ok(found) = found else { return };
     let end = found.end_offset();
     drop(found);
-    let again = recover(&disk, dir.path(), recovery_point.min(end), 0, 0, closed(end))
+    let again = recover(&disk, dir.path(), recovery_point.min(end), 0, 0, closed(end), 0)
         .unwrap_or_else(|error| panic!("recovered once to {end}, then: {error}"));
     assert_eq!((again.end_offset(), again.bytes_cut), (end, 0));
 });

@@ -29,8 +29,13 @@ fn warnings(dir: &Path) -> Vec<String> {
 }
 
 /// A log of three records, one a batch, in a segment that was rolled: `kept` of them are left in
-/// its file, as after a power cut that kept the name of the next segment.
-async fn with_lost_tail(dir: &Path, kept: usize) -> (Arc<LogManager>, Arc<Log>) {
+/// its file, as after a power cut that kept the name of the next segment, though they may have been
+/// known to be durable.
+async fn with_lost_tail(
+    dir: &Path,
+    kept: usize,
+    were_durable: bool,
+) -> (Arc<LogManager>, Arc<Log>) {
     let env = Env::real();
     let (manager, log) = new_log(&env, dir, small()).await;
     let mut sizes = vec![0];
@@ -39,6 +44,11 @@ async fn with_lost_tail(dir: &Path, kept: usize) -> (Arc<LogManager>, Arc<Log>) 
         sizes.push(log.size());
     }
     log.roll_now(3).unwrap();
+    if were_durable {
+        log.sync().unwrap();
+        log.set_high_watermark(3);
+        log.dir.partitions.set_positions([&*log]).unwrap();
+    }
     let file = log.path.join("00000000000000000000.log");
     drop((manager, log));
     env.disk.open(&file, OpenMode::ReadWrite).unwrap().set_len(sizes[kept]).unwrap();
@@ -55,13 +65,30 @@ fn place(batch: &BatchHeader) -> (Offset, Offset, i32) {
     (batch.base_offset, batch.last_offset(), batch.records_count)
 }
 
+/// It went on behind them, and counted in replication for records that it did not have.
+#[tokio::test]
+async fn a_log_ends_before_what_a_power_cut_took_and_no_segment_follows() {
+    for kept in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let (manager, log) = with_lost_tail(dir.path(), kept, false).await;
+        let end = kept as Offset;
+        assert_eq!((log.end_offset(), contents(&log).len()), (end, kept));
+        append(&log, 9, &["b"]);
+        log.sync().unwrap();
+        drop((manager, log));
+        let manager = open(&Env::real(), dir.path()).await;
+        let log = manager.get(ID, 0).unwrap();
+        assert_eq!((log.end_offset(), contents(&log).len()), (end + 1, kept + 1));
+    }
+}
+
 /// A reader waited there until the next append.
 #[tokio::test]
 async fn a_reader_gets_past_offsets_that_a_power_cut_took() {
     for kept in 0..3 {
         let dir = tempfile::tempdir().unwrap();
         assert!(warnings(dir.path()).is_empty());
-        let (manager, log) = with_lost_tail(dir.path(), kept).await;
+        let (manager, log) = with_lost_tail(dir.path(), kept, true).await;
         let lost = kept as Offset;
         assert_eq!((log.start_offset(), log.end_offset()), (0, 3), "no offset is given out twice");
         assert_eq!(contents(&log).len(), kept);
@@ -103,6 +130,8 @@ async fn a_gap_that_is_wider_than_a_batch_is_passed_in_steps() {
     let next = log.path.join(format!("{wide:020}.log"));
     drop((manager, log));
     env.disk.open(&next, OpenMode::Create).unwrap();
+    let marks = dir.path().join("replication-offset-checkpoint");
+    env.disk.write_atomically(&marks, b"0\n1\norders 0 2\n").unwrap();
     let log = open(&env, dir.path()).await.get(ID, 0).unwrap();
     let (mut at, mut steps) = (0, Vec::new());
     while at < log.end_offset() {
@@ -222,6 +251,7 @@ async fn segments_that_were_removed_by_hand_are_missed() {
             manager.close().await.unwrap();
         } else {
             log.checkpoint().unwrap();
+            log.dir.partitions.set_recovery_points([&*log]).unwrap();
         }
         let segment = log.segments.load().get(removed).unwrap().clone();
         drop((manager, log));

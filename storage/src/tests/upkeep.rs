@@ -463,7 +463,7 @@ async fn only_bytes_of_batches_count_as_cut() {
             .unwrap()
             .write_at(&[io::IoSlice::new(bytes)], 0)
             .unwrap();
-        let found = recover(&disk, &path, 0, 0, 0, None).unwrap();
+        let found = recover(&disk, &path, 0, 0, 0, None, 0).unwrap();
         assert_eq!(
             (found.end_offset(), found.bytes_cut, disk.read(&file).unwrap().len() as u64),
             (1, cut, size),
