@@ -114,7 +114,7 @@ impl Recovered {
 /// order, and no checksum needs a look as long as the log ends there; past the recovery point its
 /// indexes may not have been on the device. `start`: where a log without segments begins.
 /// `gaps_end`: below it a segment may begin behind the end of the one before, because compaction
-/// has removed what was there; see [`Recovered::lacks_before`].
+/// has removed what was there; past it the log ends where the one before does.
 ///
 /// # Errors
 /// `Corrupt` when something that was durable is damaged or gone; `Malformed`; `Io`.
