@@ -703,7 +703,8 @@ impl Log {
         inner.check_epoch(options.leader_epoch)?;
         if options.origin == Origin::Client
             && header.has_producer_id()
-            && let Some(known) = inner.producers.check(&header, options.now_ms)?
+            && let Some(known) =
+                inner.producers.check(&header, options.now_ms, self.high_watermark())?
         {
             let log_append_time = if log_append_time < 0 { -1 } else { known.timestamp };
             return Ok(AppendInfo {
@@ -852,7 +853,7 @@ impl Log {
         let mut end = self.end_offset();
         for (_, header) in headers {
             match options.origin {
-                Origin::Replication => inner.producers.note_old(header),
+                Origin::Replication => inner.producers.note_old(header, self.high_watermark()),
                 Origin::Client | Origin::Coordinator => inner.producers.note(header),
             }
             // In front of a gap of compaction: where the epoch began in it is not known, and the
