@@ -44,6 +44,8 @@ pub(crate) enum LeaderEffect {
     /// Ask the controller for this ISR (AlterPartition), which builds on that partition epoch.
     /// Each member with the registration it was in sync as; −1 where none is known.
     AskForIsr { isr: Vec<(BrokerId, BrokerEpoch)>, partition_epoch: i32 },
+    /// Look again then ([`LeaderState::tick`]).
+    WaitUntil(u64),
 }
 
 /// What became of an ISR that was asked for.
@@ -95,6 +97,9 @@ struct Progress {
     verified: Option<Offset>,
     /// It counts up to here; at most `verified`.
     end: Option<Offset>,
+    /// It has reported that it counts up to here, where its log is the leader's; the fetch that says
+    /// that it has that much may come later, and may have been sent before.
+    reported: Offset,
     /// Its log starts here, as it said last.
     start: Option<Offset>,
     /// When it had all that the leader had, last; `None`: never.
@@ -123,6 +128,8 @@ impl Progress {
 /// answer may come into force until then.
 pub(crate) const ISR_ATTEMPT_MAX: Duration = Duration::from_secs(10);
 const ISR_ATTEMPT_MAX_MS: u64 = ISR_ATTEMPT_MAX.as_secs() * 1_000;
+/// How long after a refusal it is looked again who is to leave the ISR.
+const AFTER_REFUSAL_MS: u64 = 1_000;
 
 /// An ISR that was asked for, on the present partition epoch.
 #[derive(Clone, Debug)]
@@ -325,8 +332,8 @@ impl LeaderState {
     }
 
     /// Who may be in sync has changed. What a broker said before it was registered again, it has
-    /// said as another: its disk may be empty now.
-    pub(crate) fn set_eligible(&mut self, eligible: Eligible) {
+    /// said as another: its disk may be empty now. Returns the new high watermark when it moved.
+    pub(crate) fn set_eligible(&mut self, eligible: Eligible) -> Option<Offset> {
         self.eligible = eligible;
         for (id, follower) in &mut self.followers {
             match self.eligible.get(id) {
@@ -339,6 +346,7 @@ impl LeaderState {
                 None => follower.is_joining = false,
             }
         }
+        self.advance()
     }
 
     /// A follower asks for records: what it is answered, and what follows for the partition.
@@ -365,15 +373,17 @@ impl LeaderState {
         follower.verified = Some(fetch.at);
         // A report may have come by another way before this fetch, which says less then. From then
         // on that a log was compared, what counts of it counts as long as this registration lives.
-        follower.end = follower.end.max(Some(fetch.counts.min(fetch.at)));
+        let counts = fetch.counts.max(follower.reported);
+        follower.end = follower.end.max(Some(counts.min(fetch.at)));
         follower.note_caught_up(leader_end, now_ms);
         (follower.last_fetch_ms, follower.leader_end) = (now_ms, leader_end);
         (answer, self.heard_of(fetch.replica, leader_end, now_ms))
     }
 
-    /// A follower that has fetched before counts further now, because its disk has synced. It may
-    /// have said so of a log that it has cut and filled again meanwhile, in the same leader epoch;
-    /// that log was no part of this one, or it would not have been cut.
+    /// A follower counts further now, because its disk has synced. It may have said so of a log that
+    /// it has cut and filled again meanwhile, in the same leader epoch; that log was no part of this
+    /// one, or it would not have been cut. Nor is it said again: what it has not fetched behind yet
+    /// is kept for then.
     pub(crate) fn reported(
         &mut self,
         report: FollowerReport,
@@ -387,10 +397,11 @@ impl LeaderState {
         }
         let leader_end = log.end();
         let Some(follower) = self.followers.get_mut(&replica) else { return Vec::new() };
-        let Some(verified) = follower.verified else { return Vec::new() };
         if leader_epoch != self.epoch || broker_epoch != follower.broker_epoch {
             return Vec::new();
         }
+        follower.reported = counts.max(follower.reported);
+        let Some(verified) = follower.verified else { return Vec::new() };
         follower.end = follower.end.max(Some(counts.min(verified)));
         follower.note_caught_up(leader_end, now_ms);
         self.heard_of(replica, leader_end, now_ms)
@@ -518,11 +529,16 @@ impl LeaderState {
         match answer {
             IsrAnswer::Refused if now_ms < asked.open_until_ms => {
                 asked.is_put_off = true;
-                Vec::new()
+                vec![LeaderEffect::WaitUntil(asked.open_until_ms)]
             }
             IsrAnswer::Refused => {
+                // Who was to come in fetches again, and is looked at then.
+                let leaves = self.isr.iter().any(|id| !asked.isr.contains_key(id));
                 self.asked = None;
-                self.advance().map(LeaderEffect::HighWatermark).into_iter().collect()
+                let moved = self.advance().map(LeaderEffect::HighWatermark);
+                let until_ms = now_ms.saturating_add(AFTER_REFUSAL_MS);
+                let again = leaves.then_some(LeaderEffect::WaitUntil(until_ms));
+                moved.into_iter().chain(again).collect()
             }
             IsrAnswer::Superseded => Vec::new(),
             IsrAnswer::Unknown => {
@@ -573,6 +589,7 @@ impl fmt::Display for LeaderEffect {
                     isr.iter().map(|(id, epoch)| format!("{id}@{epoch}")).collect();
                 write!(f, "ask for isr {} on version {partition_epoch}", members.join(","))
             }
+            Self::WaitUntil(at_ms) => write!(f, "wait until {at_ms}"),
         }
     }
 }
@@ -672,8 +689,8 @@ mod tests {
                 }
                 "live" => {
                     let brokers = registrations(line.text("brokers")).into_iter().collect();
-                    leader.set_eligible(Arc::new(brokers));
-                    Vec::new()
+                    let moved = leader.set_eligible(Arc::new(brokers));
+                    told(moved.map(LeaderEffect::HighWatermark))
                 }
                 "low-watermark" => {
                     let offline = line.find("offline").map_or(Vec::new(), |_| line.ids("offline"));
@@ -765,6 +782,43 @@ mod tests {
         );
     }
 
+    /// They come on two connections. The fetch was sent first, before the disk had synced, and says
+    /// less; it is parked then, and nothing else would say more until that ends.
+    #[test]
+    fn a_report_that_overtakes_the_fetch_counts_with_it() {
+        tell(
+            "
+            > begin epoch=3 replicas=1,2 isr=1,2 min=2 hw=0 log=3:10 live=1@11,2@12
+            # The very first fetch is on its way.
+            > report by=2@12 epoch=3 counts=4
+            > fetch by=2@12 epoch=3 at=4 last=3 counts=0
+              answer records, high watermark 0, log start 0
+              high watermark 4
+            > report by=2@12 epoch=3 counts=6
+            > report by=2@12 epoch=3 counts=5
+            > fetch by=2@12 epoch=3 at=6 last=3 counts=4
+              answer records, high watermark 4, log start 0
+              high watermark 6
+            # What it has said is not more than what it asks behind.
+            > report by=2@12 epoch=3 counts=10
+            > fetch by=2@12 epoch=3 at=8 last=3 counts=6
+              answer records, high watermark 6, log start 0
+              high watermark 8
+            # Started again, it has said nothing yet.
+            > report by=2@14 epoch=3 counts=10
+            > fetch by=2@14 epoch=3 at=8 last=3 counts=8
+              answer records, high watermark 8, log start 0
+            > fetch by=2@14 epoch=3 at=10 last=3 counts=9
+              answer records, high watermark 8, log start 0
+              high watermark 9
+            # Nor as the leader's follower in another epoch.
+            > report by=2@14 epoch=2 counts=10 last=3
+            > fetch by=2@14 epoch=3 at=10 last=3 counts=9
+              answer records, high watermark 9, log start 0
+            ",
+        );
+    }
+
     /// Before the logs were compared nothing counts: the tail may be of another leader (KIP-101).
     #[test]
     fn a_log_that_differs_counts_for_nothing() {
@@ -779,7 +833,7 @@ mod tests {
             > fetch by=2@12 epoch=3 at=6 last=1 counts=6
               answer records, high watermark 4, log start 0
               high watermark 6
-            # A report is about what was asked for: not about what may follow.
+            # A report counts up to where was asked from: what follows may be another record.
             > report by=2@12 epoch=3 counts=9
             > fetch by=2@12 epoch=2 at=10 last=3 counts=10
               answer fenced
@@ -997,6 +1051,7 @@ mod tests {
               ask for isr 1@11,2@12 on version 7
             # The first attempt may still be on its way, and be taken.
             > answered with=refused
+              wait until 11000
             > fetch by=2@14 epoch=3 at=0 last=-1 counts=0
               answer records, high watermark 10, log start 0
             > tick now=10999
@@ -1006,6 +1061,44 @@ mod tests {
             > fetch by=2@14 epoch=3 at=10 last=3 counts=10
               answer records, high watermark 10, log start 0
               ask for isr 1@11,2@14 on version 7
+            ",
+        );
+    }
+
+    /// Who lags may not come again, and who appends waits for it. It was refused because 2 has
+    /// registered anew, say, which was not known here.
+    #[test]
+    fn who_was_to_leave_and_was_not_let_is_soon_looked_at_again() {
+        tell(
+            "
+            > begin epoch=3 replicas=1,2,3 isr=1,2,3 min=1 hw=10 log=3:10 live=1@11,2@12,3@13
+            > fetch by=2@12 epoch=3 at=10 last=3 counts=10
+              answer records, high watermark 10, log start 0
+            > tick now=40000
+              ask for isr 1@11,2@12 on version 7
+            > answered with=refused
+              wait until 41000
+            > tick now=41000
+              ask for isr 1@11,2@12 on version 7
+            ",
+        );
+    }
+
+    /// Nothing else may come that says how far it is: who appends waits.
+    #[test]
+    fn who_was_about_to_be_in_sync_and_is_fenced_is_not_waited_for() {
+        tell(
+            "
+            > begin epoch=3 replicas=1,2 isr=1,2 min=1 hw=10 log=3:10 live=1@11,2@12
+            > live brokers=1@11
+            > committed version=8 isr=1
+            > live brokers=1@11,2@14
+            > fetch by=2@14 epoch=3 at=5 last=3 counts=5 now=2000
+              answer records, high watermark 10, log start 0
+            > append records=3:5
+            > counts end=15
+            > live brokers=1@11
+              high watermark 15
             ",
         );
     }

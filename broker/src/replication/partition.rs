@@ -593,6 +593,7 @@ impl Partition {
             }
             Effect::Discard => log.into_iter().for_each(|log| log.set_gone()),
             Effect::LacksNothingMore => outbox.change(key, Change::LacksNothingMore),
+            Effect::WaitUntil(until_ms) => outbox.wait_until(key, *until_ms),
             Effect::Unfollow => outbox.unfollow(key),
             Effect::AskForIsr { epoch, isr, partition_epoch } => {
                 let (epoch, isr, partition_epoch) = (*epoch, isr.clone(), *partition_epoch);
@@ -616,7 +617,6 @@ impl Partition {
             FollowerEffect::Truncate { to } => outbox.change(key, Change::Truncate { to }),
             FollowerEffect::RestartAt { at } => outbox.change(key, Change::RestartAt { at }),
             FollowerEffect::SetAside { at } => outbox.change(key, Change::SetAside { at }),
-            FollowerEffect::WaitUntil(until_ms) => outbox.wait_until(key, until_ms),
             FollowerEffect::LogStart(offset) => {
                 // It only moves what is kept in memory.
                 if let Some(Err(why)) = log.map(|log| log.delete_records_before(offset)) {
@@ -641,8 +641,10 @@ impl Partition {
                      them"
                 );
             }
-            // Who has the records appends them; who moves the high watermark wakes others.
-            FollowerEffect::Append { .. } | FollowerEffect::HighWatermark(_) => {}
+            // Who has the records appends them; the others are effects of every role.
+            FollowerEffect::Append { .. }
+            | FollowerEffect::HighWatermark(_)
+            | FollowerEffect::WaitUntil(_) => {}
         }
     }
 

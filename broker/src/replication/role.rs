@@ -64,6 +64,8 @@ pub(crate) enum Effect {
     LacksNothingMore,
     /// Ask the controller for this ISR: see [`LeaderEffect::AskForIsr`].
     AskForIsr { epoch: LeaderEpoch, isr: Vec<(BrokerId, BrokerEpoch)>, partition_epoch: i32 },
+    /// It is to be looked at again then: [`Event::Tick`].
+    WaitUntil(u64),
     /// Wake all who wait: what they wait for may never come.
     WakeAll,
     /// The log belongs to nobody any more.
@@ -83,6 +85,7 @@ impl fmt::Display for Effect {
                 write!(f, "in epoch {epoch}: {ask}")
             }
             Self::LacksNothingMore => f.write_str("lacks nothing more"),
+            Self::WaitUntil(at_ms) => write!(f, "wait until {at_ms}"),
             Self::WakeAll => f.write_str("wake all"),
             Self::Discard => f.write_str("discard the log"),
         }
@@ -360,10 +363,11 @@ impl Replica {
             }
             Event::Eligible(eligible) => {
                 self.eligible = eligible.clone();
-                if let Role::Leader(leader) = &mut self.role {
-                    leader.set_eligible(eligible);
-                }
-                Vec::new()
+                let moved = match &mut self.role {
+                    Role::Leader(leader) => leader.set_eligible(eligible),
+                    Role::Follower(_) | Role::Offline => None,
+                };
+                moved.map(Effect::HighWatermark).into_iter().collect()
             }
             Event::Follower(event) => self.follow(event, log, now_ms),
             Event::IsrAnswered(wish, answer) => match &mut self.role {
@@ -527,6 +531,7 @@ impl Replica {
 fn of_follower(effects: Vec<FollowerEffect>) -> Vec<Effect> {
     let of_one = |effect| match effect {
         FollowerEffect::HighWatermark(offset) => Effect::HighWatermark(offset),
+        FollowerEffect::WaitUntil(at_ms) => Effect::WaitUntil(at_ms),
         effect => Effect::Follow(effect),
     };
     effects.into_iter().map(of_one).collect()
@@ -538,6 +543,7 @@ fn of_leader(epoch: LeaderEpoch, effects: Vec<LeaderEffect>) -> Vec<Effect> {
         LeaderEffect::AskForIsr { isr, partition_epoch } => {
             Effect::AskForIsr { epoch, isr, partition_epoch }
         }
+        LeaderEffect::WaitUntil(at_ms) => Effect::WaitUntil(at_ms),
     };
     effects.into_iter().map(of_one).collect()
 }
@@ -600,6 +606,26 @@ mod tests {
                 "min-insync" => {
                     min = line.number("is");
                     Event::MinInsync(min)
+                }
+                "live" => {
+                    let brokers = line.text("brokers").split(',').map(registered);
+                    Event::Eligible(Eligible::new(brokers.collect()))
+                }
+                "fetch" => {
+                    let (id, broker_epoch) = registered(line.text("by"));
+                    let fetch = FollowerFetch {
+                        replica: id,
+                        broker_epoch,
+                        leader_epoch: line.number("in"),
+                        at: line.number("at"),
+                        last_epoch: line.number("last"),
+                        counts: line.number("at"),
+                        start: 0,
+                    };
+                    let replica: &mut Replica = replica.as_mut().unwrap();
+                    let (answer, effects) = replica.fetched(fetch, log.as_ref(), 0);
+                    let told = told(&effects, log.as_mut());
+                    return [format!("answer {answer}")].into_iter().chain(told).collect();
                 }
                 "gone" => Event::Gone,
                 "unreported" => {
@@ -671,6 +697,12 @@ mod tests {
             log.high_watermark = moved;
         }
         effects.iter().map(ToString::to_string).collect()
+    }
+
+    /// `2@12`: broker 2 as it registered with epoch 12.
+    fn registered(text: &str) -> (BrokerId, BrokerEpoch) {
+        let (id, epoch) = text.split_once('@').unwrap();
+        (BrokerId(id.parse().unwrap()), epoch.parse().unwrap())
     }
 
     fn state(line: &Line<'_>) -> PartitionState {
@@ -854,6 +886,26 @@ mod tests {
             > min-insync is=2
             > append acks=all
               NotEnoughReplicas(NotEnoughReplicas { in_sync: 1, required: 2 })
+            ",
+        );
+    }
+
+    /// The fenced one had not come up with the leader, and it will not.
+    #[test]
+    fn a_follower_that_is_fenced_is_not_waited_for() {
+        tell(
+            "
+            > assigned leader=1 epoch=3 version=0 replicas=1,2 isr=1,2 min=1
+            > live brokers=1@11,2@12
+            > opened end=10 hw=10
+              begin epoch 3
+            > assigned leader=1 epoch=3 version=1 replicas=1,2 isr=1
+            > live brokers=1@11,2@14
+            > fetch by=2@14 in=3 at=5 last=0
+              answer records, high watermark 10, log start 0
+            > counts end=15
+            > live brokers=1@11
+              high watermark 15
             ",
         );
     }

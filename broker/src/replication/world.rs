@@ -433,6 +433,7 @@ impl World {
                     let from = (broker.id, broker.epoch, epoch);
                     self.send(Message::Ask { from, isr, partition_epoch })?;
                 }
+                LeaderEffect::WaitUntil(_) => {}
             }
         }
         Ok(())
@@ -569,14 +570,15 @@ impl World {
         let me = self.brokers[of].id;
         if state.leader == Some(me) && led == Some(state.leader_epoch) {
             let Role::Leader(leader) = &mut self.brokers[of].role else { return Ok(()) };
-            leader.set_eligible(state.eligible.clone());
+            let eligible = leader.set_eligible(state.eligible.clone());
             let moved = leader.committed(
                 state.partition_epoch,
                 &ids,
                 (&state.isr, &Arc::default()),
                 min_insync,
             );
-            return self.lead_on(of, moved.map(LeaderEffect::HighWatermark).into_iter().collect());
+            let moved = eligible.into_iter().chain(moved).map(LeaderEffect::HighWatermark);
+            return self.lead_on(of, moved.collect());
         }
         if state.leader == Some(me) {
             // Who leads waits for what is being done with its log.
