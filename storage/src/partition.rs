@@ -379,7 +379,12 @@ impl Log {
     pub fn lacks_nothing_more(&self) -> Result<(), LogError> {
         let _one = self.disk_work().during("change", &self.path)?;
         self.sync_locked(false).during("sync", &self.path)?;
-        self.forget_loss()
+        if self.lacks_records() {
+            let file = self.path.join(LACKS_RECORDS);
+            self.dir.disk.remove_file(&file).during("remove", &file)?;
+            self.lacks_records.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Forgets durably what [`Log::delete_records_before`] has named. Blocks.
@@ -414,29 +419,35 @@ impl Log {
         }
     }
 
-    /// It leads, and is what it is: what it lacks is lost. See [`Log::start_for_followers`]. Blocks.
+    /// It leads, and is what it is: what it lacks is lost. See [`Log::start_for_followers`]. The
+    /// disk may be slow, and by then another one may lead that has what is missing: nothing changes
+    /// unless `while_it_leads` calls what it is given, and holds up meanwhile that another one is
+    /// followed. Blocks.
     ///
     /// # Errors
     /// The file system's own; it lacks records as before.
-    pub fn goes_on_with_loss(&self) -> Result<(), LogError> {
+    pub fn goes_on_with_loss(
+        &self,
+        while_it_leads: impl FnOnce(&dyn Fn()),
+    ) -> Result<(), LogError> {
         let _one = self.disk_work().during("change", &self.path)?;
-        if self.lacks_records() {
-            let (file, start) = (self.path.join(LOST_BEFORE), self.start_offset());
-            let text = start.to_string();
-            self.dir.disk.write_atomically(&file, text.as_bytes()).during("write", &file)?;
-            self.lost_before.store(start, Ordering::Release);
+        if !self.lacks_records() {
+            return Ok(());
         }
-        self.forget_loss()
-    }
-
-    /// While its disk work is held.
-    fn forget_loss(&self) -> Result<(), LogError> {
+        let (file, start) = (self.path.join(LOST_BEFORE), self.start_offset());
+        self.dir
+            .disk
+            .write_atomically(&file, start.to_string().as_bytes())
+            .during("write", &file)?;
+        self.lost_before.store(start, Ordering::Release);
+        while_it_leads(&|| self.lacks_records.store(false, Ordering::Release));
         if self.lacks_records() {
-            let file = self.path.join(LACKS_RECORDS);
-            self.dir.disk.remove_file(&file).during("remove", &file)?;
-            self.lacks_records.store(false, Ordering::Release);
+            return Ok(());
         }
-        Ok(())
+        let file = self.path.join(LACKS_RECORDS);
+        self.dir.disk.remove_file(&file).during("remove", &file).inspect_err(|_| {
+            self.lacks_records.store(true, Ordering::Release);
+        })
     }
 
     /// Log start offset as others are told that follow it, to delete what they have before it; −1

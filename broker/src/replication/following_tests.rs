@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use letterbox_env::Env;
+use letterbox_env::{Env, OpenMode};
 use letterbox_protocol::batch::BatchBuilder;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 use letterbox_storage::{DurabilityObserver as _, Log};
@@ -24,12 +24,16 @@ struct Follower {
     replicas: Arc<ReplicaManager>,
     image: Arc<MetadataImage>,
     partition: Arc<Partition>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Follower {
     async fn new(config: Option<(&str, &str)>) -> Self {
-        let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+        Self::start(tempfile::tempdir().unwrap(), config).await
+    }
+
+    async fn start(dir: tempfile::TempDir, config: Option<(&str, &str)>) -> Self {
+        let env = Env::real();
         let replicas = replicas(&env, dir.path()).await;
         let mut image = led(&with_topic(&MetadataImage::default(), OLD, 1), OLD, 1, 1);
         if let Some((key, value)) = config {
@@ -40,7 +44,16 @@ impl Follower {
         }
         replicas.start(&image).await;
         let partition = replicas.hosted(&KEY).unwrap();
-        Self { replicas, image, partition, _dir: dir }
+        Self { replicas, image, partition, dir }
+    }
+
+    /// Started again, with a log in which a person has accepted a loss.
+    async fn lacks_records(self) -> Self {
+        let Self { replicas, partition, dir, .. } = self;
+        drop((replicas, partition));
+        let mark = dir.path().join(format!("{TOPIC}-0")).join("lacks-records");
+        drop(Env::real().disk.open(&mark, OpenMode::Create).unwrap());
+        Self::start(dir, None).await
     }
 
     fn log(&self) -> &Arc<Log> {
@@ -74,7 +87,11 @@ impl Follower {
     }
 
     fn lead(&mut self, epoch: LeaderEpoch) {
-        let next = led(&self.image, OLD, 0, epoch);
+        self.is_led(0, epoch);
+    }
+
+    fn is_led(&mut self, by: i32, epoch: LeaderEpoch) {
+        let next = led(&self.image, OLD, by, epoch);
         self.replicas.apply(&MetadataDelta::between(self.image.clone(), next.clone()));
         self.image = next;
     }
@@ -144,6 +161,34 @@ async fn what_was_synced_and_then_cut_does_not_count_for_a_leader() {
     log.sync().unwrap();
     follower.replicas.durable(&log, 2);
     assert_eq!(log.high_watermark(), 2);
+}
+
+/// The disk may be slow, and a person may have elected another one by then, which has all.
+#[tokio::test]
+async fn a_log_goes_on_with_its_loss_only_while_it_leads() {
+    let follower = Follower::new(None).await;
+    follower.records(&batch(0, 3, 5), 0, 0);
+    let mut follower = follower.lacks_records().await;
+    follower.lead(2);
+    let late = follower.replicas.outbox().take_changes().remove(&KEY).unwrap();
+    follower.is_led(1, 3);
+    follower.partition.change_log(&late);
+    let asks = follower.asks();
+    assert_eq!((asks.epoch, asks.at), (3, 0));
+    follower.records_from(&asks, &batch(0, 3, 5), 0, 0);
+    let changes = follower.replicas.outbox().take_changes();
+    assert_eq!(changes.get(&KEY), Some(&Change::RestartAt { at: 0 }));
+    follower.lead(4);
+    follower.partition.change_log(&changes[&KEY]);
+    assert_eq!(follower.offsets(), (0, 0, 0));
+
+    follower.is_led(1, 5);
+    follower.records(&batch(0, 3, 5), 0, 0);
+    let mut follower = follower.lacks_records().await;
+    follower.lead(6);
+    assert!(follower.log().lacks_records());
+    follower.change_log();
+    assert!(!follower.log().lacks_records());
 }
 
 /// What is not of the epoch that is followed is of a leader that was replaced while it read.

@@ -37,8 +37,8 @@ pub(crate) enum Change {
     RestartAt { at: Offset },
     /// Keep what it has beside it, empty it; it begins and ends there.
     SetAside { at: Offset },
-    /// It leads: what it lacks is lost.
-    LacksNothingMore,
+    /// It leads in that epoch: what it lacks is lost.
+    LacksNothingMore { epoch: LeaderEpoch },
     /// Empty it; it begins there, with these batches of the leader of that epoch.
     BeginWith { at: Offset, records: Bytes, epoch: LeaderEpoch },
 }

@@ -525,10 +525,20 @@ impl Partition {
             Change::SetAside { at } => {
                 log.set_aside_and_start_at(*at).and_then(|()| log.lacks_nothing_more())
             }
-            Change::LacksNothingMore => match log.goes_on_with_loss() {
-                Ok(()) => return,
-                Err(why) => Err(why),
-            },
+            Change::LacksNothingMore { epoch } => {
+                // Under the lock: who has begun to follow copies what is missing, and would not if
+                // nothing were missing any more.
+                let while_it_leads = |settle: &dyn Fn()| {
+                    let role = self.role();
+                    if role.led_epoch() == Some(*epoch) {
+                        settle();
+                    }
+                };
+                match log.goes_on_with_loss(while_it_leads) {
+                    Ok(()) => return,
+                    Err(why) => Err(why),
+                }
+            }
             Change::BeginWith { at, records, epoch } => {
                 match log.truncate_fully_and_start_at(*at) {
                     Ok(()) => {
@@ -592,7 +602,9 @@ impl Partition {
                 log.into_iter().for_each(|log| log.set_high_watermark(*offset));
             }
             Effect::Discard => log.into_iter().for_each(|log| log.set_gone()),
-            Effect::LacksNothingMore => outbox.change(key, Change::LacksNothingMore),
+            Effect::LacksNothingMore(epoch) => {
+                outbox.change(key, Change::LacksNothingMore { epoch: *epoch });
+            }
             Effect::WaitUntil(until_ms) => outbox.wait_until(key, *until_ms),
             Effect::Unfollow => outbox.unfollow(key),
             Effect::AskForIsr { epoch, isr, partition_epoch } => {

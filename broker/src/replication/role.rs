@@ -60,8 +60,8 @@ pub(crate) enum Effect {
     Unfollow,
     /// As a follower. Never the high watermark.
     Follow(FollowerEffect),
-    /// It leads, and what its log lacks is lost: to be noted by the log.
-    LacksNothingMore,
+    /// It leads in that epoch, and what its log lacks is lost: to be noted by the log.
+    LacksNothingMore(LeaderEpoch),
     /// Ask the controller for this ISR: see [`LeaderEffect::AskForIsr`].
     AskForIsr { epoch: LeaderEpoch, isr: Vec<(BrokerId, BrokerEpoch)>, partition_epoch: i32 },
     /// It is to be looked at again then: [`Event::Tick`].
@@ -84,7 +84,7 @@ impl fmt::Display for Effect {
                 let ask = LeaderEffect::AskForIsr { isr, partition_epoch };
                 write!(f, "in epoch {epoch}: {ask}")
             }
-            Self::LacksNothingMore => f.write_str("lacks nothing more"),
+            Self::LacksNothingMore(epoch) => write!(f, "in epoch {epoch}: lacks nothing more"),
             Self::WaitUntil(at_ms) => write!(f, "wait until {at_ms}"),
             Self::WakeAll => f.write_str("wake all"),
             Self::Discard => f.write_str("discard the log"),
@@ -511,7 +511,7 @@ impl Replica {
             };
             let mut leader = LeaderState::begin(begin, now_ms);
             effects.extend(leader.own_end(log.counts()).map(Effect::HighWatermark));
-            effects.extend(log.lacks_records().then_some(Effect::LacksNothingMore));
+            effects.extend(log.lacks_records().then_some(Effect::LacksNothingMore(epoch)));
             self.role = Role::Leader(leader);
         } else {
             let leader = leader.filter(|_| !leads);
@@ -1061,7 +1061,7 @@ mod tests {
             > assigned leader=1 epoch=4 version=1 replicas=1,2 isr=1 min=1
               begin epoch 4
               high watermark 10
-              lacks nothing more
+              in epoch 4: lacks nothing more
             ",
         );
     }

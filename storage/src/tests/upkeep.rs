@@ -670,7 +670,9 @@ async fn tell_no_start(is_emptied: bool) {
     let (log, manager) = open().await;
     let log = log.unwrap();
     assert_eq!((log.start_offset(), log.start_for_followers()), (start, -1));
-    log.goes_on_with_loss().unwrap();
+    log.goes_on_with_loss(|_| ()).unwrap();
+    assert!(log.lacks_records(), "another one leads by now");
+    log.goes_on_with_loss(|settle| settle()).unwrap();
     assert!(!log.lacks_records());
     log.checkpoint().unwrap();
     drop((log, manager));
