@@ -186,7 +186,9 @@ impl ReplicaManager {
     /// To be looked at often: a log directory fails, or fills, with all that is in it.
     pub(crate) fn unreported_logs(&self) -> Vec<(Key, LogStanding)> {
         let hosted = self.hosted.load();
-        let of_one = |partition: &Arc<Partition>| Some((partition.key(), partition.unreported()?));
+        let tells_room = self.image.load().tells_room();
+        let of_one =
+            |partition: &Arc<Partition>| Some((partition.key(), partition.unreported(tells_room)?));
         hosted.values().filter_map(of_one).collect()
     }
 

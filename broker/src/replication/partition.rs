@@ -379,10 +379,11 @@ impl Partition {
         self.role().may_be_copied()
     }
 
-    /// How its log is, where the metadata says otherwise.
-    pub(super) fn unreported(&self) -> Option<LogStanding> {
+    /// How its log is, where the metadata says otherwise; whether it is full only if the metadata
+    /// can say that.
+    pub(super) fn unreported(&self, tells_room: bool) -> Option<LogStanding> {
         self.look_at_log();
-        let is_full = self.log.get().is_some_and(|log| log.is_full());
+        let is_full = tells_room && self.log.get().is_some_and(|log| log.is_full());
         self.role().unreported(is_full)
     }
 

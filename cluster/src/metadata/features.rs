@@ -17,6 +17,9 @@ pub const FEATURE: &str = "letterbox.version";
 /// Of a cluster that has finalized none.
 pub(super) const FIRST: i16 = 1;
 
+/// From this level of [`FEATURE`] on the metadata tells which replicas have no room.
+const TELLS_ROOM: i16 = 3;
+
 /// The level of a feature where none is said, of a cluster and of a release; 0 is none.
 fn not_said(feature: &str) -> i16 {
     if feature == FEATURE { FIRST } else { 0 }
@@ -33,7 +36,7 @@ pub struct Levels {
 
 impl Levels {
     /// Those of [`FEATURE`] that this release supports. A cluster is founded at the highest one.
-    pub const SUPPORTED: Self = Self { min: FIRST, max: 2 };
+    pub const SUPPORTED: Self = Self { min: FIRST, max: 3 };
 
     /// Whether `level` is one of them.
     #[must_use]
@@ -99,6 +102,12 @@ impl MetadataImage {
     #[must_use]
     pub fn level(&self, feature: &str) -> i16 {
         self.features.get(feature).copied().unwrap_or(not_said(feature))
+    }
+
+    /// Whether every node of the cluster reads which replicas have no room.
+    #[must_use]
+    pub fn tells_room(&self) -> bool {
+        self.level(FEATURE) >= TELLS_ROOM
     }
 }
 

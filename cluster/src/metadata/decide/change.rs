@@ -107,10 +107,11 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// The log of a replica takes no records for want of space, or takes them again.
+    /// The log of a replica takes no records for want of space, or takes them again. Nobody is told
+    /// before all nodes can read it.
     pub(super) fn with_room(mut self, id: BrokerId, has_room: bool) -> Self {
         self.full.retain(|known| *known != id);
-        if !has_room {
+        if !has_room && self.image.tells_room() {
             self.full.push(id);
         }
         self

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use proptest::test_runner::TestRunner;
 
 use super::*;
+use crate::metadata::record::FeatureRecord;
 use crate::metadata::{Election, PartitionState};
 use letterbox_sim::transcript::{Line, check};
 
@@ -51,7 +52,15 @@ struct One(World);
 
 impl One {
     fn new(configs: &[(&str, &str)]) -> Self {
+        Self::at(Levels::SUPPORTED.max, configs)
+    }
+
+    /// In a cluster at that level.
+    fn at(level: i16, configs: &[(&str, &str)]) -> Self {
         let mut world = World::with_racks(&["a", "b", "c", "d", "e"]);
+        let level = FeatureRecord { name: FEATURE.to_owned(), level };
+        let index = world.image.applied_index + 1;
+        world.image = apply(&world.image, index, &[MetadataRecord::Feature(level)]).unwrap();
         let assignments = vec![(0, IDS[..3].to_vec())];
         let placement = TopicPlacement { assignments, ..TopicPlacement::automatic(-1, -1) };
         let configs =
@@ -237,7 +246,8 @@ fn tell(script: &str) {
         if line.word() == "create" {
             let configs = line.find("with").into_iter().flat_map(|with| with.split(','));
             let configs: Vec<_> = configs.map(|pair| pair.split_once(':').unwrap()).collect();
-            one = Some(One::new(&configs));
+            let level = line.find("level").map(|level| level.parse().unwrap());
+            one = Some(One::at(level.unwrap_or(Levels::SUPPORTED.max), &configs));
         } else {
             let refused = one.as_mut().unwrap().step(line);
             if let Some(code) = refused {
@@ -1368,6 +1378,24 @@ fn who_has_no_room_gives_its_leads_away_and_leaves_the_isr() {
         # It goes out of use.
         > log broker=3 is=offline
         epoch 1 2 leads isr 1,2 offline 3
+        ",
+    );
+}
+
+/// A node of the release before could not read it: the upgrade may be in its middle, or be taken
+/// back.
+#[test]
+fn who_has_no_room_is_not_told_before_all_nodes_can_read_it() {
+    tell(
+        "
+        > create level=2
+        epoch 0 1 leads isr 1,2,3
+        > log broker=1 is=full
+        epoch 0 1 leads isr 1,2,3
+        > log broker=1 is=offline
+        epoch 1 2 leads isr 2,3 offline 1
+        > log broker=1 is=full
+        epoch 1 2 leads isr 2,3
         ",
     );
 }
