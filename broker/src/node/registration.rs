@@ -1,6 +1,5 @@
 //! What the cluster is told of this node, that it takes it, and that this node lives.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
@@ -301,15 +300,19 @@ pub(super) async fn until_replaced(
 fn found_logs(config: &Config, directories: &Directories, logs: &LogManager) -> FoundLogs {
     let given_up = config.accepted_lost_directory_ids.iter();
     let given_up = given_up.filter_map(|id| decode_uuid(id)).collect();
-    let offline = logs.not_open().into_iter();
-    let offline = offline.map(|(topic, id, index)| (topic.to_string(), id, index)).collect();
     let (has_unread, has_lists) = (logs.has_unread(), logs.had_lists());
-    let mut found = FoundLogs { open: BTreeMap::new(), offline, has_unread, has_lists, given_up };
+    let mut found = FoundLogs { has_unread, has_lists, given_up, ..FoundLogs::default() };
+    for (topic, id, index) in logs.not_open() {
+        match id {
+            Some(id) => found.offline.entry(id).or_default().insert(index),
+            None => found.offline_by_name.entry(topic.to_string()).or_default().insert(index),
+        };
+    }
     for log in logs.logs() {
         let (id, index, loss) = (log.topic_id(), log.partition(), log.loss());
         let Some(directory) = directories.in_use.get(log.dir().path()) else {
             // It has failed since.
-            found.offline.push((log.topic().to_string(), Some(id), index));
+            found.offline.entry(id).or_default().insert(index);
             continue;
         };
         let open = found.open.entry(directory.directory_id).or_default();

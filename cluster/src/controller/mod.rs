@@ -396,6 +396,8 @@ async fn decide_here(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use letterbox_protocol::model::{BrokerId, TopicId};
 
     use super::*;
@@ -408,8 +410,17 @@ mod tests {
     #[test]
     fn a_broker_with_very_many_logs_registers() {
         let id = |n: u32| TopicId::from_u128(u128::MAX - u128::from(n));
-        let whole = (0..400_000).map(|n| (id(n), [0].into())).collect();
+        let offline: BTreeMap<_, _> = (0..400_000).map(|n| (id(n), [0].into())).collect();
+        let whole = offline.clone();
         let open = [(id(0), OpenLogs { whole, ..OpenLogs::default() })].into();
+        registers(FoundLogs { open, ..FoundLogs::default() });
+        registers(FoundLogs { offline, ..FoundLogs::default() });
+        let topics = vec![TopicSelector::Name("t".to_owned())];
+        let other = Operation::from(DeleteTopics { topics });
+        assert!(check_len(&other, OPERATION_LEN_MAX + 1).is_err());
+    }
+
+    fn registers(found: FoundLogs) {
         let registration = RegisterBroker {
             id: BrokerId(1),
             directories: Default::default(),
@@ -418,7 +429,7 @@ mod tests {
             rack: None,
             clean_start: true,
             flushes_on_ack: true,
-            found: Some(FoundLogs { open, ..FoundLogs::default() }),
+            found: Some(found),
             min_insync_replicas: 1,
             session_ms: 0,
             replaces: None,
@@ -433,8 +444,5 @@ mod tests {
         let on_its_way = REGISTRATION_LEN_MAX / encoded.len() * quotes + REGISTRATION_LEN_MAX;
         assert!(on_its_way < FRAME_LEN_MAX / 10 * 9, "{on_its_way}");
         assert!(check_len(&registration, REGISTRATION_LEN_MAX + 1).is_err());
-        let topics = vec![TopicSelector::Name("t".to_owned())];
-        let other = Operation::from(DeleteTopics { topics });
-        assert!(check_len(&other, OPERATION_LEN_MAX + 1).is_err());
     }
 }

@@ -85,8 +85,10 @@ pub struct RegisterBroker {
 pub struct FoundLogs {
     /// Those that are open, by the `directory.id` of their log directory.
     pub open: BTreeMap<Uuid, OpenLogs>,
-    /// Those that are there and out of use: by the topic's name, and its id where that is known.
-    pub offline: Vec<(String, Option<TopicId>, i32)>,
+    /// Those that are there and out of use: the partitions of each topic.
+    pub offline: BTreeMap<TopicId, BTreeSet<i32>>,
+    /// The same of topics of which only the name is known.
+    pub offline_by_name: BTreeMap<String, BTreeSet<i32>>,
     /// A log directory could not be read: what is nowhere else may lie in it.
     pub has_unread: bool,
     /// Every log directory that was read has had the list of its partitions: one that is nowhere was
@@ -243,11 +245,12 @@ impl FoundLogs {
             };
             Some((found, Some(*id)))
         };
-        let is_it = |(name, id, partition): &(String, Option<TopicId>, i32)| {
-            *partition == index && id.map_or(**name == *topic.name, |id| id == topic.id)
+        let is_named = || {
+            let partitions = self.offline_by_name.get(&*topic.name);
+            partitions.is_some_and(|partitions| partitions.contains(&index))
         };
         self.open.iter().find_map(of_directory).unwrap_or_else(|| {
-            let is_offline = self.has_unread || self.offline.iter().any(is_it);
+            let is_offline = self.has_unread || is_in(&self.offline) || is_named();
             (if is_offline { Found::Offline } else { Found::Nowhere }, None)
         })
     }

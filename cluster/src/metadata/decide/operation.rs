@@ -95,7 +95,7 @@ operations! {
     /// Changes dynamic configurations.
     AlterConfigs "alterConfigs" 0,
     /// Registers a broker that has started.
-    RegisterBroker "registerBroker" 1,
+    RegisterBroker "registerBroker" 2,
     /// Takes the registration of a broker away.
     UnregisterBroker "unregisterBroker" 0,
     /// Fences brokers or lifts their fence.

@@ -100,7 +100,8 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
         let indexes = proptest::collection::btree_set(any::<i32>(), 0..3);
         proptest::collection::btree_map(uuid(), indexes, 0..3)
     };
-    let offline = vec((name(), proptest::option::of(uuid()), any::<i32>()), 0..3);
+    let indexes = proptest::collection::btree_set(any::<i32>(), 0..3);
+    let offline = (some(), proptest::collection::btree_map(name(), indexes, 0..3));
     let open = (some(), some(), some()).prop_map(|(whole, may_have_lost, lacks_records)| {
         OpenLogs { whole, may_have_lost, lacks_records }
     });
@@ -108,8 +109,8 @@ fn registration() -> impl Strategy<Value = RegisterBroker> {
     let ids = || proptest::collection::btree_set(uuid(), 0..3);
     let found = (open, offline, any::<(bool, bool)>(), ids()).prop_map(
         |(open, offline, flags, given_up)| {
-            let (has_unread, has_lists) = flags;
-            FoundLogs { open, offline, has_unread, has_lists, given_up }
+            let ((has_unread, has_lists), (offline, offline_by_name)) = (flags, offline);
+            FoundLogs { open, offline, offline_by_name, has_unread, has_lists, given_up }
         },
     );
     let found = proptest::option::of(found);

@@ -162,7 +162,10 @@ impl One {
                 open.may_have_lost.extend(all.clone());
                 open.lacks_records.extend(all);
             }
-            "offline" => found.offline.push(("t".to_owned(), None, 0)),
+            "offline" => found.offline.extend(all),
+            "offline-by-name" => {
+                found.offline_by_name.insert("t".to_owned(), BTreeSet::from([0]));
+            }
             "unread" => found.has_unread = true,
             "never" => found.has_lists = true,
             _ => {}
@@ -466,6 +469,8 @@ fn who_starts_without_a_log_neither_leads_nor_is_in_sync() {
         > start-with broker=1 log=none
         epoch 1 2 leads isr 2,3 lost 1
         > start-with broker=2 log=offline
+        epoch 2 3 leads isr 3 elr 2 offline 2 lost 1
+        > start-with broker=2 log=offline-by-name
         epoch 2 3 leads isr 3 elr 2 offline 2 lost 1
         > start-with broker=2 log=unread
         epoch 2 3 leads isr 3 elr 2 offline 2 lost 1
