@@ -198,9 +198,9 @@ impl Proposer {
     /// Commits `records`; the index that shows them.
     async fn propose(&self, term: u64, records: &[MetadataRecord]) -> Result<u64, QuorumError> {
         if records.is_empty() {
-            // Nothing to write, but the outcomes must not come from a leader that was deposed.
-            let image = self.unless_it_stops(self.quorum.linearizable_image()).await?;
-            return Ok(image.applied_index);
+            // Nothing to write, but the outcomes must not come from a leader that was deposed, nor
+            // from the image that it had before it was elected again.
+            return self.unless_it_stops(self.quorum.confirm_leading(term)).await;
         }
         Ok(self.unless_it_stops(self.quorum.propose(term, records)).await?.index)
     }

@@ -78,11 +78,13 @@ pub trait MetadataQuorum: Send + Sync {
     /// The newest image of this node. Never blocks; on a node that does not lead it may be behind.
     fn image(&self) -> Arc<MetadataImage>;
 
-    /// An image that contains everything committed before this call.
+    /// Makes sure that this node leads now, and has led without a break in the `term` that
+    /// [`Self::begin_leading`] returned: nobody else has committed anything since. Returns the
+    /// newest index that it has applied.
     ///
     /// # Errors
-    /// `NotLeader` when another node has to be asked.
-    fn linearizable_image(&self) -> BoxFuture<'_, Result<Arc<MetadataImage>, QuorumError>>;
+    /// `NotLeader` when another node leads, or has led meanwhile.
+    fn confirm_leading(&self, term: u64) -> BoxFuture<'_, Result<u64, QuorumError>>;
 
     /// Watches the newest image; intermediate ones may be missed.
     fn subscribe(&self) -> watch::Receiver<Arc<MetadataImage>>;

@@ -214,13 +214,36 @@ impl RaftQuorum {
             }
         }
         loop {
-            match self.linearizable_image().await {
-                Ok(_) => return self.check_cluster(),
+            match self.ensure_leading().await {
+                Ok(()) => return self.check_cluster(),
                 Err(QuorumError::Waiting { .. } | QuorumError::NotLeader { .. }) => {
                     tokio::time::sleep(RETRY_AFTER).await
                 }
                 Err(error) => return Err(self.not_begun(error)),
             }
+        }
+    }
+
+    /// That a majority takes this node for the leader now, and everything that was committed before
+    /// is applied.
+    pub(super) async fn ensure_leading(&self) -> Result<(), QuorumError> {
+        let ensured = tokio::select! {
+            biased;
+            ensured = self.raft.ensure_linearizable() => ensured,
+            () = tokio::time::sleep(COMMIT_WITHIN) => {
+                return Err(QuorumError::NotLeader { leader: None });
+            }
+            reason = self.patience.until_waiting() => return Err(QuorumError::Waiting { reason }),
+        };
+        match ensured {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
+                Err(QuorumError::NotLeader { leader: forward.leader_id.and_then(broker_id) })
+            }
+            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                Err(QuorumError::NotLeader { leader: None })
+            }
+            Err(RaftError::Fatal(fatal)) => Err(has_stopped(&fatal)),
         }
     }
 
@@ -380,25 +403,12 @@ impl MetadataQuorum for RaftQuorum {
         self.published.image()
     }
 
-    fn linearizable_image(&self) -> BoxFuture<'_, Result<Arc<MetadataImage>, QuorumError>> {
+    fn confirm_leading(&self, term: u64) -> BoxFuture<'_, Result<u64, QuorumError>> {
         Box::pin(async move {
-            let ensured = tokio::select! {
-                biased;
-                ensured = self.raft.ensure_linearizable() => ensured,
-                () = tokio::time::sleep(COMMIT_WITHIN) => {
-                    return Err(QuorumError::NotLeader { leader: None });
-                }
-                reason = self.patience.until_waiting() => return Err(QuorumError::Waiting { reason }),
-            };
-            match ensured {
-                Ok(_) => Ok(self.image()),
-                Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
-                    Err(QuorumError::NotLeader { leader: forward.leader_id.and_then(broker_id) })
-                }
-                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
-                    Err(QuorumError::NotLeader { leader: None })
-                }
-                Err(RaftError::Fatal(fatal)) => Err(has_stopped(&fatal)),
+            self.ensure_leading().await?;
+            match self.raft.metrics().borrow().current_term == term {
+                true => Ok(self.image().applied_index),
+                false => Err(QuorumError::NotLeader { leader: None }),
             }
         })
     }

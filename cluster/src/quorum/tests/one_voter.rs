@@ -62,6 +62,23 @@ async fn sole_voter_leads_at_once_and_keeps_everything_across_restarts() {
     assert_eq!(first_ids, [0, 1000, 2000, 3000]);
 }
 
+/// What it had decided on is older than what the other leader in between may have committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lead_that_was_lost_and_won_again_is_another_one() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), Env::real());
+    let mut before = None;
+    for _ in 0..2 {
+        let quorum = RaftQuorum::open(env.clone(), sole(dir.path())).await.unwrap();
+        let term = quorum.begin_leading().await.unwrap();
+        assert_eq!(quorum.confirm_leading(term).await, Ok(quorum.image().applied_index));
+        if let Some(before) = before.replace(term) {
+            let refused = quorum.confirm_leading(before).await;
+            assert_eq!(refused, Err(QuorumError::NotLeader { leader: None }));
+        }
+        quorum.shutdown().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operations_that_wait_together_become_one_entry() {
     let disk = SimDisk::new(1);

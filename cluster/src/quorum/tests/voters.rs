@@ -193,7 +193,7 @@ async fn a_voter_that_lost_its_disk_is_replaced_by_its_next_log_and_not_taken_fo
     tokio::time::sleep(SOON / 3).await;
     assert!(nodes[&lost].status().voters.is_empty() && nodes[&lost].image().topic("b").is_none());
     nodes.remove(&gone).unwrap().shutdown().await;
-    let alone = tokio::time::timeout(SOON, nodes[&left].linearizable_image()).await;
+    let alone = tokio::time::timeout(SOON, nodes[&left].ensure_leading()).await;
     assert!(!matches!(alone, Ok(Ok(_))), "a log that is new counts for the one that was lost");
     nodes.insert(gone, open(config(dir.path(), gone, &ports), 0).await);
 
