@@ -37,8 +37,34 @@ pub struct Unfinished {
     /// The number of the part that must follow.
     pub next: u32,
     /// The text so far.
-    pub text: String,
+    pub text: Text,
 }
+
+/// A text in the parts in which it came, which its clones share: an image is published after each
+/// part, and would else copy all that came before. Written as one string.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct Text(Vec<Arc<str>>);
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(vec![text.into()])
+    }
+}
+
+impl From<Text> for String {
+    fn from(text: Text) -> Self {
+        text.0.concat()
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.concat() == other.0.concat()
+    }
+}
+
+impl Eq for Text {}
 
 /// A committed entry that cannot be applied. The node must stop.
 #[derive(Debug, thiserror::Error)]
@@ -90,17 +116,17 @@ impl MetadataImage {
             return Ok(true);
         }
         let mut unfinished = match begun {
-            _ if part.number == 0 => Arc::new(Unfinished { term, next: 0, text: String::new() }),
+            _ if part.number == 0 => Arc::new(Unfinished { term, next: 0, text: Text::default() }),
             Some(unfinished) if unfinished.next == part.number => unfinished,
             _ => return Ok(false),
         };
         let all = Arc::make_mut(&mut unfinished);
-        all.text.push_str(text);
+        all.text.0.push(text.into());
         all.next = part.number.saturating_add(1);
         if part.has_more {
             self.unfinished = Some(unfinished);
         } else {
-            self.apply_text(&unfinished.text)?;
+            self.apply_text(&unfinished.text.0.concat())?;
         }
         Ok(true)
     }
@@ -282,6 +308,20 @@ mod tests {
     fn text_that_fits_is_one_part() {
         assert_eq!(cut("[]", 16).collect::<Vec<_>>(), [(Part::WHOLE, "[]")]);
         assert_eq!(cut("", 16).collect::<Vec<_>>(), [(Part::WHOLE, "")]);
+    }
+
+    /// Each image is read by others as soon as it is there.
+    #[test]
+    fn a_part_copies_nothing_of_those_before_it() {
+        let mut images = vec![MetadataImage::default()];
+        for number in 0..4 {
+            let mut next = images[images.len() - 1].clone();
+            next.apply_part(1, 1, Part { number, has_more: true }, "[]").unwrap();
+            images.push(next);
+        }
+        let first = |image: &MetadataImage| image.unfinished.as_ref().unwrap().text.0[0].as_ptr();
+        let all: Vec<_> = images[1..].iter().map(first).collect();
+        assert!(all.iter().all(|one| *one == all[0]), "{all:?}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod shared_map;
 
 pub use apply::{ApplyError, apply};
 pub use delta::{MetadataDelta, PartitionChange, TopicChange};
-pub use entry::{EntryError, Part, Unfinished, cut};
+pub use entry::{EntryError, Part, Text, Unfinished, cut};
 pub use error::ApiError;
 pub use image::{
     BrokerRegistration, ConfigResource, Configs, Election, Endpoint, MetadataImage, PartitionState,
