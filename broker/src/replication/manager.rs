@@ -24,7 +24,9 @@ use super::partition::{Partition, Shared};
 use super::role::{LogStanding, Times};
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
-use crate::metadata::{MetadataDelta, MetadataImage, PartitionState, Topic, TopicChange};
+use crate::metadata::{
+    MetadataDelta, MetadataImage, PartitionState, SharedMap, Topic, TopicChange,
+};
 
 /// When logs are opened or made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub(crate) struct ReplicaManager {
     config: Config,
     logs: Arc<LogManager>,
     /// Replaced as a whole when partitions come or go, which is rare; read for every request.
-    hosted: ArcSwap<BTreeMap<Key, Arc<Partition>>>,
+    hosted: ArcSwap<SharedMap<Key, Arc<Partition>>>,
     /// The newest metadata that [`ReplicaManager::apply`] was told.
     image: ArcSwap<MetadataImage>,
     /// Held from the look at the newest configuration of a topic until its partitions have it, so
@@ -374,11 +376,15 @@ impl ReplicaManager {
             }
         }
         if !new.is_empty() {
-            self.change(|hosted| hosted.extend(new.iter().cloned()));
+            self.change(|hosted| {
+                for (key, partition) in &new {
+                    hosted.insert(*key, partition.clone());
+                }
+            });
         }
         if !gone.is_empty() {
             let keys: BTreeSet<Key> = gone.iter().map(|(_, id, index)| (*id, *index)).collect();
-            self.change(|hosted| hosted.retain(|key, _| !keys.contains(key)));
+            self.change(|hosted| keys.iter().for_each(|key| drop(hosted.remove(key))));
             lock(&self.offline).retain(|key, _| !keys.contains(key));
             info!(
                 replicas = gone.len(),
@@ -392,7 +398,7 @@ impl ReplicaManager {
     /// yet; to heal, of those that are offline. Gives those that were offline and are not any more.
     async fn host<'a>(
         &self,
-        hosted: &BTreeMap<Key, Arc<Partition>>,
+        hosted: &SharedMap<Key, Arc<Partition>>,
         candidates: impl Iterator<Item = Assigned<'a>>,
         occasion: Occasion,
     ) -> Vec<Key> {
@@ -488,12 +494,11 @@ impl ReplicaManager {
             return;
         }
         let ids: BTreeSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
-        let before = self.hosted.load_full();
-        self.change(|hosted| hosted.retain(|(topic, _), _| !ids.contains(topic)));
+        let keys = topics.iter().flat_map(all_of).map(|(topic, index, _)| (topic.id, index));
+        let (keys, before): (Vec<Key>, _) = (keys.collect(), self.hosted.load_full());
+        self.change(|hosted| keys.iter().for_each(|key| drop(hosted.remove(key))));
         lock(&self.offline).retain(|(topic, _), _| !ids.contains(topic));
-        for (_, partition) in before.iter().filter(|((topic, _), _)| ids.contains(topic)) {
-            partition.set_gone();
-        }
+        keys.iter().filter_map(|key| before.get(key)).for_each(|partition| partition.set_gone());
     }
 
     /// Every log that is here, in use or not, and every one that is missed, whose topic's id is
@@ -540,8 +545,10 @@ impl ReplicaManager {
         let config = self.topic_config(topic);
         let (log_config, min_insync) = (log_config(&config), min_insync_of(&config));
         let hosted = self.hosted.load();
-        for (_, partition) in hosted.range((topic.id, 0)..=(topic.id, i32::MAX)) {
-            partition.reconfigure(log_config.clone(), min_insync);
+        for (index, _) in topic.indexed_partitions() {
+            if let Some(partition) = hosted.get(&(topic.id, index)) {
+                partition.reconfigure(log_config.clone(), min_insync);
+            }
         }
     }
 
@@ -568,9 +575,9 @@ impl ReplicaManager {
         log_config(&TopicConfig::resolve(config, &BTreeMap::new()))
     }
 
-    fn change(&self, mut edit: impl FnMut(&mut BTreeMap<Key, Arc<Partition>>)) {
+    fn change(&self, mut edit: impl FnMut(&mut SharedMap<Key, Arc<Partition>>)) {
         self.hosted.rcu(|hosted| {
-            let mut hosted = BTreeMap::clone(hosted);
+            let mut hosted = SharedMap::clone(hosted);
             edit(&mut hosted);
             hosted
         });
