@@ -448,8 +448,10 @@ fn against_a_real_api_server() {
         let mut server = Server::start().await;
         let client = server.client();
         install(&server, &client).await;
+        explains_each_field(&server, &client).await;
         refuses_what_cannot_work(&client).await;
         makes_and_repairs(&client).await;
+        scales_as_far_as_there_are_brokers(&client).await;
         volumes_are_added_and_their_loss_is_told(&client).await;
         volumes_go_or_stay_as_the_spec_says_when_the_cluster_goes(&client).await;
         leaves_what_belongs_to_others(&client).await;
@@ -494,6 +496,61 @@ async fn install(server: &Server, client: &Client) {
     server
         .until("topics are served", || async { topics.list(&ListParams::default()).await.is_ok() })
         .await;
+}
+
+/// `kubectl explain` reads the API server's OpenAPI document, and shows descriptions and no
+/// defaults.
+async fn explains_each_field(server: &Server, client: &Client) {
+    fn look(path: &str, schema: &Value, missing: &mut Vec<String>, known: &mut usize) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let (at, text) = (format!("{path}.{name}"), field["description"].as_str());
+            let (text, default) = (text.unwrap_or_default(), &field["default"]);
+            let is_told = default.is_null() || default.is_object() || text.contains("Default: ");
+            let is_read_only = path.contains(".status");
+            if text.is_empty() || !(is_told || is_read_only) {
+                missing.push(at.clone());
+            }
+            *known += 1;
+            look(&at, field, missing, known);
+            look(&at, &field["items"], missing, known);
+            look(&at, &field["additionalProperties"], missing, known);
+        }
+    }
+    let document = async || {
+        let ask = http::Request::get("/openapi/v3/apis/letterbox.dev/v1alpha1");
+        let ask = ask.body(Vec::new()).unwrap();
+        client.request::<Value>(ask).await.unwrap_or_default()["components"]["schemas"].clone()
+    };
+    let of = |kind: &str| format!("dev.letterbox.v1alpha1.{kind}");
+    let is_there = async || document().await[of("KafkaTopic")].is_object();
+    server.until("the definitions are explained", is_there).await;
+    let document = document().await;
+    let (mut missing, mut known) = (Vec::new(), 0);
+    for kind in ["KafkaCluster", "KafkaTopic"] {
+        for part in ["spec", "status"] {
+            let schema = &document[of(kind)]["properties"][part];
+            assert!(schema["description"].is_string(), "{kind}.{part}");
+            look(&format!("{kind}.{part}"), schema, &mut missing, &mut known);
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(known > 100, "{known} fields");
+}
+
+/// `kubectl scale`: one broker is what this version has, and another number is refused with words.
+async fn scales_as_far_as_there_are_brokers(client: &Client) {
+    let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), "default");
+    let scale = clusters.get_scale("demo").await.unwrap();
+    let status = scale.status.unwrap();
+    assert_eq!(scale.spec.unwrap().replicas, Some(1));
+    let cluster = clusters.get("demo").await.unwrap();
+    let own = cluster.status.unwrap();
+    assert_eq!((status.replicas, status.selector), (own.replicas, own.selector));
+    let to = |replicas: i32| Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    let params = PatchParams::default();
+    let refused = clusters.patch_scale("demo", &params, &to(2)).await.unwrap_err().to_string();
+    assert!(refused.contains("set spec.replicas to 1"), "{refused}");
+    clusters.patch_scale("demo", &params, &to(1)).await.unwrap();
 }
 
 /// What creating `object` is refused with; panics when it is not.
@@ -1665,6 +1722,9 @@ async fn waits_for_the_api_server_and_its_definitions(server: &mut Server, clien
         })
         .await;
     assert!(!operator.is_finished(), "it waits");
+    // `OUTAGE=170` makes it a long one.
+    let outage = std::env::var("OUTAGE").ok().and_then(|seconds| seconds.parse().ok());
+    tokio::time::sleep(Duration::from_secs(outage.unwrap_or(0))).await;
     server.start_api();
     server
         .until("the API server is back", || async {
@@ -1674,6 +1734,7 @@ async fn waits_for_the_api_server_and_its_definitions(server: &mut Server, clien
     let back = tokio::time::Instant::now();
     sets.delete("patient-broker-0", &DeleteParams::default()).await.unwrap();
     server.until("it goes on", is_set_up).await;
+    println!("API server back after {outage:?} s: went on after {:?}", back.elapsed());
     assert!(back.elapsed() < Duration::from_secs(10), "it went on after {:?}", back.elapsed());
 
     // A definition that somebody deletes, for longer than the runtime's own attempts take to become
@@ -1837,9 +1898,15 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
             let topics = topics.clone();
             async move {
                 let status = topics.get("early").await.unwrap().status.unwrap_or_default();
-                find_condition(&status.conditions, READY).is_some_and(|ready| {
-                    ready.reason == "WaitingForCluster" && ready.message.contains(message)
-                })
+                let is_it = |reason: &str, says: &str| {
+                    reason == "WaitingForCluster" && says.contains(message)
+                };
+                let waits = status.waits.first();
+                let in_waits = waits.is_some_and(|wait| {
+                    is_it(&wait.reason, &wait.message) && wait.subject == "KafkaCluster late"
+                });
+                find_condition(&status.conditions, READY)
+                    .is_some_and(|ready| is_it(&ready.reason, &ready.message) && in_waits)
             }
         }
     };
@@ -1917,6 +1984,7 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
             };
             degraded == Some(format!("broker 0 does not run: FailedCreate: {cause}"))
                 && status.phase == "Broker failing"
+                && status.waits.first().is_some_and(|wait| wait.subject == "broker 0")
                 && events
                     .items
                     .iter()

@@ -1053,6 +1053,9 @@ fn of_two_releases_that_watch_a_namespace_one_acts_and_the_other_says_so() {
         play.start_release(&Faults::none(), Some("two"), "letterbox:2");
         let are_ready = |play: &Play| play.is_settled() && topics_that_are(play, "Ready") == 1;
         play.until("they are ready", 120, are_ready).await;
+        for key in [clusters("demo"), Key::new(TOPIC_OBJECTS, "ns", "t0")] {
+            assert_eq!(play.server().get(&key).unwrap()["status"]["waits"], Value::Null, "{key:?}");
+        }
         let says = "the operator ns/one manages the objects of namespace ns";
         let is_told = |play: &Play| {
             let events = play.server().all("events.k8s.io/events");
@@ -1432,12 +1435,24 @@ fn a_message_that_changes_all_the_time_is_written_every_few_seconds() {
             message.as_str().is_some_and(|message| message.contains("logs are open"))
         };
         play.until("the broker opens its logs", 60, opens).await;
-        let before = play.monitor.writes;
+        let told = |play: &Play| {
+            play.server().get(&clusters("demo")).unwrap()["status"]["waits"][0].clone()
+        };
+        let (before, first) = (play.monitor.writes, told(&play));
         for _ in 0..60 {
             play.tick().await;
         }
         let writes = play.monitor.writes - before;
         assert!((5..=20).contains(&writes), "{writes} writes in a minute");
+        let last = told(&play);
+        assert_eq!(
+            (&last["reason"], &last["subject"]),
+            (&json!("BrokerStarting"), &json!("broker 0"))
+        );
+        assert_eq!(last["since"], first["since"]);
+        let (done, total) = (&last["progress"]["done"], &last["progress"]["total"]);
+        assert!(done.as_u64() > first["progress"]["done"].as_u64() && total == 5000, "{last}");
+        assert!(last["estimatedCompletion"].is_string(), "{last}");
     });
 }
 
@@ -2142,6 +2157,26 @@ fn the_monitor_sees_what_an_operator_must_not_do() {
                 Violation::LossHealedOver { claim: claim.name.clone() },
             ]
         );
+        // Who accepts a loss accepts that of no other volume, and not the next one of the same.
+        let (first, second) = (claim_of(0, "data"), claim_of(1, "data"));
+        let object = server.get(&first).unwrap();
+        server.remove("thief", &first);
+        server.remove("thief", &second);
+        play.edit(|cluster| {
+            cluster["status"]["nodes"][0]["losses"] = json!([{"name": "a", "volume": "data"}]);
+        });
+        play.edit(|cluster| {
+            cluster["metadata"]["annotations"] = json!({"letterbox.dev/accept-data-loss": "a"});
+        });
+        let healed = |play: &mut Play, claim: &Key| {
+            server.create(OPERATOR, claim, object.clone()).unwrap();
+            play.monitor.look(&play.world, vec![])
+        };
+        let violation = |claim: &Key| [Violation::LossHealedOver { claim: claim.name.clone() }];
+        assert_eq!(healed(&mut play, &first), []);
+        assert_eq!(healed(&mut play, &second), violation(&second));
+        server.remove("thief", &first);
+        assert_eq!(healed(&mut play, &first), violation(&first));
     });
 }
 

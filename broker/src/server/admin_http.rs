@@ -12,7 +12,8 @@
 //!  "lost": [{"path": "/data-2/kafka-log", "directory.id": "x0zVt4QbQkqW7rZp3mGv5A"}]}
 //! ```
 //! A node that waits for directories (`missing.directories.wait.enable`) tells what it has and what
-//! it misses, and `"metadata.log": "missing"` where there is none beside partitions.
+//! it misses, and `"metadata.log": "missing"` where there is none beside partitions. One that opens
+//! its logs tells how far it is: `"opening": {"done": 12, "total": 40, "seconds.left": 7}`.
 //!
 //! `/lifecycle/…`: what an operator asks the cluster (`crate::lifecycle`). docs/openapi.json describes
 //! all of it. Nothing here changes anything.
@@ -167,8 +168,15 @@ fn offline(whose: &Whose, health: &Health) -> BTreeMap<PathBuf, String> {
     logs.dirs().iter().filter_map(why).collect()
 }
 
+/// How many logs are open, how many there are, and how long the others take.
+type Opening = (usize, usize, Option<Duration>);
+
 /// What `/identity` answers: a directory that fails while the broker serves is told at once.
-fn identity(whose: &Whose, offline: &BTreeMap<PathBuf, String>) -> String {
+fn identity(
+    whose: &Whose,
+    offline: &BTreeMap<PathBuf, String>,
+    opening: Option<Opening>,
+) -> String {
     let in_use = whose.directories.iter().filter(|(path, _)| !offline.contains_key(path));
     let directory = |path: &PathBuf, id: Uuid| {
         let (path, id) = (path.to_string_lossy(), encode_uuid(id));
@@ -189,6 +197,10 @@ fn identity(whose: &Whose, offline: &BTreeMap<PathBuf, String>) -> String {
     if whose.misses_metadata {
         said["metadata.log"] = "missing".into();
     }
+    if let Some((done, total, left)) = opening {
+        let left = left.map(|left| left.as_secs());
+        said["opening"] = serde_json::json!({"done": done, "total": total, "seconds.left": left});
+    }
     said.to_string()
 }
 
@@ -196,7 +208,10 @@ fn router(health: Arc<Health>) -> Router {
     let (ready, living, asked) = (health.clone(), health.clone(), health.clone());
     let identity = move || async move {
         match living.whose.load_full() {
-            Some(whose) => json(StatusCode::OK, identity(&whose, &offline(&whose, &living))),
+            Some(whose) => {
+                let opening = living.opening.now().filter(|_| living.broker.get().is_none());
+                json(StatusCode::OK, identity(&whose, &offline(&whose, &living), opening))
+            }
             None => (StatusCode::SERVICE_UNAVAILABLE, STARTING).into_response(),
         }
     };
@@ -266,7 +281,7 @@ fn readiness(health: &Health) -> (StatusCode, String) {
 }
 
 /// What a start waits for, and how far it is.
-fn starting(opening: Option<(usize, usize, Option<Duration>)>) -> String {
+fn starting(opening: Option<Opening>) -> String {
     let Some((done, total, left)) = opening else { return STARTING.to_owned() };
     let left = left.map_or_else(String::new, |left| format!(", about {} s left", left.as_secs()));
     format!(
@@ -389,9 +404,12 @@ mod tests {
         };
         let said = |offline: &[(&str, &str)]| -> serde_json::Value {
             let offline = offline.iter().map(|(path, why)| ((*path).into(), (*why).into()));
-            serde_json::from_str(&identity(&whose, &offline.collect())).unwrap()
+            let left = Some(Duration::from_millis(7900));
+            let said = identity(&whose, &offline.collect(), Some((12, 40, left)));
+            serde_json::from_str(&said).unwrap()
         };
         let first = said(&[]);
+        assert_eq!(first["opening"], json!({"done": 12, "total": 40, "seconds.left": 7}));
         assert_eq!(first["directories"].as_array().unwrap().len(), 2);
         assert_eq!((&first["offline"], &first["lost"][0]["path"]), (&json!([]), &json!("/c")));
         let second = said(&[("/b", "sync: EIO")]);

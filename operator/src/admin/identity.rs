@@ -27,6 +27,24 @@ pub struct Identity {
     pub lost: BTreeMap<String, String>,
     /// Whether it does not start because its metadata log is missing beside partitions.
     pub misses_metadata: bool,
+    /// How far it is with opening its logs, while it does that.
+    pub opening: Option<Opening>,
+}
+
+/// How far a broker is that opens its logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Opening {
+    /// So many are open.
+    pub done: u64,
+    /// So many there are.
+    pub total: u64,
+    /// How long the others take at the pace of the first, where that can be told.
+    #[serde(rename = "seconds.left", default, deserialize_with = "seconds")]
+    pub left: Option<Duration>,
+}
+
+fn seconds<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    Ok(Option::<u32>::deserialize(from)?.map(|seconds| Duration::from_secs(seconds.into())))
 }
 
 impl Identity {
@@ -100,6 +118,8 @@ fn read(answer: &[u8]) -> Option<Identity> {
         lost: Vec<Directory>,
         #[serde(rename = "metadata.log", default)]
         metadata_log: Option<String>,
+        #[serde(default)]
+        opening: serde_json::Value,
     }
     #[derive(Deserialize)]
     struct Directory {
@@ -120,6 +140,8 @@ fn read(answer: &[u8]) -> Option<Identity> {
             .collect(),
         lost: said.lost.into_iter().map(|directory| (directory.id, directory.path)).collect(),
         misses_metadata: said.metadata_log.as_deref() == Some("missing"),
+        // Whatever another version says about it, the rest counts.
+        opening: serde_json::from_value(said.opening).ok(),
     })
 }
 
@@ -157,7 +179,7 @@ mod tests {
         let body = r#"{"cluster.id":"c","node.id":0,
             "directories":[{"path":"/d","directory.id":"a"},{"path":"/e","directory.id":"b"}],
             "offline":[{"path":"/f","reason":"x"}],"lost":[{"path":"/f","directory.id":"c"}],
-            "metadata.log":"missing"}"#;
+            "metadata.log":"missing","opening":{"done":12,"total":40,"seconds.left":7}}"#;
         let known = Identity {
             cluster_id: "c".into(),
             node_id: Some(0),
@@ -166,6 +188,7 @@ mod tests {
                 .into(),
             lost: [("c".into(), "/f".into())].into(),
             misses_metadata: true,
+            opening: Some(Opening { done: 12, total: 40, left: Some(Duration::from_secs(7)) }),
         };
         for (answer, expected) in [
             (

@@ -12,7 +12,7 @@ use letterbox_env::BoxFuture;
 pub use client::ClientAdmin;
 #[cfg(feature = "kubernetes")]
 pub(crate) use client::UNANSWERED;
-pub use identity::{AskIdentity, HttpIdentity, Identity};
+pub use identity::{AskIdentity, HttpIdentity, Identity, Opening};
 pub use lifecycle::{Partition, Partitions, RestartVerdict, restart_verdict};
 
 /// The admin calls that topics need.

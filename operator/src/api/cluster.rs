@@ -9,8 +9,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OWNED_KEYS;
 use super::config::{config_schema, config_values};
+use super::{OWNED_KEYS, WaitStatus};
 
 /// What a Kafka cluster should be.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -318,6 +318,12 @@ pub struct KafkaClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+
+    /// What is waited for and what is wrong, the worst first: why the object is not, or not only,
+    /// what its spec asks for. Empty once it is. At most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub waits: Vec<WaitStatus>,
 
     /// Where clients connect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

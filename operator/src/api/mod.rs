@@ -10,6 +10,7 @@ mod config;
 mod quantity;
 mod topic;
 pub mod validate;
+mod wait;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub use condition::{
 pub(crate) use config::{CLUSTER_CONFIG_MAX, TOPIC_CONFIG_MAX, too_large};
 pub use quantity::{bytes_of, nanos_of, shown};
 pub use topic::{ClusterRef, KafkaTopic, KafkaTopicSpec, KafkaTopicStatus};
+pub use wait::{WaitProgress, WaitStatus};
 
 /// The API group.
 pub const GROUP: &str = "letterbox.dev";

@@ -8,8 +8,8 @@ use kube::{CustomResource, KubeSchema, ResourceExt as _};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::DeletionPolicy;
 use super::config::{config_values, topic_config_schema};
+use super::{DeletionPolicy, WaitStatus};
 
 /// What a topic should be.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -100,6 +100,12 @@ pub struct KafkaTopicStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+
+    /// What is waited for and what is wrong, the worst first: why the object is not, or not only,
+    /// what its spec asks for. Empty once it is. At most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub waits: Vec<WaitStatus>,
 
     /// The topic's name in Kafka.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
 //! What can be done about a cluster.
 
+use super::wait::{CLUSTER, broker_of, volume_of};
 use crate::api::shown;
 use crate::desired::objects::ObjectKey;
 use crate::observe::Part;
@@ -247,6 +248,27 @@ impl Step {
             | Self::RemoveBroker { .. }
             | Self::CorrectClusterId { .. }
             | Self::AcceptLoss { .. } => Part::Brokers,
+        }
+    }
+
+    /// What it changes, for people.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Self::ApplyAccess { .. } | Self::ApplyBudget { .. } => self.part().to_string(),
+            Self::Prune(key) => key.to_string(),
+            Self::MakeClaim { broker, volume }
+            | Self::MarkClaim { broker, volume }
+            | Self::GrowVolume { broker, volume, .. }
+            | Self::RemakeClaim { broker, volume, .. }
+            | Self::DropClaim { broker, volume } => volume_of(volume, *broker),
+            Self::HoldObject { .. } | Self::LetGo { .. } | Self::CorrectClusterId { .. } => {
+                CLUSTER.to_owned()
+            }
+            Self::ApplyBroker { broker, .. }
+            | Self::RestartBroker { broker, .. }
+            | Self::RemoveBroker { broker, .. }
+            | Self::AcceptLoss { broker, .. } => broker_of(*broker),
         }
     }
 

@@ -352,6 +352,49 @@ impl Wait {
     pub fn reason(&self) -> &'static str {
         self.told().reason
     }
+
+    /// What it is about.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Deleting { .. } | Self::NotMade { .. } => CLUSTER.to_owned(),
+            Self::DataLost(loss) => volume_of(&loss.recorded.volume, loss.broker),
+            Self::NotRead { part, .. } => part.to_string(),
+            Self::BrokerFailing { broker, .. }
+            | Self::Address { broker, .. }
+            | Self::OtherBrokerDown { broker, .. }
+            | Self::RestartNotSafe { broker, .. }
+            | Self::BrokerStarting { broker, .. }
+            | Self::BrokerRestarting { broker }
+            | Self::NotRestarted { broker, .. }
+            | Self::GoesOnWithout { broker, .. }
+            | Self::IdentityUnknown { broker }
+            | Self::OtherImage { broker, .. } => broker_of(*broker),
+            Self::VolumePending { broker, volume }
+            | Self::VolumeNotMade { broker, volume, .. }
+            | Self::HoldsLastCopy { broker, volume }
+            | Self::VolumeOffline { broker, volume, .. }
+            | Self::VolumeStillUsed { broker, volume }
+            | Self::OtherClass { broker, volume, .. }
+            | Self::VolumeGrowing { broker, volume, .. } => volume_of(volume, *broker),
+            Self::ClaimEnding { claim, .. } => format!("volume claim {claim}"),
+            Self::Stray { set } => set.to_string(),
+            Self::UnusedClaims { .. } => Part::Storage.to_string(),
+            Self::Foreign { pod } => format!("pod {pod}"),
+            Self::NotWatched { what, .. } => what.clone(),
+        }
+    }
+}
+
+/// A subject that is no part of the cluster.
+pub(super) const CLUSTER: &str = "cluster";
+
+pub(super) fn broker_of(broker: i32) -> String {
+    format!("broker {broker}")
+}
+
+pub(super) fn volume_of(volume: &str, broker: i32) -> String {
+    format!("volume {volume} of broker {broker}")
 }
 
 impl std::fmt::Display for Part {

@@ -1,12 +1,15 @@
 //! The status of a cluster.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::waits::{Waiting, waits};
 use super::{Conditions, Fault, Told, nothing_changes, paused};
 use crate::api::{
-    DEGRADED, KafkaCluster, KafkaClusterStatus, ListenerStatus, PAUSED, PROGRESSING, is_paused,
+    DEGRADED, KafkaCluster, KafkaClusterStatus, ListenerStatus, PAUSED, PROGRESSING, WaitProgress,
+    is_paused,
 };
 use crate::desired::{Blueprint, objects};
 use crate::observe::{Observed, Part, Run};
@@ -45,6 +48,7 @@ pub fn cluster_status(
         phase_since: since.or_else(|| Some(now.clone())),
         phase,
         conditions: conditions.all,
+        waits: waits(&old.waits, all_waits(desired, observed, plan, faults), now),
         listeners: if is_known { listeners(desired, observed) } else { old.listeners },
         cluster_id: desired
             .cluster_id
@@ -80,6 +84,57 @@ fn serving(desired: &Blueprint, observed: &Observed) -> usize {
     let serves =
         |id: &&i32| observed.brokers.get(id).is_some_and(|broker| broker.run == Run::Ready);
     desired.brokers.keys().filter(serves).count()
+}
+
+/// What does not work, and then what is waited for.
+fn all_waits(
+    desired: &Blueprint,
+    observed: &Observed,
+    plan: &Plan,
+    faults: &[(Step, Fault)],
+) -> Vec<Waiting> {
+    let failed = faults.iter().map(|(step, fault)| {
+        Waiting::new(&fault.reason, step.subject(), format!("{step}: {}", fault.message))
+    });
+    let waits = plan.waits.iter().map(|wait| {
+        let (progress, left) = progress_of(wait, desired, observed);
+        Waiting { progress, left, ..Waiting::new(wait.reason(), wait.subject(), wait) }
+    });
+    failed.chain(waits).collect()
+}
+
+/// How far what is waited for is, and how long it takes yet.
+fn progress_of(
+    wait: &Wait,
+    desired: &Blueprint,
+    observed: &Observed,
+) -> (Option<WaitProgress>, Option<Duration>) {
+    let progress = |done: u64, total: u64, unit: &str| {
+        let (done, total) = (i64::try_from(done).ok()?, i64::try_from(total).ok()?);
+        Some(WaitProgress { done, total, unit: unit.to_owned() })
+    };
+    match wait {
+        Wait::BrokerStarting { broker, .. } => {
+            let identity = observed.brokers.get(broker).and_then(|seen| seen.identity.as_ref());
+            match identity.and_then(|said| said.opening.as_ref()) {
+                Some(opening) => (progress(opening.done, opening.total, "logs"), opening.left),
+                None => (None, None),
+            }
+        }
+        Wait::BrokerRestarting { .. }
+        | Wait::OtherBrokerDown { .. }
+        | Wait::RestartNotSafe { .. }
+        | Wait::NotRestarted { .. } => {
+            let is_done = |id: &&i32| {
+                let seen = observed.brokers.get(id);
+                seen.is_some_and(|seen| seen.run == Run::Ready && seen.is_current)
+            };
+            let done = desired.brokers.keys().filter(is_done).count();
+            (progress(done as u64, desired.brokers.len() as u64, "brokers"), None)
+        }
+        Wait::VolumeGrowing { from, to, .. } => (progress(*from, *to, "bytes"), None),
+        _ => (None, None),
+    }
 }
 
 /// The Ready condition, and what is going on in a few words.

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod topic;
+mod waits;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 

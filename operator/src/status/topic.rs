@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::waits::{Waiting, waits};
 use super::{Conditions, Fault, Told, nothing_changes, paused};
 use crate::admin::Topic;
 use crate::api::{
@@ -27,9 +28,11 @@ pub fn topic_status(
     let generation = topic.metadata.generation;
     let mut conditions = Conditions { all: old.conditions, generation, now };
     set_conditions(&mut conditions, is_paused(&topic.metadata), plan, fault);
+    let waits = waits(&old.waits, waiting(topic, plan, fault), now);
     KafkaTopicStatus {
         observed_generation: generation,
         conditions: conditions.all,
+        waits,
         topic_name: Some(topic.kafka_name()),
         topic_id: live.map(|live| live.id.clone()).or(old.topic_id),
         partitions: live.map(|live| live.partitions).or(old.partitions),
@@ -37,6 +40,27 @@ pub fn topic_status(
         config_keys: recorded_keys(plan, fault)
             .unwrap_or_else(|| known_keys(topic, plan, old.config_keys)),
     }
+}
+
+/// What does not work, what cannot be done, or what is waited for.
+fn waiting(topic: &KafkaTopic, plan: &TopicPlan, fault: Option<&Fault>) -> Vec<Waiting> {
+    let own = || "topic".to_owned();
+    if let Some(fault) = fault {
+        return vec![Waiting::new(&fault.reason, own(), &fault.message)];
+    }
+    let refusals = plan.refusals.iter();
+    let refusals = refusals.map(|refusal| Waiting::new(refusal.reason(), own(), refusal));
+    let wait = plan.wait.iter().map(|wait| {
+        let subject = match wait {
+            TopicWait::Cluster(_) | TopicWait::NotDeleted(_) => {
+                format!("KafkaCluster {}", topic.spec.cluster_ref.name)
+            }
+            TopicWait::OtherOwner(other) => format!("KafkaTopic {other}"),
+            _ => own(),
+        };
+        Waiting::new(wait.reason(), subject, wait)
+    });
+    refusals.chain(wait).collect()
 }
 
 /// Whether its cluster is away for a moment: that changes nothing about a topic that was looked at

@@ -86,6 +86,10 @@ pub(crate) struct Monitor {
     objects: BTreeMap<Key, Arc<Value>>,
     /// Claims whose volumes had records, and are gone or other ones now.
     lost: BTreeSet<Key>,
+    /// Claims whose present loss a person has accepted by its name.
+    accepted: BTreeSet<Key>,
+    /// The claims that there were, by their uids.
+    claims: BTreeMap<String, Key>,
     /// The uids of the claims that operators made.
     own: BTreeSet<String>,
     /// The version at which a topic was looked at last, and deleted last, by its name.
@@ -122,6 +126,11 @@ impl Monitor {
             }
             if change.key.resource == TOPICS {
                 found.extend(self.of_topic(at, &change));
+            }
+            match change.key.resource.as_str() {
+                CLUSTERS => self.accepted.extend(newly_accepted(&change)),
+                CLAIMS => self.of_loss(&change),
+                _ => {}
             }
             found.extend(others_let_go(&change));
             found.extend(self.of_change(world, &change));
@@ -208,6 +217,19 @@ impl Monitor {
             && !self.objects.iter().any(is_other)
     }
 
+    /// Takes up what becomes of a claim: what somebody else does to it is a loss of its own.
+    fn of_loss(&mut self, change: &Change) {
+        let key = &change.key;
+        let uid = change.after.as_ref().and_then(|claim| text(claim, "/metadata/uid"));
+        self.claims.extend(uid.map(|uid| (uid.to_owned(), key.clone())));
+        let is_lost = |claim: &Arc<Value>| text(claim, "/status/phase") == Some("Lost");
+        let is_lost = change.after.as_ref().is_some_and(is_lost)
+            && !change.before.as_ref().is_some_and(is_lost);
+        if (is_lost || is_ending(change)) && !change.actor.starts_with(OPERATOR) {
+            self.accepted.remove(key);
+        }
+    }
+
     fn of_change(&mut self, world: &World, change: &Change) -> Option<Violation> {
         let has_records = |claim: &Value| {
             text(claim, "/metadata/uid").is_some_and(|uid| world.directory_of(uid).is_some())
@@ -271,11 +293,6 @@ impl Monitor {
     /// What the pod that was ended had, and no claim stands for any more.
     fn last_copy_ended(&self, world: &World, change: &Change) -> Option<Violation> {
         let pod = change.before.as_deref()?;
-        let cluster = cluster_of(pod).unwrap_or_default();
-        let cluster = Key::new("letterbox.dev/kafkaclusters", &change.key.namespace, cluster);
-        if self.objects.get(&cluster).is_some_and(|cluster| accepts(cluster)) {
-            return None;
-        }
         let stands = |uid: &String| {
             let mut claims = self.objects.iter().filter(|(key, _)| key.resource == CLAIMS);
             claims.any(|(_, claim)| {
@@ -285,7 +302,9 @@ impl Monitor {
         };
         let held = world.held_by(text(pod, "/metadata/uid")?);
         let mut used = held.into_iter().filter(|uid| world.directory_of(uid).is_some());
-        let claim_uid = used.find(|uid| !stands(uid))?;
+        let is_accepted =
+            |uid: &String| self.claims.get(uid).is_some_and(|claim| self.accepted.contains(claim));
+        let claim_uid = used.find(|uid| !stands(uid) && !is_accepted(uid))?;
         Some(Violation::LastCopyEnded { ended: change.key.name.clone(), claim_uid })
     }
 
@@ -298,17 +317,16 @@ impl Monitor {
             cluster_of(object).unwrap_or_default(),
         );
         let cluster = self.objects.get(&cluster);
+        let accepted = self.accepted.contains(&change.key);
         if is_ending(change) && change.before.as_deref().is_some_and(has_records) {
             let is_own = text(object, "/metadata/uid").is_some_and(|uid| self.own.contains(uid));
             let asks = cluster.is_none_or(|cluster| {
                 cluster.pointer("/metadata/deletionTimestamp").is_some()
                     && text(cluster, "/spec/storage/deletionPolicy") == Some("Delete")
             }) && is_own;
-            let is_lost = text(object, "/status/phase") == Some("Lost")
-                && cluster.is_some_and(|cluster| accepts(cluster));
+            let is_lost = text(object, "/status/phase") == Some("Lost") && accepted;
             return (!asks && !is_lost).then_some(Violation::RecordsDeleted { claim });
         }
-        let accepted = cluster.is_some_and(|cluster| accepts(cluster));
         let is_healed_over =
             change.before.is_none() && self.lost.contains(&change.key) && !accepted;
         is_healed_over.then_some(Violation::LossHealedOver { claim })
@@ -376,9 +394,20 @@ fn goes_with_topic(object: &Value) -> bool {
     is_going(object) && text(object, "/spec/deletionPolicy") == Some("Delete") && !is_paused
 }
 
-/// Whether a person has accepted a loss.
-fn accepts(cluster: &Value) -> bool {
-    cluster["metadata"]["annotations"].get("letterbox.dev/accept-data-loss").is_some()
+/// The claim whose loss a person has just accepted: the status has a loss of that name.
+fn newly_accepted(change: &Change) -> Option<Key> {
+    let path = "/metadata/annotations/letterbox.dev~1accept-data-loss";
+    let name = text(change.after.as_deref()?, path)?;
+    let before = change.before.as_deref().filter(|before| text(before, path) != Some(name))?;
+    let nodes = before["status"]["nodes"].as_array().into_iter().flatten();
+    let mut losses = nodes.flat_map(|node| {
+        let losses = node["losses"].as_array().into_iter().flatten();
+        losses.map(move |loss| (node, loss))
+    });
+    let (node, loss) = losses.find(|(_, loss)| loss["name"] == name)?;
+    let (volume, pool) = (text(loss, "/volume")?, text(node, "/pool")?);
+    let claim = format!("{volume}-{}-{pool}-{}-0", change.key.name, node["id"]);
+    Some(Key::new(CLAIMS, &change.key.namespace, &claim))
 }
 
 fn is_ending(change: &Change) -> bool {

@@ -356,9 +356,12 @@ impl World {
             is_its.then_some(id)
         });
         let cluster = self.with(|inside| inside.cluster_id.clone()).or(cluster);
+        let opening = |done: u64| json!({"done": done, "total": 5000, "seconds.left": 5000 - done});
+        let opening = self.with(|inside| inside.opens).map(opening);
         Some(
             json!({
                 "cluster.id": cluster, "node.id": id, "directories": directories, "lost": lost,
+                "opening": opening,
             })
             .to_string(),
         )

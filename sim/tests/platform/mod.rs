@@ -643,6 +643,7 @@ impl Live for ModelState {
                 directories: self.directories(id, &started.4, desired),
                 lost: self.lost(id, &started.4, &started.3),
                 misses_metadata: !self.has_metadata_log(id, &started.4),
+                opening: None,
             });
             let asked = |definition: &Definition| (definition.0.clone(), definition.1.clone());
             let seen = ObservedBroker {
