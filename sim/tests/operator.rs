@@ -1075,6 +1075,10 @@ fn of_two_releases_that_watch_a_namespace_one_acts_and_the_other_says_so() {
         let by_second = changes.iter().filter(|it| it.actor == "operator-2");
         let mut acted = by_second.filter(|it| !it.key.resource.ends_with("/leases"));
         assert!(acted.all(|it| is_told(&it.key)), "it changes nothing");
+        // Longer than what lasts is told again.
+        for _ in 0..70 {
+            play.tick().await;
+        }
         let told = play.server().all("events.k8s.io/events").into_iter().filter(|(_, event)| {
             event["reason"] == "OtherOperator" && event["regarding"]["kind"] == "KafkaCluster"
         });
