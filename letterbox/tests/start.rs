@@ -162,6 +162,36 @@ fn message(line: &str) -> String {
     text("message")
 }
 
+/// A line for each partition would hide what matters.
+#[test]
+fn a_start_after_a_kill_says_little_however_many_partitions_there_are() {
+    const LOADED: &str = "loaded groups and offsets";
+    let dir = tempfile::tempdir().unwrap();
+    let extra = "num.partitions=100\noffsets.topic.num.partitions=100";
+    let broker = Broker::start(dir.path(), extra);
+    let mut client = broker.connect();
+    while ask_for_topic(&mut client, "orders") != 0 {}
+    for partition in 0..100 {
+        let mut request = produce_request("orders", b"one");
+        request.topic_data[0].partition_data[0].index = partition;
+        assert_eq!(produced(ask(&mut client, PRODUCE_VERSION, request)), (0, 0), "{partition}");
+    }
+    let key = kafka_protocol::protocol::StrBytes::from_static_str("group");
+    ask(&mut client, 3, m::FindCoordinatorRequest::default().with_key(key));
+    broker.wait_for_line(LOADED);
+    let broker = broker.kill_and_restart();
+    if !broker.said().iter().any(|line| line.contains(LOADED)) {
+        broker.wait_for_line(LOADED);
+    }
+    let mut said = broker.said();
+    said.extend(broker.stop_and_read_log());
+    for once in ["coordinating groups", LOADED] {
+        let lines = said.iter().filter(|line| line.contains(once)).count();
+        assert_eq!(lines, 1, "{once}: {said:#?}");
+    }
+    assert!(said.len() < 50, "{said:#?}");
+}
+
 #[test]
 fn with_json_every_line_of_the_log_is_one_object() {
     let dir = tempfile::tempdir().unwrap();
