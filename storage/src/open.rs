@@ -238,8 +238,12 @@ impl Found {
         let (point, start) = (kept.recovery_point, kept.log_start);
         // An earlier version moved the recovery point there.
         let closed_end = self.clean.then(|| kept.closed_end.unwrap_or(point));
-        let recovered =
-            recover(disk, path, point, kept.durable_end, start, closed_end, kept.end_offset())?;
+        // Where nothing is known of a log, nothing tells a gap of compaction from a lost end.
+        let gaps_end = match kept.end_offset().max(kept.cleaned.unwrap_or(0)) {
+            0 => Offset::MAX,
+            known => known,
+        };
+        let recovered = recover(disk, path, point, kept.durable_end, start, closed_end, gaps_end)?;
         let end_offset = recovered.end_offset();
         if start > end_offset {
             return Err(LogError::StartsPastEnd {

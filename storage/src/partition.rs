@@ -861,16 +861,12 @@ impl Log {
         }
         inner.bytes_since_sync += bytes.len() as u64;
         inner.bytes_since_checkpoint += bytes.len() as u64;
-        let mut end = self.end_offset();
         for (_, header) in headers {
             match options.origin {
                 Origin::Replication => inner.producers.note_old(header, self.high_watermark()),
                 Origin::Client | Origin::Coordinator => inner.producers.note(header),
             }
-            // In front of a gap of compaction: where the epoch began in it is not known, and the
-            // one before must not seem to end later than it did.
-            inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, end);
-            end = header.next_offset();
+            inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, header.base_offset);
         }
         self.keep_for_readers(bytes.freeze(), headers);
         self.end.store(last.next_offset(), Ordering::Release);

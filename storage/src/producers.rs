@@ -371,8 +371,11 @@ impl Producers {
             *noted = (*noted).min(now);
             let may_retry = now.saturating_sub(*noted) < RETRIES_END_MS.min(early_ms);
             let is_tight = || memory.as_ref().is_some_and(|memory| memory.is_tight());
-            let is_idle = idle_ms >= expiration_ms || idle_ms >= early_ms && is_tight();
-            let stays = may_retry || !is_idle;
+            let stays = match idle_ms >= expiration_ms {
+                // What was copied just now may be old, and is never refused.
+                true => may_retry && !is_tight(),
+                false => may_retry || idle_ms < early_ms || !is_tight(),
+            };
             if !stays && let Some(memory) = memory {
                 memory.known.fetch_sub(1, Ordering::Relaxed);
             }

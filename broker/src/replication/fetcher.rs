@@ -43,7 +43,8 @@ pub(crate) enum FetcherEvent {
     /// They have looked at it, and said what they want now as far as they know.
     Told,
     /// The leader does not know the session (FETCH_SESSION_ID_NOT_FOUND) or its epoch
-    /// (INVALID_FETCH_SESSION_EPOCH).
+    /// (INVALID_FETCH_SESSION_EPOCH), or the connection has ended on which it was made: the leader
+    /// may have started again, and a new connection tells.
     SessionLost,
     /// No answer came.
     Failed,

@@ -82,6 +82,35 @@ async fn a_log_ends_before_what_a_power_cut_took_and_no_segment_follows() {
     }
 }
 
+/// Nothing tells that what lacks between its segments is not lost, and nothing more is taken away.
+#[tokio::test]
+async fn a_compacted_log_without_its_checkpoints_is_kept_whole() {
+    for is_clean in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::real();
+        let (manager, log) = new_log(&env, dir.path(), compacted()).await;
+        for i in 0..60 {
+            keyed(&log, i, &[(&format!("k{}", i % 7), Some("value"))]);
+        }
+        log.set_high_watermark(60);
+        log.sync().unwrap();
+        log.compact(&pass(100, 0, 1_000)).unwrap().unwrap();
+        let before = table(&log);
+        if is_clean {
+            manager.close().await.unwrap();
+        }
+        drop((manager, log));
+        for entry in env.disk.list(dir.path()).unwrap() {
+            if entry.name.ends_with("-checkpoint") || entry.name.ends_with("-ends") {
+                env.disk.remove_file(&dir.path().join(entry.name)).unwrap();
+            }
+        }
+        let manager = open(&env, dir.path()).await;
+        let log = manager.get(ID, 0).unwrap();
+        assert_eq!((table(&log), log.end_offset()), (before, 60), "clean: {is_clean}");
+    }
+}
+
 /// A reader waited there until the next append.
 #[tokio::test]
 async fn a_reader_gets_past_offsets_that_a_power_cut_took() {

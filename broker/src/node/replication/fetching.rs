@@ -149,7 +149,7 @@ impl Fetching {
             // The leader may have started again: a new connection tells.
             Err(PeerError::Io(error)) if was_open => {
                 debug!(leader = %self.leader, %error, "the connection to the leader has ended");
-                self.step(FetcherEvent::Failed);
+                self.step(FetcherEvent::SessionLost);
                 return;
             }
             Err(error) => {
