@@ -714,8 +714,7 @@ impl Log {
         inner.check_epoch(options.leader_epoch)?;
         if options.origin == Origin::Client
             && header.has_producer_id()
-            && let Some(known) =
-                inner.producers.check(&header, options.now_ms, self.high_watermark())?
+            && let Some(known) = inner.producers.check(&header, options.now_ms)?
         {
             let log_append_time = if log_append_time < 0 { -1 } else { known.timestamp };
             return Ok(AppendInfo {
@@ -863,7 +862,7 @@ impl Log {
         inner.bytes_since_checkpoint += bytes.len() as u64;
         for (_, header) in headers {
             match options.origin {
-                Origin::Replication => inner.producers.note_old(header, self.high_watermark()),
+                Origin::Replication => inner.producers.note_old(header),
                 Origin::Client | Origin::Coordinator => inner.producers.note(header),
             }
             inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, header.base_offset);

@@ -37,11 +37,10 @@ const AFTER_REFUSAL_MS: i64 = 60_000;
 /// What is remembered of producers in all logs, and its bound, in producers of a partition.
 ///
 /// A producer that is forgotten while it repeats a batch would have that stored twice, and one of
-/// which only the second batch is taken has them out of order. So the upkeep forgets none that has
-/// sent something within the time of its retries. When there is no room for a new one, a partition
-/// forgets those that wrote to it least recently, but none with a batch that is not committed: new
-/// producers would else be refused until others expire. Where that makes no room, the batches of
-/// those that are not known are refused. What is read from disk or from a leader is always taken.
+/// which only the second batch is taken has them out of order. So none is forgotten that has sent
+/// something within the time of its retries; when there is no room, what is refused are the batches
+/// of those that are not known. What is read from disk or from a leader is always taken: a leader
+/// has a bound of its own.
 pub(super) struct ProducerMemory {
     known: AtomicUsize,
     max: usize,
@@ -50,7 +49,6 @@ pub(super) struct ProducerMemory {
     /// largest number, and one more; 0 when none was.
     lacks_room: AtomicUsize,
     failing: Failing<()>,
-    forgets: Failing<()>,
 }
 
 impl ProducerMemory {
@@ -61,7 +59,6 @@ impl ProducerMemory {
             refused: AtomicU64::new(0),
             lacks_room: AtomicUsize::new(0),
             failing: Failing::default(),
-            forgets: Failing::default(),
         }
     }
 
@@ -205,15 +202,14 @@ impl Producers {
     }
 
     /// Whether a client's batch follows what its producer sent before; `Some` when it is one of the
-    /// last five. What lies before `committed` is.
+    /// last five.
     pub(super) fn check(
         &mut self,
         header: &BatchHeader,
         now: TimestampMs,
-        committed: Offset,
     ) -> Result<Option<Duplicate>, AppendError> {
         let Some(producer) = self.by_id.get(&header.producer_id) else {
-            return self.check_new(header, now, committed).map(|()| None);
+            return self.check_new(header, now).map(|()| None);
         };
         let (id, epoch) = (header.producer_id, header.producer_epoch);
         if epoch < producer.epoch {
@@ -251,13 +247,7 @@ impl Producers {
     }
 
     /// Whether there is room for a producer that is not known.
-    fn check_new(
-        &mut self,
-        header: &BatchHeader,
-        now: TimestampMs,
-        committed: Offset,
-    ) -> Result<(), AppendError> {
-        self.make_room(committed);
+    fn check_new(&mut self, header: &BatchHeader, now: TimestampMs) -> Result<(), AppendError> {
         let Some(memory) = &self.memory else { return Ok(()) };
         let is_behind_refused = header.base_sequence != 0
             && self
@@ -269,33 +259,6 @@ impl Producers {
             return Ok(());
         }
         Err(memory.refuse(header.producer_id, self.by_id.len()))
-    }
-
-    /// Where there is no room for a new one, forgets those that have written nothing for the longest,
-    /// which the places of their batches in the log tell.
-    fn make_room(&mut self, committed: Offset) {
-        let before = self.by_id.len();
-        let Some(memory) = self.memory.as_ref().filter(|memory| !memory.has_room(before)) else {
-            return;
-        };
-        let last_offsets = self.by_id.values().map(Producer::last_offset);
-        let mut oldest: Vec<_> = last_offsets.filter(|last| *last < committed).collect();
-        // One that goes makes room for two (`has_room`). More go, so that this is done seldom.
-        let over = before.saturating_add(memory.known()).saturating_sub(memory.max);
-        let count = (over / 2).saturating_add(1).max(before / 16).min(oldest.len());
-        let Some(last) = count.checked_sub(1) else { return };
-        let newest = *oldest.select_nth_unstable(last).1;
-        self.by_id.retain(|_, producer| producer.last_offset() > newest);
-        self.counted(before, self.by_id.len());
-        if memory.forgets.failed(()) {
-            tracing::warn!(
-                limit_bytes = memory.max.saturating_mul(BYTES_EACH),
-                "forgetting the idempotent producers that wrote least recently to a partition, \
-                 because new ones come and the broker remembers as many as it may; a batch that one \
-                 of them sends again is stored again. A client that creates a producer for each \
-                 batch should reuse one"
-            );
-        }
     }
 
     /// Notes a stored batch.
@@ -333,10 +296,7 @@ impl Producers {
     }
 
     /// Notes a stored batch that no client sent here just now: it is as old as its records.
-    pub(super) fn note_old(&mut self, header: &BatchHeader, committed: Offset) {
-        if header.has_producer_id() && !self.by_id.contains_key(&header.producer_id) {
-            self.make_room(committed);
-        }
+    pub(super) fn note_old(&mut self, header: &BatchHeader) {
         let known = self.by_id.get(&header.producer_id);
         let before = known.map(|producer| producer.idle_since.unwrap_or(producer.last_timestamp));
         self.note(header);
@@ -476,11 +436,6 @@ impl Producers {
 }
 
 impl Producer {
-    /// That of its last record; −1 where none is known.
-    fn last_offset(&self) -> Offset {
-        self.batches.back().map_or(-1, |entry| entry.last_offset)
-    }
-
     fn push(&mut self, entry: Entry) {
         if self.batches.len() == BATCHES_MAX {
             self.batches.pop_front();
@@ -502,7 +457,7 @@ mod tests {
     }
 
     fn code(producers: &mut Producers, header: &BatchHeader) -> i16 {
-        match producers.check(header, 0, 0) {
+        match producers.check(header, 0) {
             Ok(None) => 0,
             Ok(Some(_)) => 1,
             Err(error) => error.code().code(),
@@ -517,7 +472,7 @@ mod tests {
             let mut batch = BatchBuilder::new(timestamp).producer(9, 0, number);
             batch = batch.at(number.into(), 0);
             batch.push(timestamp, None, None, &[]);
-            producers.note_old(&BatchHeader::parse(&batch.build()).unwrap(), 0);
+            producers.note_old(&BatchHeader::parse(&batch.build()).unwrap());
         }
         let restored = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
         for mut producers in [producers, restored] {
@@ -549,7 +504,7 @@ mod tests {
         for mut restored in [producers, restored] {
             assert_eq!(restored.to_snapshot(), snapshot);
             assert_eq!(
-                restored.check(&batch(3, 2, 2, 0), 0, 0).unwrap(),
+                restored.check(&batch(3, 2, 2, 0), 0).unwrap(),
                 Some(Duplicate { base_offset: 102, last_offset: 103, timestamp: 1_000 })
             );
             for (name, header, expected) in [
@@ -628,59 +583,6 @@ mod tests {
         assert_eq!(memory.used(), 0);
     }
 
-    /// They were refused until others had expired.
-    #[test]
-    fn new_producers_take_the_place_of_those_that_wrote_least_recently_and_whose_batches_count() {
-        const MAX: usize = 64;
-        let memory = Arc::new(ProducerMemory::new(MAX * BYTES_EACH));
-        let mut producers = Producers::default();
-        producers.count_in(memory.clone());
-        let at = |id: ProducerId, first: i32, offset| {
-            let mut header = batch(0, first, 1, offset);
-            header.producer_id = id;
-            header
-        };
-        // One that goes on, beside many that send a batch each.
-        let mut offset = 0;
-        let mut send = |producers: &mut Producers, id, first, committed| {
-            let header = at(id, first, offset);
-            let checked = producers.check(&header, 0, committed).map(|_| ());
-            if checked.is_ok() {
-                producers.note(&header);
-                offset += 1;
-            }
-            checked.is_ok()
-        };
-        for i in 0..1_000 {
-            assert!(send(&mut producers, 10_000 + i, 0, Offset::MAX), "{i}");
-            if i % 8 == 0 {
-                assert!(send(&mut producers, 1, i32::try_from(i).unwrap() / 8, Offset::MAX));
-            }
-            assert!(memory.known() <= MAX);
-        }
-        assert!(producers.len() > MAX / 4 && memory.known() == producers.len());
-        assert_eq!(code(&mut producers, &at(1, 124, 0)), 1, "it is known all the time");
-        assert_eq!(code(&mut producers, &at(10_999, 0, 0)), 1, "so is the last one");
-        // What is in flight may come again at any moment.
-        let committed = offset_of_last(&producers) + 1;
-        let mut taken = 0;
-        while taken < 1_000 && send(&mut producers, 20_000 + taken, 0, committed) {
-            taken += 1;
-        }
-        assert!((1..=64).contains(&taken), "{taken}");
-        assert!((0..taken).all(|i| code(&mut producers, &at(20_000 + i, 0, 0)) == 1));
-        assert_eq!(memory.refused(), 1);
-        // What a leader has taken is, and makes room as well.
-        for i in 0..1_000 {
-            producers.note_old(&at(30_000 + i, 0, committed + 100 + i), Offset::MAX);
-            assert!(memory.known() <= MAX, "{i}");
-        }
-    }
-
-    fn offset_of_last(producers: &Producers) -> Offset {
-        producers.by_id.values().map(Producer::last_offset).max().unwrap()
-    }
-
     /// One batch that was refused had all producers forgotten that were idle, in all logs.
     #[test]
     fn no_more_are_forgotten_early_than_there_has_to_be_room_for() {
@@ -697,12 +599,12 @@ mod tests {
         };
         assert_eq!(expire(&mut of_logs, 0), [10, 50]);
         assert_eq!(expire(&mut of_logs, 900), [10, 50], "none was refused");
-        let refused = of_logs[1].check(&of(60, 0), 900, 0).unwrap_err().code();
+        let refused = of_logs[1].check(&of(60, 0), 900).unwrap_err().code();
         assert_eq!((refused, memory.is_tight()), (ErrorCode::NotEnoughReplicas, true));
         assert_eq!(expire(&mut of_logs, 900), [0, 43], "a sixteenth of all has to have room");
         assert!(!memory.is_tight());
         for id in 60..66 {
-            assert!(of_logs[1].check(&of(id, 0), 900, 0).is_ok(), "{id}");
+            assert!(of_logs[1].check(&of(id, 0), 900).is_ok(), "{id}");
             of_logs[1].note(&of(id, 0));
         }
         assert_eq!(expire(&mut of_logs, 1_000), [0, 6], "the new ones");
@@ -714,16 +616,12 @@ mod tests {
         let mut producers = Producers::default();
         producers.count_in(Arc::new(ProducerMemory::new(2 * BYTES_EACH)));
         producers.note(&of(1, 0));
-        assert_eq!(producers.check(&of(2, 0), 50, 0).unwrap_err().code().code(), 19);
+        assert_eq!(producers.check(&of(2, 0), 50).unwrap_err().code().code(), 19);
         producers.expire(50, 0, 0);
         for (first, now, is_taken) in
             [(1, 51, false), (0, 51, true), (1, 60_049, false), (1, 60_050, true)]
         {
-            assert_eq!(
-                producers.check(&of(2, first), now, 0).is_ok(),
-                is_taken,
-                "{first} at {now}"
-            );
+            assert_eq!(producers.check(&of(2, first), now).is_ok(), is_taken, "{first} at {now}");
         }
     }
 
@@ -745,7 +643,7 @@ mod tests {
         // been silent, but it may have sent them just now.
         let read = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
         let mut copied = Producers::default();
-        copied.note_old(&batch(0, 0, 1, 0), 0);
+        copied.note_old(&batch(0, 0, 1, 0));
         for mut producers in [read, copied] {
             for (now, left) in [(51_801, 1), (52_800, 1), (52_801, 0)] {
                 producers.expire(now, 1_000, 1_000);

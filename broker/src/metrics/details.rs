@@ -423,7 +423,7 @@ const ROWS: &[(&str, Of, &str, &str)] = &[
         "letterbox_producers_memory_bytes",
         Of::Broker(|all| count(all.producers_memory)),
         "",
-        "Memory of the state of idempotent producers; past 134217728 those that wrote least recently to a partition are forgotten for new ones",
+        "Memory of the state of idempotent producers; past 134217728 new ones are told to retry",
     ),
     (
         "letterbox_producers_batches_refused",
