@@ -188,7 +188,8 @@ impl Proposer {
         let now = self.env.clock.wall_ms();
         let had_all = |id: &BrokerId| status.seen.get(id).and_then(|seen| seen.caught_up_ms);
         let is_in_step = |id: &&BrokerId| {
-            let is_recent = |at: i64| now.saturating_sub(at) <= IN_STEP_MS;
+            // A clock that was set back makes nobody recent.
+            let is_recent = |at: i64| (0..=IN_STEP_MS).contains(&now.saturating_sub(at));
             **id == self.node || !unreachable.contains_key(id) && had_all(id).is_some_and(is_recent)
         };
         let in_step = status.voters.keys().filter(is_in_step).copied().collect();

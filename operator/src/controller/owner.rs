@@ -80,8 +80,18 @@ impl Owners {
         self.all.send_if_modified(|all| {
             let Some(known) = all.get_mut(namespace) else { return false };
             known.objects.remove(&(*kind, name.clone()));
-            known.objects.is_empty() && all.remove(namespace).is_some()
+            known.objects.is_empty()
         });
+    }
+
+    /// Forgets who acts in a namespace that still has no object.
+    fn ends_without_objects(&self, namespace: &str) -> bool {
+        let mut ends = true;
+        self.all.send_if_modified(|all| {
+            ends = all.get(namespace).is_none_or(|known| known.objects.is_empty());
+            ends && all.remove(namespace).is_some()
+        });
+        ends
     }
 
     /// Takes up who acts; who did before. `None` where that is nobody's business any more. What is
@@ -123,7 +133,8 @@ impl Owners {
     /// Waits until there is no object in a namespace.
     async fn none_in(&self, namespace: &str) {
         // The sender is ours.
-        let _ = self.all.subscribe().wait_for(|all| !all.contains_key(namespace)).await;
+        let none = |known: &Namespace| known.objects.is_empty();
+        let _ = self.all.subscribe().wait_for(|all| all.get(namespace).is_none_or(none)).await;
     }
 
     fn with_seen<T>(&self, f: impl FnOnce(&mut BTreeMap<String, Seen>) -> T) -> T {
@@ -204,10 +215,20 @@ async fn hold_for_objects(
     owners: &Owners,
     options: LeaseOptions,
 ) -> Ended {
-    tokio::select! {
-        biased;
-        () = owners.none_in(&options.namespace) => {}
-        ended = hold(env, client, owners, &options) => return ended,
+    {
+        let mut held = std::pin::pin!(hold(env, client, owners, &options));
+        loop {
+            tokio::select! {
+                biased;
+                () = owners.none_in(&options.namespace) => {
+                    // Another object may have come meanwhile.
+                    if owners.ends_without_objects(&options.namespace) {
+                        break;
+                    }
+                }
+                ended = &mut held => return ended,
+            }
+        }
     }
     delete(client, &options).await;
     Ended::NoObjects(options.namespace)
@@ -547,6 +568,9 @@ mod tests {
                 tokio::time::sleep(A_WHILE / 2).await;
                 assert!(server.lock().unwrap().holder.is_some(), "there is another object");
                 operator.owners.forget(&topic("b"));
+                // The next one comes before it is seen that there is none.
+                assert_ne!(operator.owners.of(&topic("c")).await, Owner::Asked);
+                operator.owners.forget(&topic("c"));
                 std::future::pending::<()>().await;
             };
             let ended = tokio::select! {
