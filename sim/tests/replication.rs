@@ -362,34 +362,6 @@ fn a_log_directory_that_fails_hands_over_what_it_leads() {
     clients.scan_and_check(&mut cluster, demands);
 }
 
-/// The others have connections from before its end, and find out when they use them: they waited
-/// `replica.fetch.backoff.ms` then, and what is acknowledged by all waited for them.
-#[test]
-fn a_leader_that_was_restarted_is_followed_at_once() {
-    let mut cluster = cluster_with(12, "replica.fetch.backoff.ms=8000");
-    let clients = Clients::begin(&mut cluster);
-    let whole = |all: &[MetadataResponsePartition]| {
-        all.iter().all(|one| one.error_code == 0 && one.isr_nodes.len() == NODES.len())
-    };
-    let leads = |all: &[MetadataResponsePartition]| all.iter().any(|one| one.leader_id.0 == 1);
-    wait_for(&mut cluster, &NODES, "all are in sync", whole);
-    wait_for(&mut cluster, &NODES, "the first leads", leads);
-    assert!(clients.go_on(&mut cluster));
-    assert!(cluster.stop(NODES[0], PATIENCE));
-    clients.note_fault(&cluster, NODES[0], "restarted");
-    cluster.restart(NODES[0]);
-    wait_for(&mut cluster, &NODES, "the first leads again", leads);
-    let since = cluster.elapsed();
-    assert!(clients.go_on(&mut cluster));
-    let took = cluster.elapsed() - since;
-    assert!(took < Duration::from_secs(4), "{took:?}");
-    wait_for(&mut cluster, &NODES, "all are in sync again", whole);
-    clients.ask_to_end();
-    assert!(cluster.run_clients(PATIENCE * 2), "clients do not end");
-    let demands = Demands { sends_ok_min: 200, reads_min: 200, faults_min: 1 };
-    clients.scan_and_check(&mut cluster, demands);
-}
-
 /// Its broker lives on: others lead until it has room again. Where nobody has any, all is readable,
 /// also after the end of one.
 #[test]
