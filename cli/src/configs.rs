@@ -6,7 +6,7 @@ use std::io::Write;
 use letterbox_client::{
     AlterOp, Client, ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ResourceType,
 };
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 
 use crate::args::{CONTROLLERS, Grammar, Parsed, Spec, Takes, listed};
 use crate::connect;
@@ -367,7 +367,7 @@ async fn describe(
 
 /// The groups that exist or have a configuration of their own.
 async fn groups(client: &Client) -> Result<BTreeSet<String>, Failure> {
-    let mut groups: BTreeSet<String> = client.list_groups(&[], &[]).await?.into_keys().collect();
+    let mut groups: BTreeSet<String> = client.list_groups(&[], &[]).await?.into_keys().gather();
     match client.list_config_resources(ResourceType::Group).await {
         Ok(configured) => groups.extend(configured),
         // A broker that keeps no configuration of groups has only those that exist.

@@ -8,7 +8,7 @@ use letterbox_client::{
     AutoOffsetReset, Client, Consumer, ConsumerOptions, ConsumerRecord, GroupOptions,
     IsolationLevel, OffsetSpec, TopicPartition,
 };
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 use tokio::time::Instant;
 
 use crate::args::{Grammar, Parsed, Spec, Takes};
@@ -323,7 +323,7 @@ async fn assign(
             consumer.assign(partitions.iter().cloned());
             let offsets = match (start, reset) {
                 (Start::Offset(offset), _) => {
-                    partitions.iter().map(|partition| (partition.clone(), offset)).collect()
+                    partitions.iter().map(|partition| (partition.clone(), offset)).gather()
                 }
                 (Start::Spec(spec), _) => positions(client, &partitions, spec).await?,
                 (Start::Reset, AutoOffsetReset::Earliest) => {
@@ -352,7 +352,7 @@ async fn positions(
     partitions: &[TopicPartition],
     spec: OffsetSpec,
 ) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
-    let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
+    let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).gather();
     let mut positions = BTreeMap::new();
     for (partition, found) in client.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await? {
         let found = found.map_err(letterbox_client::Error::from)?;

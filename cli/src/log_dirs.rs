@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use letterbox_client::LogDirectory;
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 
 use crate::args::{Grammar, Spec, Takes};
 use crate::connect;
@@ -47,7 +47,7 @@ pub(crate) async fn run(
             .into_iter()
             .flat_map(|list| list.split(','))
             .filter(|word| !word.is_empty())
-            .collect()
+            .gather()
     };
     let topics = words("topic-list");
     let wrong = |word: &str| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use letterbox_client::{Error, QuorumReplica, QuorumStatus, decode_uuid, encode_uuid};
-use letterbox_env::{Env, join_address, split_listener};
+use letterbox_env::{Env, Gather, join_address, split_listener};
 use uuid::Uuid;
 
 use crate::args::{CONTROLLERS, Command, Grammar, Parsed, Spec, Takes};
@@ -103,7 +103,7 @@ async fn add(
         );
     };
     let client = connect::admin(env, parsed, None, err).await?;
-    let properties: Settings = read_properties(env, file)?.into_iter().collect();
+    let properties: Settings = read_properties(env, file)?.into_iter().gather();
     let id = controller_id(&properties)?;
     let directory = metadata_directory(&properties)?;
     let directory_id = directory_id(env, directory)?;

@@ -14,7 +14,7 @@ use std::io::Write;
 use letterbox_client::{
     AlterOp, Client, ConfigResource, Error, Metadata, PartitionReassignment, TopicPartition,
 };
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 
 use self::file::{Assignment, as_json, moves_of};
 use crate::args::{CONTROLLERS, Grammar, Parsed, Spec, Takes};
@@ -188,7 +188,7 @@ async fn topics_of(
     client: &Client,
     partitions: impl Iterator<Item = &TopicPartition>,
 ) -> Result<Metadata, Failure> {
-    let names: BTreeSet<String> = partitions.map(|partition| partition.topic.clone()).collect();
+    let names: BTreeSet<String> = partitions.map(|partition| partition.topic.clone()).gather();
     let names: Vec<String> = names.into_iter().collect();
     let mut found = client.metadata(Some(&names)).await.map_err(|error| failed_call(&error))?;
     found.topics.retain(|_, topic| topic.error.is_none());
@@ -234,7 +234,7 @@ async fn execute(
     )?;
     let wanted = moves.into_iter().map(|(partition, replicas)| (partition, Some(replicas)));
     let may_change_factor = !parsed.has("disallow-replication-factor-change");
-    let asked: BTreeMap<_, _> = wanted.collect();
+    let asked: BTreeMap<_, _> = wanted.gather();
     let results = client
         .alter_partition_reassignments(&asked, may_change_factor)
         .await
@@ -277,7 +277,7 @@ async fn verify(
     let metadata = topics_of(client, moves.iter().map(|one| &one.partition)).await?;
     writeln!(out, "Status of partition reassignment:")?;
     let sorted: BTreeMap<&TopicPartition, &[i32]> =
-        moves.iter().map(|one| (&one.partition, &*one.replicas)).collect();
+        moves.iter().map(|one| (&one.partition, &*one.replicas)).gather();
     for (partition, wanted) in sorted {
         let present = replicas_of(&metadata, partition).unwrap_or_default();
         if moving.contains_key(partition) {
@@ -313,7 +313,7 @@ async fn cancel(
     if moving.is_empty() {
         writeln!(out, "None of the specified partition reassignments are active.")?;
     } else {
-        let all = moving.into_keys().map(|partition| (partition, None)).collect();
+        let all = moving.into_keys().map(|partition| (partition, None)).gather();
         let results = client.alter_partition_reassignments(&all, true).await;
         let results = results.map_err(|error| failed_call(&error))?;
         let refused = results.values().filter(|result| result.is_err()).count();
@@ -359,9 +359,9 @@ async fn clear_throttles(
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     let cluster = client.describe_cluster().await.map_err(|error| failed_call(&error))?;
-    let mut brokers: BTreeSet<i32> = cluster.brokers.into_keys().collect();
+    let mut brokers: BTreeSet<i32> = cluster.brokers.into_keys().gather();
     brokers.extend(moves.iter().flat_map(|one| &one.replicas));
-    let topics: BTreeSet<&str> = moves.iter().map(|one| &*one.partition.topic).collect();
+    let topics: BTreeSet<&str> = moves.iter().map(|one| &*one.partition.topic).gather();
     let delete = |keys: &[&str]| -> Vec<(String, AlterOp)> {
         keys.iter().map(|key| ((*key).to_owned(), AlterOp::Delete)).collect()
     };
@@ -372,12 +372,12 @@ async fn clear_throttles(
             brokers
                 .iter()
                 .map(|id| (ConfigResource::broker(*id), delete(&OF_BROKERS)))
-                .collect::<BTreeMap<_, _>>(),
+                .gather::<BTreeMap<_, _>>(),
         ),
         (
             "topic",
             (topics.len(), joined(topics.iter())),
-            topics.iter().map(|name| (ConfigResource::topic(*name), delete(&OF_TOPICS))).collect(),
+            topics.iter().map(|name| (ConfigResource::topic(*name), delete(&OF_TOPICS))).gather(),
         ),
     ] {
         writeln!(out, "Clearing {what}-level throttles on {what}{} {}", plural(names.0), names.1)?;

@@ -8,7 +8,7 @@ use letterbox_client::{
     ErrorCode, Metadata, NewTopic, Partition, PartitionReassignment, Topic, TopicPartition,
     decode_uuid, encode_uuid,
 };
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect;
@@ -223,7 +223,7 @@ async fn create(
         topic.configs.insert(key.trim().to_owned(), value.trim().to_owned());
     }
     if let Some(assignment) = parsed.value("replica-assignment") {
-        topic.assignments = (0..).zip(replica_assignment(assignment)?).collect();
+        topic.assignments = (0..).zip(replica_assignment(assignment)?).gather();
     }
     let outcomes =
         client.create_topics(&[topic], false).await.map_err(|error| failed_call(&error))?;

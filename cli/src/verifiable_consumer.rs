@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use letterbox_client::{CommittedOffset, Consumer, ConsumerRecord, TopicPartition};
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 
 use crate::args::{Grammar, Parsed, Spec, Takes};
 use crate::connect::Properties;
@@ -249,7 +249,7 @@ fn consumed(
         leader_epoch: -1,
         metadata: String::new(),
     };
-    Ok(ranges.into_iter().map(|(partition, (_, _, last))| (partition, committed(last))).collect())
+    Ok(ranges.into_iter().map(|(partition, (_, _, last))| (partition, committed(last))).gather())
 }
 
 fn commit_fields(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{FindCoordinatorRequest, MetadataRequest, TopicName};
 use kafka_protocol::protocol::{Request, StrBytes};
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
@@ -479,7 +479,7 @@ impl Client {
                 .partitions
                 .values()
                 .map(|p| (p.index, p.leader.map(|leader| (leader, p.leader_epoch))));
-            let known = KnownTopic { read_at, leaders: leaders.collect() };
+            let known = KnownTopic { read_at, leaders: leaders.gather() };
             state.topics.insert(name.clone(), known);
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::ApiVersionsRequest;
 use kafka_protocol::protocol::{Request, StrBytes};
-use letterbox_env::{BoxStream, Env};
+use letterbox_env::{BoxStream, Env, Gather};
 use letterbox_protocol::{apis, decode_answer, encode_call};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -174,7 +174,7 @@ impl Connection {
             .api_keys
             .iter()
             .map(|api| (api.api_key, (api.min_version, api.max_version)))
-            .collect())
+            .gather())
     }
 
     async fn exchange<R: Request>(

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -187,7 +188,7 @@ impl Consumer {
     pub fn assign(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
         self.subscribed.clear();
         self.membership = None;
-        self.replace_assignment(partitions.into_iter().collect());
+        self.replace_assignment(partitions.into_iter().gather());
     }
 
     /// Reads `topics` as a member of the group; it is joined by the next [`Consumer::poll`].
@@ -200,7 +201,7 @@ impl Consumer {
                 "to subscribe, a consumer needs a group.id; assign partitions instead".to_owned(),
             ));
         };
-        self.subscribed = topics.into_iter().collect();
+        self.subscribed = topics.into_iter().gather();
         self.membership = Some(Membership::new(&self.client, group));
         self.replace_assignment(BTreeSet::new());
         Ok(())
@@ -320,7 +321,7 @@ impl Consumer {
             };
             Some((partition.clone(), committed))
         });
-        let offsets = offsets.collect();
+        let offsets = offsets.gather();
         self.commit_offsets(&offsets).await
     }
 
@@ -398,7 +399,7 @@ impl Consumer {
                 membership.join(&self.subscribed, self.client.api_deadline().max(deadline)).await?;
             self.rejoins += 1;
             self.positions.clear();
-            self.replace_assignment(partitions.into_iter().collect());
+            self.replace_assignment(partitions.into_iter().gather());
         }
         Ok(())
     }
@@ -484,7 +485,7 @@ impl Consumer {
         if partitions.is_empty() {
             return Ok(());
         }
-        let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
+        let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).gather();
         for (partition, found) in self.client.list_offsets(&wanted, self.options.isolation).await? {
             match found {
                 Ok(found) => {

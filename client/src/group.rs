@@ -13,6 +13,7 @@ use kafka_protocol::messages::{
     SyncGroupRequest,
 };
 use kafka_protocol::protocol::StrBytes;
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -234,7 +235,7 @@ impl Membership {
             .topics
             .iter()
             .map(|(name, topic)| (name.clone(), topic.partitions.keys().copied().collect()))
-            .collect();
+            .gather();
         let assigned = assign_ranges(&members, &counts);
         let rows = assigned.into_iter().map(|(member, topics)| {
             SyncGroupRequestAssignment::default()
@@ -252,7 +253,7 @@ fn assign_ranges(
     topics: &BTreeMap<String, Vec<i32>>,
 ) -> BTreeMap<String, BTreeMap<String, Vec<i32>>> {
     let mut assigned: BTreeMap<String, BTreeMap<String, Vec<i32>>> =
-        members.keys().map(|member| (member.clone(), BTreeMap::new())).collect();
+        members.keys().map(|member| (member.clone(), BTreeMap::new())).gather();
     for (topic, partitions) in topics {
         let takers: Vec<&String> = members
             .iter()

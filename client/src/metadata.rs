@@ -5,6 +5,7 @@ use std::fmt;
 
 use kafka_protocol::messages::{BrokerId, MetadataResponse};
 use kafka_protocol::protocol::StrBytes;
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use uuid::Uuid;
 
@@ -125,7 +126,7 @@ impl From<MetadataResponse> for Metadata {
                 };
                 (p.partition_index, partition)
             });
-            let partitions = partitions.collect();
+            let partitions = partitions.gather();
             (
                 name.clone(),
                 Topic {
@@ -140,8 +141,8 @@ impl From<MetadataResponse> for Metadata {
         Self {
             cluster_id: response.cluster_id.as_ref().map(|id| id.to_string()),
             controller_id: (response.controller_id.0 >= 0).then_some(response.controller_id.0),
-            brokers: brokers.collect(),
-            topics: topics.collect(),
+            brokers: brokers.gather(),
+            topics: topics.gather(),
         }
     }
 }

@@ -12,6 +12,7 @@ mod causes;
 mod disk;
 mod failing;
 mod fault;
+mod gather;
 mod log_filter;
 mod net;
 pub mod panics;
@@ -26,6 +27,7 @@ pub use causes::with_causes;
 pub use disk::{DirEntry, Disk, File, FileRef, OpenMode};
 pub use failing::Failing;
 pub use fault::{Fault, Resource, has_all_descriptors, not_synced};
+pub use gather::Gather;
 pub use log_filter::{WrongDirective, log_filter};
 pub use net::{
     BoxListener, BoxStream, Listener, Net, Stream, TryWrite, join_address, split_address,

@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use letterbox_env::Disk;
 use letterbox_env::panics::lock;
+use letterbox_env::{Disk, Gather};
 
 use super::Log;
 use super::checkpoint::{
@@ -138,7 +138,7 @@ impl PartitionTable {
         if is_ours {
             let (of, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
                 rows.of.into_iter().partition(|(_, row)| row.topic_id.is_some());
-            (rows.of, rows.stale) = (of, gone.into_keys().collect());
+            (rows.of, rows.stale) = (of, gone.into_keys().gather());
         }
         let rows = Mutex::new(rows);
         Ok(Self { rows, is_unread: false, had_list: is_ours, ..Self::unread(disk, dir) })
@@ -416,7 +416,7 @@ impl PartitionTable {
         let offsets: Offsets = rows
             .written()
             .filter_map(|(name, row)| Some((name.clone(), (offset(&row.kept)?, row.topic_id))))
-            .collect();
+            .gather();
         drop(rows);
         checkpoint::write_offsets(&*self.disk, &self.dir.join(file), &offsets)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, TopicId};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -167,7 +167,7 @@ fn terms(topic: Option<&Arc<Topic>>, node: BrokerId) -> Terms {
         let led = topic.indexed_partitions().filter(|(_, state)| state.leader == Some(node));
         led.map(|(index, state)| (index, (topic.id, state.leader_epoch)))
     });
-    of_topic.collect()
+    of_topic.gather()
 }
 
 /// `__consumer_offsets` before and after `delta`.

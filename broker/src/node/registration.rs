@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::{BoxListener, join_address};
+use letterbox_env::{BoxListener, Gather, join_address};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, decode_uuid, encode_uuid};
 use letterbox_storage::{LogManager, Loss};
@@ -299,7 +299,7 @@ pub(super) async fn until_replaced(
 
 fn found_logs(config: &Config, directories: &Directories, logs: &LogManager) -> FoundLogs {
     let given_up = config.accepted_lost_directory_ids.iter();
-    let given_up = given_up.filter_map(|id| decode_uuid(id)).collect();
+    let given_up = given_up.filter_map(|id| decode_uuid(id)).gather();
     let (has_unread, has_lists) = (logs.has_unread(), logs.had_lists());
     let mut found = FoundLogs { has_unread, has_lists, given_up, ..FoundLogs::default() };
     for (topic, id, index) in logs.not_open() {

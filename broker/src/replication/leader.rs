@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use letterbox_env::Gather;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 
 use super::follower::{Answer, OwnLog};
@@ -203,8 +204,8 @@ impl LeaderState {
             epoch: begin.epoch,
             epoch_start: begin.log_end,
             partition_epoch: begin.partition_epoch,
-            followers: replicas.iter().filter(|id| **id != me).map(follower).collect(),
-            isr: isr.iter().copied().collect(),
+            followers: replicas.iter().filter(|id| **id != me).map(follower).gather(),
+            isr: isr.iter().copied().gather(),
             full: begin.full,
             replicas,
             asked: None,
@@ -318,7 +319,7 @@ impl LeaderState {
         }
         self.partition_epoch = partition_epoch;
         self.replicas = replicas.clone();
-        self.isr = isr.iter().copied().collect();
+        self.isr = isr.iter().copied().gather();
         self.full = full.clone();
         self.asked = None;
         self.followers.retain(|id, _| replicas.contains(id));
@@ -451,7 +452,7 @@ impl LeaderState {
         if self.isr.contains(&replica) {
             // In a new epoch of its own; else this cannot be.
             if has_lost && self.asked.is_none() {
-                let isr = self.isr.iter().copied().filter(|id| *id != replica).collect();
+                let isr = self.isr.iter().copied().filter(|id| *id != replica).gather();
                 effects.extend(self.ask(isr));
             }
         } else {
@@ -464,7 +465,7 @@ impl LeaderState {
             let reaches =
                 follower.end.is_some_and(|end| end >= self.high_watermark.max(self.epoch_start));
             if reaches && may_join && self.asked.is_none() {
-                let isr = self.isr.iter().copied().chain([replica]).collect();
+                let isr = self.isr.iter().copied().chain([replica]).gather();
                 effects.extend(self.ask(isr));
             }
         }
@@ -495,7 +496,7 @@ impl LeaderState {
             follower.is_some_and(|follower| !self.is_caught_up(follower, leader_end, now_ms))
         };
         let lagging: BTreeSet<BrokerId> =
-            self.followers.keys().copied().filter(|id| lags(id)).collect();
+            self.followers.keys().copied().filter(|id| lags(id)).gather();
         for id in &lagging {
             if let Some(follower) = self.followers.get_mut(id) {
                 follower.is_joining = false;
@@ -504,7 +505,7 @@ impl LeaderState {
         let mut effects: Vec<_> =
             self.advance().map(LeaderEffect::HighWatermark).into_iter().collect();
         if self.asked.is_none() && !self.isr.is_disjoint(&lagging) {
-            let isr = self.isr.difference(&lagging).copied().collect();
+            let isr = self.isr.difference(&lagging).copied().gather();
             effects.extend(self.ask(isr));
         }
         let is_due = |asked: &&mut Asked| asked.is_put_off && now_ms >= asked.open_until_ms;
@@ -553,7 +554,7 @@ impl LeaderState {
             let follower = self.followers.get(id).map(|follower| follower.broker_epoch);
             follower.or_else(|| self.eligible.get(id).copied()).unwrap_or(-1)
         };
-        let isr = isr.iter().map(|id| (*id, epoch_of(id))).collect();
+        let isr = isr.iter().map(|id| (*id, epoch_of(id))).gather();
         self.asked = Some(Asked { isr, open_until_ms: 0, is_put_off: false });
         self.ask_again()
     }

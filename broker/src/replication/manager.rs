@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use letterbox_env::panics::lock;
-use letterbox_env::{Env, with_causes};
+use letterbox_env::{Env, Gather, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, Offset, TopicId};
 use letterbox_storage::{
@@ -72,7 +72,7 @@ pub(crate) async fn set_lost_aside(logs: &LogManager, image: &MetadataImage, me:
         state.is_some_and(|state| state.is_lost_on(me))
     };
     let open = logs.logs().into_iter().map(|log| (log.topic_id(), log.partition()));
-    let others: BTreeSet<Key> = open.filter(|(id, index)| is_lost(id, *index)).collect();
+    let others: BTreeSet<Key> = open.filter(|(id, index)| is_lost(id, *index)).gather();
     if !others.is_empty() {
         let is_other = |id: TopicId, index: i32| others.contains(&(id, index));
         logs.set_unknown_aside(|_, id, index| !id.is_some_and(|id| is_other(id, index))).await;
@@ -270,7 +270,7 @@ impl ReplicaManager {
 
     /// Deletes what is there of topics that were deleted while this node was away, or as it ended.
     async fn delete_removed(&self, image: &MetadataImage) {
-        let removed: BTreeSet<&TopicId> = image.removed_topics.ids().collect();
+        let removed: BTreeSet<&TopicId> = image.removed_topics.ids().gather();
         let is_gone = |id: &TopicId| removed.contains(id) && image.topic_by_id(id).is_none();
         let gone: Vec<_> = self.all_logs().filter(|(_, id, _)| is_gone(id)).collect();
         for (topic, id, partition) in &gone {
@@ -335,7 +335,7 @@ impl ReplicaManager {
     /// Tries again what is offline, to be called every second: the disk may have space again, or a
     /// person may have mended a directory. The partitions that are back.
     pub(crate) async fn heal(&self, image: &MetadataImage) -> Vec<(TopicId, i32)> {
-        let ids: BTreeSet<TopicId> = self.may_heal().map(|(topic, _)| topic).collect();
+        let ids: BTreeSet<TopicId> = self.may_heal().map(|(topic, _)| topic).gather();
         if ids.is_empty() {
             Vec::new()
         } else {
@@ -383,7 +383,7 @@ impl ReplicaManager {
             });
         }
         if !gone.is_empty() {
-            let keys: BTreeSet<Key> = gone.iter().map(|(_, id, index)| (*id, *index)).collect();
+            let keys: BTreeSet<Key> = gone.iter().map(|(_, id, index)| (*id, *index)).gather();
             self.change(|hosted| keys.iter().for_each(|key| drop(hosted.remove(key))));
             lock(&self.offline).retain(|key, _| !keys.contains(key));
             info!(
@@ -493,7 +493,7 @@ impl ReplicaManager {
         if topics.is_empty() {
             return;
         }
-        let ids: BTreeSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
+        let ids: BTreeSet<TopicId> = topics.iter().map(|topic| topic.id).gather();
         let keys = topics.iter().flat_map(all_of).map(|(topic, index, _)| (topic.id, index));
         let (keys, before): (Vec<Key>, _) = (keys.collect(), self.hosted.load_full());
         self.change(|hosted| keys.iter().for_each(|key| drop(hosted.remove(key))));
@@ -558,7 +558,7 @@ impl ReplicaManager {
         let may_be = |id: BrokerId| image.is_serving(id) || id == self.shared.me;
         let live = image.live_brokers().filter(|(id, _)| may_be(**id));
         let live = live.map(|(id, registration)| (*id, registration.epoch));
-        let eligible = Eligible::new(live.collect());
+        let eligible = Eligible::new(live.gather());
         self.eligible.store(Arc::new(eligible.clone()));
         for partition in self.hosted.load().values() {
             partition.set_eligible(eligible.clone());

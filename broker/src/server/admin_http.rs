@@ -41,8 +41,8 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use letterbox_env::BoxListener;
 use letterbox_env::panics::Confined;
+use letterbox_env::{BoxListener, Gather};
 use letterbox_protocol::model::BrokerId;
 use letterbox_storage::{LogDir, LogManager, OpenProgress};
 use tokio::task::{AbortHandle, JoinSet};
@@ -162,7 +162,7 @@ pub(crate) async fn serve(health: Arc<Health>, listener: BoxListener, stop: Canc
 /// The log directories that are not in use now, and why.
 fn offline(whose: &Whose, health: &Health) -> BTreeMap<PathBuf, String> {
     let Some((_, logs)) = health.broker.get() else {
-        return whose.unusable.iter().map(|(path, why)| (path.clone(), why.to_string())).collect();
+        return whose.unusable.iter().map(|(path, why)| (path.clone(), why.to_string())).gather();
     };
     let why = |dir: &Arc<LogDir>| Some((dir.path().to_owned(), dir.offline()?.to_string()));
     logs.dirs().iter().filter_map(why).collect()

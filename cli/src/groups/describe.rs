@@ -6,7 +6,7 @@ use std::io::Write;
 use letterbox_client::{
     Client, CommittedOffset, DescribedGroup, Error, IsolationLevel, OffsetSpec, TopicPartition,
 };
-use letterbox_env::join_address;
+use letterbox_env::{Gather, join_address};
 
 use super::{complain, failed_call, group_names};
 use crate::args::Parsed;
@@ -98,7 +98,7 @@ async fn rows(client: &Client, group: &DescribedGroup) -> Result<Vec<Row>, Error
     let wanted = owned
         .iter()
         .map(|(partition, _)| (partition.clone(), OffsetSpec::Latest))
-        .collect::<BTreeMap<_, _>>();
+        .gather::<BTreeMap<_, _>>();
     let ends = if wanted.is_empty() {
         BTreeMap::new()
     } else {

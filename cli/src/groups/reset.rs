@@ -7,7 +7,7 @@ use letterbox_client::{
     BrokerError, Client, CommittedOffset, Error, ErrorCode, IsolationLevel, OffsetSpec,
     TopicPartition,
 };
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 
 use super::{command_failed, complain, failed_call, group_names, topics_and_partitions};
 use crate::args::Parsed;
@@ -147,7 +147,7 @@ async fn commit(client: &Client, group: &str, offsets: &Offsets) -> Result<(), E
             CommittedOffset { offset: *offset, leader_epoch: -1, metadata: String::new() },
         )
     });
-    let outcomes = client.alter_group_offsets(group, &offsets.collect()).await?;
+    let outcomes = client.alter_group_offsets(group, &offsets.gather()).await?;
     outcomes.into_values().collect::<Result<(), BrokerError>>()?;
     Ok(())
 }
@@ -168,7 +168,7 @@ async fn plan(
     };
     let partitions = scope(client, parsed, &committed).await?;
     if let Some(offset) = parsed.number("to-offset")? {
-        let offsets = partitions.into_iter().map(|partition| (partition, offset)).collect();
+        let offsets = partitions.into_iter().map(|partition| (partition, offset)).gather();
         return Ok(in_range(client, offsets, err).await?);
     }
     if parsed.has("to-earliest") {
@@ -255,7 +255,7 @@ async fn current(
     let current = have.into_iter().filter_map(|partition| {
         committed.get(&partition).map(|committed| (partition, committed.offset))
     });
-    Ok(current.chain(ends).collect())
+    Ok(current.chain(ends).gather())
 }
 
 async fn wanted_partitions(client: &Client, parsed: &Parsed) -> Result<Vec<TopicPartition>, Stop> {
@@ -297,7 +297,7 @@ async fn at(
     spec: OffsetSpec,
 ) -> Result<Offsets, Error> {
     let wanted =
-        partitions.iter().map(|partition| (partition.clone(), spec)).collect::<BTreeMap<_, _>>();
+        partitions.iter().map(|partition| (partition.clone(), spec)).gather::<BTreeMap<_, _>>();
     let mut offsets = Offsets::new();
     if wanted.is_empty() {
         return Ok(offsets);

@@ -11,6 +11,7 @@ use kafka_protocol::messages::{
     add_raft_voter_request, update_features_request,
 };
 use kafka_protocol::protocol::StrBytes;
+use letterbox_env::Gather;
 use letterbox_protocol::topics::METADATA_TOPIC;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -168,7 +169,7 @@ impl Client {
             .iter()
             .map(|feature| (feature.name.to_string(), feature.max_version_level));
         let epoch = response.finalized_features_epoch;
-        let finalized = (epoch >= 0).then(|| FinalizedFeatures { epoch, levels: levels.collect() });
+        let finalized = (epoch >= 0).then(|| FinalizedFeatures { epoch, levels: levels.gather() });
         Ok(ApiVersions { apis: apis.collect(), features: features.collect(), finalized })
     }
 
@@ -236,11 +237,7 @@ impl Client {
                 })
             });
             let error = BrokerError::check(directory.error_code, None).err();
-            LogDirectory {
-                path: directory.log_dir.to_string(),
-                error,
-                replicas: replicas.collect(),
-            }
+            LogDirectory { path: directory.log_dir.to_string(), error, replicas: replicas.gather() }
         });
         Ok(directories.collect())
     }
@@ -322,8 +319,7 @@ impl Client {
             .with_validate_only(validate_only);
         let response = self.call_any(&request, i16::MAX, deadline).await?;
         BrokerError::check(response.error_code, response.error_message.as_deref())?;
-        let mut results: BTreeMap<_, _> =
-            levels.keys().map(|name| (name.clone(), Ok(()))).collect();
+        let mut results: BTreeMap<_, _> = levels.keys().map(|name| (name.clone(), Ok(()))).gather();
         for one in &response.results {
             let result = BrokerError::check(one.error_code, one.error_message.as_deref());
             results.insert(one.feature.to_string(), result);
@@ -370,7 +366,7 @@ impl Client {
             high_watermark: partition.high_watermark,
             voters: partition.current_voters.iter().map(quorum_replica).collect(),
             observers: partition.observers.iter().map(quorum_replica).collect(),
-            nodes: nodes.collect(),
+            nodes: nodes.gather(),
         })
     }
 }

@@ -18,6 +18,7 @@ use kafka_protocol::messages::{
     OffsetFetchResponse, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Request};
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use tokio::time::Instant;
 
@@ -279,7 +280,7 @@ impl Client {
             self.call_coordinator(group, &request, lane, deadline, first_code).await?;
         let outcomes = rows!(response.topics)
             .map(|(partition, row)| (partition, BrokerError::check(row.error_code, None)));
-        Ok(outcomes.collect())
+        Ok(outcomes.gather())
     }
 
     /// Deletes groups without members, with their offsets.
@@ -333,7 +334,7 @@ impl Client {
         BrokerError::check(response.error_code, None)?;
         let outcomes = rows!(response.topics)
             .map(|(partition, row)| (partition, BrokerError::check(row.error_code, None)));
-        Ok(outcomes.collect())
+        Ok(outcomes.gather())
     }
 
     /// Sends `request` to the coordinator of `group`; finds it again while the code in the response

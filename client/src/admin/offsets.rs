@@ -5,6 +5,7 @@ use std::future::Future;
 
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 
 use crate::client::{Client, Lane, topic_name};
@@ -140,7 +141,7 @@ impl Client {
                 .iter()
                 .filter(|(p, _)| retry(found.get(*p)))
                 .map(|(p, spec)| (p.clone(), spec.clone()))
-                .collect();
+                .gather();
             if left.is_empty() {
                 return Ok(found);
             }

@@ -11,6 +11,7 @@ use kafka_protocol::messages::{
     AlterPartitionReassignmentsRequest, BrokerId, ElectLeadersRequest,
     ListPartitionReassignmentsRequest,
 };
+use letterbox_env::Gather;
 
 use super::{by_topic, ids_by_topic};
 use crate::client::{Client, topic_name};
@@ -72,7 +73,7 @@ impl Client {
                 (partition, BrokerError::check(one.error_code, one.error_message.as_deref()))
             })
         });
-        Ok(results.collect())
+        Ok(results.gather())
     }
 
     /// Moves each partition to these brokers, the preferred leader first; with `None` gives up a
@@ -110,7 +111,7 @@ impl Client {
                 (partition, BrokerError::check(one.error_code, one.error_message.as_deref()))
             })
         });
-        Ok(results.collect())
+        Ok(results.gather())
     }
 
     /// Which of `partitions` move now; with `None` of all there are.
@@ -147,6 +148,6 @@ impl Client {
                 (TopicPartition::new(topic.name.0.to_string(), one.partition_index), moving)
             })
         });
-        Ok(moving.collect())
+        Ok(moving.gather())
     }
 }

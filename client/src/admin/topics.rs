@@ -15,6 +15,7 @@ use kafka_protocol::messages::{
     DescribeClusterRequest, DescribeTopicPartitionsRequest,
 };
 use kafka_protocol::protocol::Request;
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use uuid::Uuid;
 
@@ -124,7 +125,7 @@ impl Client {
                     .map(|()| created),
             )
         });
-        Ok(outcomes.collect())
+        Ok(outcomes.gather())
     }
 
     /// Deletes topics by name.
@@ -163,7 +164,7 @@ impl Client {
         for topic in topics {
             self.forget_topic(topic);
         }
-        Ok(outcomes.collect())
+        Ok(outcomes.gather())
     }
 
     /// Grows each topic to a number of partitions; with assignments for the added ones, or none for
@@ -204,7 +205,7 @@ impl Client {
                 BrokerError::check(topic.error_code, topic.error_message.as_deref()),
             )
         });
-        Ok(outcomes.collect())
+        Ok(outcomes.gather())
     }
 
     /// The cluster's id, its brokers and the broker for admin requests.
@@ -222,7 +223,7 @@ impl Client {
         Ok(DescribedCluster {
             cluster_id: response.cluster_id.to_string(),
             controller_id: (response.controller_id.0 >= 0).then_some(response.controller_id.0),
-            brokers: brokers.collect(),
+            brokers: brokers.gather(),
         })
     }
 

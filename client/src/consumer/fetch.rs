@@ -6,6 +6,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::BatchError;
 use tokio::task::JoinError;
@@ -36,7 +37,7 @@ impl Consumer {
             self.positions.keys().filter(|partition| self.client.known_leader(partition).is_none());
         let topics: Vec<String> = unknown
             .map(|partition| partition.topic.clone())
-            .collect::<BTreeSet<_>>()
+            .gather::<BTreeSet<_>>()
             .into_iter()
             .collect();
         if topics.is_empty() {

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest};
-use letterbox_env::BoxFuture;
+use letterbox_env::{BoxFuture, Gather};
 use tokio::time::Instant;
 
 use super::state::{Batch, Outcome};
@@ -243,7 +243,7 @@ async fn produce(
     let version = connection.version_of::<ProduceRequest>(i16::MAX)?;
     if shared.options.acks == Acks::None {
         connection.send_only(&request, version, deadline).await?;
-        return Ok(batches.iter().map(|(partition, _)| (partition.clone(), Ok(None))).collect());
+        return Ok(batches.iter().map(|(partition, _)| (partition.clone(), Ok(None))).gather());
     }
     let response = connection.call(&request, version, deadline).await?;
     let answers = response.responses.iter().flat_map(|topic| {
@@ -253,5 +253,5 @@ async fn produce(
             (partition, answer.map(|()| (row.base_offset >= 0).then_some(row.base_offset)))
         })
     });
-    Ok(answers.collect())
+    Ok(answers.gather())
 }

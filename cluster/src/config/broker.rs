@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use letterbox_env::split_address;
+use letterbox_env::{Gather, split_address};
 use letterbox_protocol::model::BrokerId;
 
 use super::keys::{self, Problem, Verdict};
@@ -137,7 +137,7 @@ impl Config {
     pub fn from_pairs(
         pairs: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let given: BTreeMap<String, String> = pairs.into_iter().collect();
+        let given: BTreeMap<String, String> = pairs.into_iter().gather();
         let strict = given
             .get("config.strict")
             .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
@@ -321,7 +321,7 @@ impl Config {
                 .iter()
                 .filter(|(key, _)| is(key))
                 .map(|(key, value)| (key.clone(), value.clone()))
-                .collect()
+                .gather()
         };
         self.dynamic
             .store(Arc::new(Dynamic { broker: changeable(broker), cluster: changeable(cluster) }));

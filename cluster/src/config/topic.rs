@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use letterbox_env::Gather;
+
 use super::broker::{Config, Entry, Source};
 use super::keys::{self, Effect, I32, I64, Kind, words};
 
@@ -150,7 +152,7 @@ impl TopicConfig {
                         .unwrap_or_else(|| broker_value(config, key).value.unwrap_or_default()),
                 )
             })
-            .collect();
+            .gather();
         Self { values }
     }
 

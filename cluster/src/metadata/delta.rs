@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use letterbox_env::Gather;
 use letterbox_protocol::model::BrokerId;
 
 use super::image::{ConfigResource, MetadataImage, PartitionState, Topic};
@@ -84,13 +85,13 @@ impl MetadataDelta {
         if !Arc::ptr_eq(&before.brokers, &after.brokers) {
             let ids = before.brokers.keys().chain(after.brokers.keys());
             delta.brokers_changed =
-                ids.filter(|id| before.brokers.get(id) != after.brokers.get(id)).copied().collect();
+                ids.filter(|id| before.brokers.get(id) != after.brokers.get(id)).copied().gather();
         }
         let ids = before.broker_configs.keys().chain(after.broker_configs.keys());
         delta.configs_changed = ids
             .filter(|id| before.broker_configs.get(id) != after.broker_configs.get(id))
             .map(|id| ConfigResource::Broker(*id))
-            .collect();
+            .gather();
         if before.cluster_configs != after.cluster_configs {
             delta.configs_changed.insert(ConfigResource::Cluster);
         }

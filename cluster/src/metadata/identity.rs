@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use letterbox_env::{Env, Fault};
+use letterbox_env::{Env, Fault, Gather};
 use letterbox_protocol::topics::PARTITION_TOPIC_IDS;
 use uuid::Uuid;
 
@@ -232,10 +232,10 @@ pub fn open_usable(
             path.display()
         );
     }
-    let lost = gone.iter().map(|lost| (lost.id, lost.path.clone())).collect();
+    let lost = gone.iter().map(|lost| (lost.id, lost.path.clone())).gather();
     let not_found = |why| io::Error::new(io::ErrorKind::NotFound, why);
     let mut unusable: BTreeMap<PathBuf, io::Error> =
-        gone.into_iter().map(|lost| (lost.place, not_found(lost.why))).collect();
+        gone.into_iter().map(|lost| (lost.place, not_found(lost.why))).gather();
     usable.retain(|directory| !unusable.contains_key(directory));
     loop {
         let new_id = |_: &Path| env.random_uuid();
@@ -249,7 +249,7 @@ pub fn open_usable(
                 if used != before {
                     write_used(env, metadata_dir, &used)?;
                 }
-                let used = used.into_keys().collect();
+                let used = used.into_keys().gather();
                 return Ok(Usable { identities, unusable, lost, used });
             }
             Err(IdentityError::Io { directory, source })
@@ -500,7 +500,7 @@ pub fn found_and_lost<'a>(
     let place = place.unwrap_or_else(|| expected.metadata_dir.to_owned());
     let ids = expected.ids.iter().filter_map(|id| decode_uuid(id));
     let is_lost = |id: &Uuid| !found.iter().any(|(_, identity)| identity.directory_id == *id);
-    let lost = ids.filter(is_lost).map(|id| (id, place.clone())).collect();
+    let lost = ids.filter(is_lost).map(|id| (id, place.clone())).gather();
     (found, lost)
 }
 
@@ -669,7 +669,7 @@ fn parse(bytes: &[u8]) -> Result<DirectoryIdentity, String> {
     let properties: BTreeMap<String, String> = parse_properties(bytes)
         .map_err(|problem| format!("is damaged: {problem}"))?
         .into_iter()
-        .collect();
+        .gather();
     let get = |key: &str| {
         properties.get(key).filter(|value| !value.is_empty()).ok_or_else(|| format!("has no {key}"))
     };

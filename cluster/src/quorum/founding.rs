@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use letterbox_env::panics::lock;
-use letterbox_env::{Env, join_address, with_causes};
+use letterbox_env::{Env, Gather, join_address, with_causes};
 use letterbox_protocol::model::encode_uuid;
 use uuid::Uuid;
 
@@ -111,7 +111,7 @@ pub(super) fn decide(own: &Hello, answers: &BTreeMap<u64, Hello>) -> Result<Step
         Err(error) => return Ok(Step::Correct(error)),
     };
     let others = own.voters.keys().copied().filter(|id| *id != own.from);
-    let mut missing: BTreeSet<u64> = others.filter(|id| !answers.contains_key(id)).collect();
+    let mut missing: BTreeSet<u64> = others.filter(|id| !answers.contains_key(id)).gather();
     let is_first = own.voters.keys().next() == Some(&own.from);
     if missing.is_empty() && is_first {
         match unconvinced(own, answers) {
@@ -127,7 +127,7 @@ pub(super) fn decide(own: &Hello, answers: &BTreeMap<u64, Hello>) -> Result<Step
         let member = |(id, at): (&u64, &(String, u16))| {
             Some((*id, Voter { incarnation: incarnation(id)?, ..Voter::at(at) }))
         };
-        let members = own.voters.iter().filter_map(member).collect();
+        let members = own.voters.iter().filter_map(member).gather();
         return Ok(Step::Found { cluster_id, members });
     }
     Ok(Step::Wait { missing })

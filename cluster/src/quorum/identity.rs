@@ -17,7 +17,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use letterbox_env::panics::lock;
-use letterbox_env::{Env, join_address, with_causes};
+use letterbox_env::{Env, Gather, join_address, with_causes};
 use openraft::RaftMetrics;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -317,7 +317,7 @@ impl Identity {
             incarnation: self.incarnation,
             start: self.start,
             directory_id: self.directory_id.get().copied(),
-            voters: self.voters.iter().map(|(id, voter)| (*id, address(voter))).collect(),
+            voters: self.voters.iter().map(|(id, voter)| (*id, address(voter))).gather(),
             members,
             at,
             configs,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, Env, Fault, FileRef, join_address, with_causes};
+use letterbox_env::{BoxFuture, Env, Fault, FileRef, Gather, join_address, with_causes};
 use letterbox_protocol::model::BrokerId;
 use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
@@ -434,7 +434,7 @@ impl MetadataQuorum for RaftQuorum {
             Some((broker_id(*id)?, seen))
         });
         QuorumStatus {
-            seen: seen.collect(),
+            seen: seen.gather(),
             node_id: self.node_id,
             leader: metrics.current_leader.and_then(broker_id),
             term: metrics.current_term,
@@ -442,7 +442,7 @@ impl MetadataQuorum for RaftQuorum {
             voters,
             observers,
             last_log_index: metrics.last_log_index.unwrap_or(0),
-            matched: metrics.replication.iter().flatten().filter_map(matched).collect(),
+            matched: metrics.replication.iter().flatten().filter_map(matched).gather(),
             applied_index: metrics.last_applied.map_or(0, |id| id.index),
             snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
         }
@@ -454,7 +454,7 @@ impl MetadataQuorum for RaftQuorum {
         let why = |(id, member): (&u64, &Voter)| {
             Some((broker_id(*id)?, self.identity.met_as(*id, member.incarnation).unreachable?))
         };
-        others.filter_map(why).collect()
+        others.filter_map(why).gather()
     }
 
     fn refusal(&self) -> Option<String> {

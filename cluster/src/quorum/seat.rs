@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::panics::lock;
-use letterbox_env::{Env, FileRef, with_causes};
+use letterbox_env::{Env, FileRef, Gather, with_causes};
 use letterbox_protocol::model::BrokerId;
 use openraft::SnapshotPolicy;
 use tokio::sync::{Mutex, watch};
@@ -300,7 +300,7 @@ fn check_members(
 /// The voters and where they are reached, as configured.
 fn voters(config: &QuorumConfig) -> BTreeMap<u64, Voter> {
     let voters = config.voters.iter();
-    voters.filter_map(|(id, at)| Some((u64::try_from(*id).ok()?, Voter::at(at)))).collect()
+    voters.filter_map(|(id, at)| Some((u64::try_from(*id).ok()?, Voter::at(at)))).gather()
 }
 
 fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, OpenError> {

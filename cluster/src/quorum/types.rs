@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Cursor;
 use std::sync::Arc;
 
+use letterbox_env::Gather;
 use openraft::{CommittedLeaderId, EntryPayload, LogId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -75,14 +76,14 @@ impl Known {
     pub(super) fn of(membership: &StoredMembership) -> Self {
         Self {
             at: *membership.log_id(),
-            members: membership.nodes().map(|(id, voter)| (*id, voter.clone())).collect(),
+            members: membership.nodes().map(|(id, voter)| (*id, voter.clone())).gather(),
             configs: membership.membership().get_joint_config().clone(),
         }
     }
 
     /// The membership that a cluster is founded with: these vote.
     pub(super) fn founding(members: Members) -> Self {
-        let configs = vec![members.keys().copied().collect()];
+        let configs = vec![members.keys().copied().gather()];
         Self { at: Some(NodeLogId::default()), members, configs }
     }
 
@@ -91,7 +92,7 @@ impl Known {
     }
 
     pub(super) fn voters(&self) -> BTreeSet<u64> {
-        self.configs.iter().flatten().copied().collect()
+        self.configs.iter().flatten().copied().gather()
     }
 
     pub(super) fn is_voter(&self, node: u64) -> bool {
@@ -115,7 +116,7 @@ impl Known {
 
 /// The first entry of a metadata log: these vote.
 pub(super) fn first_entry(members: Members) -> Entry {
-    let voters = members.keys().copied().collect();
+    let voters = members.keys().copied().gather();
     let membership = openraft::Membership::new(vec![voters], members);
     Entry { log_id: LogId::default(), payload: EntryPayload::Membership(membership) }
 }

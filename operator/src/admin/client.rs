@@ -7,7 +7,7 @@ use std::time::Duration;
 use letterbox_client::{
     AlterOp, BrokerError, Client, ClientOptions, ConfigResource, ConfigSource, Error, ErrorCode,
 };
-use letterbox_env::{BoxFuture, Env};
+use letterbox_env::{BoxFuture, Env, Gather};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -282,7 +282,7 @@ impl KafkaAdmin for ClientAdmin {
                     .map(|p| i32::try_from(p.replicas.len()).unwrap_or(i32::MAX))
                     .max()
                     .unwrap_or(0),
-                config: own.filter_map(|entry| Some((entry.name, entry.value?))).collect(),
+                config: own.filter_map(|entry| Some((entry.name, entry.value?))).gather(),
             }))
         }))
     }

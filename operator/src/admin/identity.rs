@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use letterbox_env::{BoxFuture, Env};
+use letterbox_env::{BoxFuture, Env, Gather};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -138,7 +138,7 @@ fn read(answer: &[u8]) -> Option<Identity> {
             .into_iter()
             .map(|directory| (directory.path, directory.id))
             .collect(),
-        lost: said.lost.into_iter().map(|directory| (directory.id, directory.path)).collect(),
+        lost: said.lost.into_iter().map(|directory| (directory.id, directory.path)).gather(),
         misses_metadata: said.metadata_log.as_deref() == Some("missing"),
         // Whatever another version says about it, the rest counts.
         opening: serde_json::from_value(said.opening).ok(),

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use letterbox_env::Gather;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ pub(super) fn config_values<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
     let values: Option<BTreeMap<String, Value>> = Deserialize::deserialize(deserializer)?;
-    Ok(values.unwrap_or_default().into_iter().map(|(key, value)| (key, text_of(value))).collect())
+    Ok(values.unwrap_or_default().into_iter().map(|(key, value)| (key, text_of(value))).gather())
 }
 
 fn text_of(value: Value) -> String {

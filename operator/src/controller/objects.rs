@@ -12,6 +12,7 @@ use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt as _};
+use letterbox_env::Gather;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde_json::{Value, json};
@@ -121,7 +122,7 @@ fn reduced(metadata: ObjectMeta) -> ObjectMeta {
     let annotations = annotations
         .filter(|(name, _)| [PAUSE_ANNOTATION, ACCEPT_LOSS_ANNOTATION].contains(&name.as_str()))
         .map(|(name, value)| (name, value.chars().take(ANNOTATION_LEN_MAX).collect()))
-        .collect::<BTreeMap<_, _>>();
+        .gather::<BTreeMap<_, _>>();
     // Those of others are named to who waits for them.
     let (mut finalizers, others): (Vec<String>, Vec<String>) = metadata
         .finalizers
@@ -340,7 +341,7 @@ impl KnownUnread {
             Event::Init => self.listed.clear(),
             Event::InitDone => {
                 let before = std::mem::replace(&mut self.known, std::mem::take(&mut self.listed));
-                return before.difference(&self.known).cloned().collect();
+                return before.difference(&self.known).cloned().gather();
             }
             Event::InitApply(object) if object.0.is_err() => {
                 self.known.insert(place(object));

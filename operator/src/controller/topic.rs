@@ -12,7 +12,7 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Client, Resource as _, ResourceExt as _};
-use letterbox_env::{BoxFuture, Env};
+use letterbox_env::{BoxFuture, Env, Gather};
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -372,10 +372,10 @@ fn woken_by_clusters(
         let state_of =
             |cluster: &Arc<KafkaCluster>| (key_of(cluster), context.state_of(Some(cluster)));
         let seen: BTreeMap<ClusterKey, ClusterState> =
-            context.clusters.state().iter().map(state_of).collect();
-        let keys: BTreeSet<ClusterKey> = known.keys().chain(seen.keys()).cloned().collect();
+            context.clusters.state().iter().map(state_of).gather();
+        let keys: BTreeSet<ClusterKey> = known.keys().chain(seen.keys()).cloned().gather();
         let changed: BTreeSet<ClusterKey> =
-            keys.into_iter().filter(|key| known.get(key) != seen.get(key)).collect();
+            keys.into_iter().filter(|key| known.get(key) != seen.get(key)).gather();
         let gone: Vec<ClusterKey> =
             changed.iter().filter(|key| !seen.contains_key(key)).cloned().collect();
         known = seen;

@@ -11,6 +11,7 @@ mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
+use letterbox_env::Gather;
 use serde_json::Value;
 
 use crate::api::{ClusterStorage, KafkaCluster, Listener, NodeStatus, Resources};
@@ -185,7 +186,7 @@ impl Blueprint {
                 };
                 (id, built)
             })
-            .collect();
+            .gather();
         Self {
             namespace: cluster.namespace().unwrap_or_default(),
             uid: cluster.uid().unwrap_or_default(),
@@ -245,7 +246,7 @@ fn repository_of(image: &str) -> &str {
 /// The ids that `cluster` should have: those that were assigned (`status.nodes`), and the lowest
 /// free ones for brokers that are to come.
 pub fn broker_ids(cluster: &KafkaCluster) -> impl Iterator<Item = i32> + use<> {
-    let mut ids: BTreeSet<i32> = nodes_of(cluster).map(|node| node.id).collect();
+    let mut ids: BTreeSet<i32> = nodes_of(cluster).map(|node| node.id).gather();
     let more = usize::try_from(cluster.spec.replicas).unwrap_or_default().saturating_sub(ids.len());
     let free: Vec<i32> = (0..).filter(|id| !ids.contains(id)).take(more).collect();
     ids.extend(free);

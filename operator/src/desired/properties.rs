@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use letterbox_client::properties::{escape_key, escape_value};
-use letterbox_env::{join_address, split_address};
+use letterbox_env::{Gather, join_address, split_address};
 
 use super::{BrokerConfig, BrokerFacts, knows};
 use crate::api::{KafkaClusterSpec, Listener, ListenerType, nanos_of};
@@ -56,7 +56,7 @@ pub(super) fn build(
     let Addresses { listeners, advertised, protocols, on_node, unknown } = addresses(spec, facts);
     // What the user set comes first, in key order; what the operator owns is put over it.
     let mut keys: BTreeMap<&str, String> =
-        spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).gather();
     if spec.replicas > 1 {
         // What several brokers are for; the spec may say otherwise.
         let replicas = spec.replicas.min(3).to_string();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
+use letterbox_env::Gather;
 
 use super::wait::being_deleted;
 use crate::admin::{NewTopic, Topic};
@@ -322,10 +323,10 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
     }
     let spec = &topic.spec;
     let recorded: BTreeSet<String> =
-        topic.status.iter().flat_map(|status| status.config_keys.iter().cloned()).collect();
-    let wanted: BTreeSet<String> = spec.config.keys().cloned().collect();
+        topic.status.iter().flat_map(|status| status.config_keys.iter().cloned()).gather();
+    let wanted: BTreeSet<String> = spec.config.keys().cloned().gather();
     if !wanted.is_subset(&recorded) {
-        plan.steps.push(TopicStep::RecordConfigKeys(recorded.union(&wanted).cloned().collect()));
+        plan.steps.push(TopicStep::RecordConfigKeys(recorded.union(&wanted).cloned().gather()));
     }
     let Some(live) = &facts.topic else {
         plan.steps.push(TopicStep::Create(NewTopic {
@@ -355,7 +356,7 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
     let changes: BTreeMap<String, Option<String>> = set
         .map(|(key, value)| (key.clone(), Some(value.clone())))
         .chain(unset.map(|key| (key.clone(), None)))
-        .collect();
+        .gather();
     if !changes.is_empty() {
         plan.steps.push(TopicStep::AlterConfig(changes));
     }

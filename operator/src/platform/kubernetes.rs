@@ -19,7 +19,7 @@ use kube::api::{
     PostParams, Preconditions,
 };
 use kube::{Client, ResourceExt as _};
-use letterbox_env::{BoxFuture, with_causes};
+use letterbox_env::{BoxFuture, Gather, with_causes};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -135,7 +135,7 @@ impl Kubernetes {
             node.volumes.iter().map(|volume| &volume.claim_uid).chain(lost).flatten()
         });
         let unmade = self.unmade.lock().unwrap_or_else(PoisonError::into_inner);
-        uids.filter(|uid| unmade.contains(uid)).cloned().collect()
+        uids.filter(|uid| unmade.contains(uid)).cloned().gather()
     }
 
     /// The pods whose image is left although somebody changed it: it was restored not long ago, and
@@ -373,7 +373,7 @@ impl Kubernetes {
                 said.is_of(id, None).then_some((id, said))
             })
         });
-        futures::future::join_all(asked).await.into_iter().flatten().collect()
+        futures::future::join_all(asked).await.into_iter().flatten().gather()
     }
 
     /// Asks every pod that does not serve what it waits for.
@@ -385,7 +385,7 @@ impl Kubernetes {
                 Some((id, self.brokers.not_ready_because(address, port_of(ADMIN_PORT)?).await?))
             })
         });
-        futures::future::join_all(asked).await.into_iter().flatten().collect()
+        futures::future::join_all(asked).await.into_iter().flatten().gather()
     }
 
     async fn prune(&self, desired: &Blueprint, key: &ObjectKey) -> Result<(), Fault> {
@@ -790,7 +790,7 @@ impl Platform for Kubernetes {
                 live_or_unread(claims.map(|list| list.items), Part::Storage, &mut live.unread);
             self.find_by_name(cluster, &mut live).await;
             let own = live.claims.iter().filter(|claim| is_own(cluster, claim));
-            live.own = own.filter_map(|claim| claim.uid()).collect();
+            live.own = own.filter_map(|claim| claim.uid()).gather();
             live.believe_own_pods(cluster);
             live.left = self.left(&live.namespace, &live.pods);
             let (identities, starting) =
@@ -906,7 +906,7 @@ impl Live for KubernetesLive {
                     .map(|name| VolumePlace { log_dir: objects::log_dir(&name), name })
                     .collect(),
                 bind: BTreeMap::new(),
-                advertised: advertised.collect(),
+                advertised: advertised.gather(),
                 quorum: (host, CONTROLLER_PORT),
                 quorum_bind: (String::new(), CONTROLLER_PORT),
                 admin_bind: None,
@@ -919,7 +919,7 @@ impl Live for KubernetesLive {
         });
         let cluster_id = self.cluster_id(cluster);
         Facts {
-            brokers: brokers.collect(),
+            brokers: brokers.gather(),
             cluster_id,
             image: image_of(cluster, self.ready_image().as_deref(), &self.default_image),
         }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use kube::ResourceExt as _;
-use letterbox_env::Env;
+use letterbox_env::{Env, Gather};
 use serde::{Deserialize, Serialize};
 
 use crate::api::KafkaCluster;
@@ -102,7 +102,7 @@ impl ClusterPorts {
     /// Those of the brokers and listeners that `cluster` has.
     fn asked_by(&self, cluster: &KafkaCluster) -> Self {
         let mut asked = self.clone();
-        let ids: BTreeSet<i32> = broker_ids(cluster).collect();
+        let ids: BTreeSet<i32> = broker_ids(cluster).gather();
         asked.brokers.retain(|id, _| ids.contains(id));
         let listeners = &cluster.spec.listeners;
         for broker in asked.brokers.values_mut() {
@@ -122,7 +122,7 @@ impl Free {
     /// Takes these ports if nobody has any of them.
     fn take(&mut self, ports: &ClusterPorts) -> bool {
         let all: Vec<u16> = ports.all().collect();
-        let distinct: BTreeSet<u16> = all.iter().copied().collect();
+        let distinct: BTreeSet<u16> = all.iter().copied().gather();
         let is_free = distinct.len() == all.len()
             && distinct.is_disjoint(&self.taken)
             && !distinct.contains(&0);
@@ -191,7 +191,7 @@ fn others(env: &Env, dir: &Path) -> BTreeMap<String, ClusterPorts> {
         let text = env.disk.read(&dir.join(&name).join(FILE)).ok()?;
         Some((name, serde_json::from_slice(&text).ok()?))
     };
-    folders.filter_map(|folder| ports(folder.name)).collect()
+    folders.filter_map(|folder| ports(folder.name)).gather()
 }
 
 /// The ports that the cluster in `dir` has, and of how many brokers it was made; `None` where it

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::Stream;
+use letterbox_env::Gather;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -85,7 +86,7 @@ impl Unwatched {
         let is_it = |scope: &Option<String>| scope.as_ref().is_none_or(|it| it == namespace);
         self.with(|all| {
             let told = all.iter().filter(|((_, scope), refusal)| is_it(scope) && refusal.is_told());
-            told.map(|((what, _), refusal)| (what.clone(), refusal.message.clone())).collect()
+            told.map(|((what, _), refusal)| (what.clone(), refusal.message.clone())).gather()
         })
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use letterbox_env::Gather;
 
 use super::waits::{Waiting, waits};
 use super::{Conditions, Fault, Told, nothing_changes, paused};
@@ -228,7 +229,7 @@ fn all_of(mut faults: Vec<Told>) -> Option<Told> {
 /// not what runs.
 fn images(observed: &Observed) -> BTreeSet<&String> {
     let serving = observed.brokers.values().filter(|broker| broker.run == Run::Ready);
-    serving.filter_map(|broker| broker.image.as_ref()).collect()
+    serving.filter_map(|broker| broker.image.as_ref()).gather()
 }
 
 /// The cluster's id, as its brokers tell it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use letterbox_env::Gather;
 
 use super::waits::{Waiting, waits};
 use super::{Conditions, Fault, Told, nothing_changes, paused};
@@ -114,7 +115,7 @@ fn known_keys(topic: &KafkaTopic, plan: &TopicPlan, old: Vec<String>) -> Vec<Str
     if is_paused(&topic.metadata) || !matches!(plan.wait, Some(TopicWait::Cluster(_))) {
         return old;
     }
-    let all: BTreeSet<String> = old.into_iter().chain(topic.spec.config.keys().cloned()).collect();
+    let all: BTreeSet<String> = old.into_iter().chain(topic.spec.config.keys().cloned()).gather();
     all.into_iter().collect()
 }
 

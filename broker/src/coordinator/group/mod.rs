@@ -33,6 +33,7 @@ use kafka_protocol::messages::{
     OffsetDeleteResponse, SyncGroupResponse,
 };
 use kafka_protocol::protocol::StrBytes;
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::TimestampMs;
 
@@ -451,7 +452,7 @@ impl Group {
     }
 
     fn count_protocols(&mut self, member: &Member, add: bool) {
-        let names: BTreeSet<&Arc<str>> = member.protocols.iter().map(|(name, _)| name).collect();
+        let names: BTreeSet<&Arc<str>> = member.protocols.iter().map(|(name, _)| name).gather();
         for name in names {
             let count = self.supported_protocols.entry(name.clone()).or_default();
             *count = if add { count.saturating_add(1) } else { count.saturating_sub(1) };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 
 use super::join::join_error;
@@ -92,7 +93,7 @@ impl Group {
         self.generation = next_generation(self.generation);
         self.protocol = self.select_protocol();
         self.transition_to(GroupState::CompletingRebalance, cx.now);
-        self.pending_sync = self.members.keys().cloned().collect();
+        self.pending_sync = self.members.keys().cloned().gather();
         for member_id in self.pending_sync.clone() {
             self.joined(&member_id, cx);
         }

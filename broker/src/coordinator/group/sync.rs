@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 
 use super::{Completion, Cx, Group, GroupState, Member, Reply, ReplyId, Write, optional_str_bytes};
@@ -63,7 +64,7 @@ impl Group {
     fn write_assignment(&mut self, request: &SyncGroupRequest, cx: &mut Cx<'_>) {
         // Members the leader forgot get an empty assignment; ids it made up are dropped.
         let mut assignments: BTreeMap<Arc<str>, Bytes> =
-            self.members.keys().map(|id| (id.clone(), Bytes::new())).collect();
+            self.members.keys().map(|id| (id.clone(), Bytes::new())).gather();
         for said in &request.assignments {
             if let Some(assignment) = assignments.get_mut(said.member_id.as_str()) {
                 *assignment = Bytes::copy_from_slice(&said.assignment);

@@ -11,8 +11,8 @@ mod tests;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use letterbox_env::Env;
 use letterbox_env::panics::lock;
+use letterbox_env::{Env, Gather};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::TopicId;
 
@@ -244,5 +244,5 @@ impl Inner {
 
 /// A set of lower-case filter strings, as ListGroups compares them.
 fn lower_case(filters: &[kafka_protocol::protocol::StrBytes]) -> BTreeSet<String> {
-    filters.iter().map(|filter| filter.trim().to_lowercase()).collect()
+    filters.iter().map(|filter| filter.trim().to_lowercase()).gather()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, ProducerId, TopicId, encode_uuid};
 use serde::{Deserialize, Serialize};
@@ -173,7 +174,7 @@ impl Directories {
             };
             (*id, standing)
         };
-        let standing: BTreeMap<_, _> = directories.iter().map(standing).collect();
+        let standing: BTreeMap<_, _> = directories.iter().map(standing).gather();
         let are_other = known.is_some() && !standing.values().any(|one| *one == Standing::Known);
         let is_there = |id: &Uuid| standing.get(id) == Some(&Standing::Known);
         let are_all_there = known.is_some_and(|known| known.directories.keys().all(is_there));
@@ -217,7 +218,7 @@ impl Directories {
         };
         let before = present.into_iter().flat_map(|present| &present.directories);
         let kept = before.filter(|(id, _)| absent.contains(id) || directories.is_empty());
-        let mut all: BTreeMap<_, _> = kept.map(|(id, stamp)| (*id, *stamp)).collect();
+        let mut all: BTreeMap<_, _> = kept.map(|(id, stamp)| (*id, *stamp)).gather();
         if present.is_some_and(|present| present.directories.is_empty()) {
             // They have seen no run that an earlier version knew.
             all.extend(absent.iter().map(|id| (*id, Stamp::default())));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use letterbox_env::Gather;
 use letterbox_protocol::{ErrorCode, STRING_MAX};
 use serde::{Deserialize, Serialize};
 
@@ -164,7 +165,7 @@ fn alter(
             None => after.remove(key),
         };
     }
-    let keys: BTreeSet<&String> = present.keys().chain(after.keys()).collect();
+    let keys: BTreeSet<&String> = present.keys().chain(after.keys()).gather();
     for key in keys.into_iter().filter(|key| present.get(*key) != after.get(*key)) {
         records.push(MetadataRecord::config(resource, key, after.get(key).map(String::as_str)));
     }
@@ -236,10 +237,10 @@ fn changed_value(
         return Err(ApiError::new(ErrorCode::InvalidConfig, message));
     }
     if matches!(op, ConfigOp::Append(_)) {
-        let mut known: BTreeSet<&str> = list.iter().copied().collect();
+        let mut known: BTreeSet<&str> = list.iter().copied().gather();
         list.extend(given.into_iter().filter(|item| known.insert(item)));
     } else {
-        let given: BTreeSet<&str> = given.into_iter().collect();
+        let given: BTreeSet<&str> = given.into_iter().gather();
         list.retain(|item| !given.contains(item));
     }
     let list = list.join(",");

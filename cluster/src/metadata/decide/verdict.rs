@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 use serde::{Deserialize, Serialize};
@@ -170,7 +171,7 @@ impl<'a> Judge<'a> {
     ) -> Self {
         let is_other = |id: &BrokerId| !brokers.contains(id);
         let stopping = image.live_brokers().filter(|(_, broker)| broker.stopping);
-        let stopping: BTreeSet<_> = stopping.map(|(id, _)| *id).filter(is_other).collect();
+        let stopping: BTreeSet<_> = stopping.map(|(id, _)| *id).filter(is_other).gather();
         let present = fenced(image, &stopping);
         let meanwhile = fenced(&present, brokers);
         Self { rules, brokers, stopping, present, meanwhile, names_max }
@@ -275,6 +276,6 @@ fn fenced(image: &MetadataImage, ids: &BTreeSet<BrokerId>) -> MetadataImage {
         };
         (*id, broker)
     };
-    let brokers: BTreeMap<_, _> = image.brokers.iter().map(fence).collect();
+    let brokers: BTreeMap<_, _> = image.brokers.iter().map(fence).gather();
     MetadataImage { brokers: Arc::new(brokers), ..image.clone() }
 }

@@ -17,6 +17,7 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::list_config_resources_response::ConfigResource as ListedResource;
 use kafka_protocol::protocol::StrBytes;
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::{BrokerId, ResourceType};
 
@@ -73,7 +74,7 @@ pub(crate) fn describe(
             let wanted: Option<BTreeSet<&str>> = resource
                 .configuration_keys
                 .as_ref()
-                .map(|keys| keys.iter().map(|key| key.as_str()).collect());
+                .map(|keys| keys.iter().map(|key| key.as_str()).gather());
             let is_wanted = |name: &str| {
                 wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted.contains(name))
             };
@@ -497,7 +498,7 @@ pub(crate) fn list(
 ) -> m::ListConfigResourcesResponse {
     let answer = m::ListConfigResourcesResponse::default();
     let every = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
-    let mut types: BTreeSet<i8> = request.resource_types.iter().copied().collect();
+    let mut types: BTreeSet<i8> = request.resource_types.iter().copied().gather();
     if !types.iter().all(|kind| every.contains(kind)) {
         return answer.with_error_code(ErrorCode::UnsupportedVersion as i16);
     }

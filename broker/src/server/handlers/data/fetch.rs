@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use letterbox_env::Gather;
 use letterbox_protocol::fetch::{
     EpochEndOffset, FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer,
 };
@@ -347,7 +348,7 @@ fn drop_repeated(topics: &mut [AskedTopic]) {
     places.sort_unstable();
     places.dedup();
     if places.len() < all {
-        let mut left: BTreeSet<usize> = places.into_iter().collect();
+        let mut left: BTreeSet<usize> = places.into_iter().gather();
         for topic in topics {
             topic.partitions.retain(|asked| {
                 asked.found.as_ref().map_or(true, |partition| left.remove(&place(partition)))

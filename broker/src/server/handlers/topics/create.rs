@@ -12,6 +12,7 @@ use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult,
 };
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
@@ -94,7 +95,7 @@ fn new_topic(name: String, topic: CreatableTopic) -> NewTopic {
     let configs = topic.configs.into_iter().map(|config| {
         (config.name.as_str().to_owned(), config.value.map(|value| value.as_str().to_owned()))
     });
-    NewTopic { name, placement, configs: configs.collect() }
+    NewTopic { name, placement, configs: configs.gather() }
 }
 
 /// What was made, as far as the caller may see it.
@@ -187,13 +188,13 @@ pub(crate) async fn auto_create(
                 let code = result.err()?.code;
                 (code != ErrorCode::TopicAlreadyExists).then_some((name, code))
             })
-            .collect(),
+            .gather(),
         // Not answered now; the client asks again.
         Err(_) => ordinary
             .iter()
             .chain(&internal)
             .map(|name| (name.to_string(), ErrorCode::UnknownTopicOrPartition))
-            .collect(),
+            .gather(),
     }
 }
 
@@ -252,7 +253,7 @@ fn offsets_topic(services: &Services) -> NewTopic {
             partitions,
             i16::try_from(wanted.min(brokers)).unwrap_or(1),
         ),
-        configs: configs.into_iter().map(|(key, value)| (key.to_owned(), Some(value))).collect(),
+        configs: configs.into_iter().map(|(key, value)| (key.to_owned(), Some(value))).gather(),
     }
 }
 

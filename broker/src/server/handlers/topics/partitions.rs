@@ -9,6 +9,7 @@ use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
+use letterbox_env::Gather;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
@@ -27,7 +28,7 @@ pub(crate) fn describe(
 ) -> m::DescribeTopicPartitionsResponse {
     let image = services.image();
     let may = |name: &str| ctx.may(Operation::Describe, Resource::Topic(name));
-    let asked: BTreeSet<&str> = request.topics.iter().map(|topic| topic.name.as_str()).collect();
+    let asked: BTreeSet<&str> = request.topics.iter().map(|topic| topic.name.as_str()).gather();
     let all = asked.is_empty();
     let (from, first) = request
         .cursor
@@ -38,7 +39,7 @@ pub(crate) fn describe(
         return m::DescribeTopicPartitionsResponse::default().with_topics(refused);
     }
     let names: BTreeSet<&str> = if all {
-        image.topics().map(|topic| &*topic.name).filter(|name| may(name)).collect()
+        image.topics().map(|topic| &*topic.name).filter(|name| may(name)).gather()
     } else {
         asked
     };
