@@ -32,6 +32,9 @@ use common::{Clients, DATA, NODES, PATIENCE, TOPIC, ask, connect, node_with, sho
 
 const FAULTS: u64 = 8;
 const REQUEST_TIMED_OUT: i16 = 7;
+/// Kinds of elections.
+const PREFERRED: i8 = 0;
+const UNCLEAN: i8 = 1;
 
 fn cluster(seed: u64) -> Cluster {
     cluster_with(seed, "")
@@ -43,8 +46,10 @@ fn cluster_with(seed: u64, more: &str) -> Cluster {
     let more = format!(
         "default.replication.factor=3\nmin.insync.replicas=2\n\
          offsets.topic.replication.factor=3\nreplica.lag.time.max.ms=2000\n\
-         replica.socket.timeout.ms=1000\nreplica.fetch.backoff.ms=200\n{more}"
+         replica.socket.timeout.ms=1000\n{more}"
     );
+    let backoff = "replica.fetch.backoff.ms";
+    let more = if more.contains(backoff) { more } else { format!("{more}\n{backoff}=200\n") };
     (1..).zip(NODES).for_each(|(id, name)| cluster.host(name, node_with(id, &more)));
     cluster
 }
@@ -464,6 +469,47 @@ async fn leader_of(env: &Env, at: &str) -> &'static str {
     NODES[usize::try_from(leader.leader_id.0).unwrap() - 1]
 }
 
+/// Elects leaders of all partitions that want one: the error of each that was looked at.
+fn elect(cluster: &mut Cluster, kind: i8) -> Vec<i16> {
+    let elected = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&elected);
+    cluster.client(&format!("elects {kind}"), move |env| async move {
+        let request = m::ElectLeadersRequest::default()
+            .with_election_type(kind)
+            .with_topic_partitions(None)
+            .with_timeout_ms(10_000);
+        let mut stream = connect(&env, NODES[1]).await;
+        let Some(Response::ElectLeaders(answer)) = ask(&mut stream, 2, request).await else {
+            return Err("no answer".to_owned());
+        };
+        let all = answer.replica_election_results.iter().flat_map(|one| &one.partition_result);
+        *told.borrow_mut() = Some(all.map(|one| one.error_code).collect::<Vec<_>>());
+        Ok(())
+    });
+    assert!(cluster.run_until(PATIENCE, |_| elected.borrow().is_some()));
+    elected.take().unwrap()
+}
+
+/// Its followers have a connection to the process of before.
+#[test]
+fn a_leader_that_was_restarted_is_followed_at_once() {
+    let backoff = Duration::from_secs(25);
+    let more = format!("replica.fetch.backoff.ms={}\n", backoff.as_millis());
+    let mut cluster = cluster_with(12, &more);
+    let clients = Clients::begin(&mut cluster);
+    wait_for(&mut cluster, &NODES, "all are in sync", are_whole);
+    assert!(clients.go_on(&mut cluster));
+    assert!(cluster.stop(NODES[0], PATIENCE));
+    cluster.restart(NODES[0]);
+    wait_for(&mut cluster, &NODES, "all are in sync again", are_whole);
+    let elected = elect(&mut cluster, PREFERRED);
+    assert!(!elected.is_empty() && elected.iter().all(|code| *code == 0), "{elected:?}");
+    let from = cluster.elapsed();
+    assert!(clients.go_on(&mut cluster));
+    let took = cluster.elapsed() - from;
+    assert!(took < backoff / 2, "{took:?}");
+}
+
 /// The disk of one broker lost something and the loss was accepted; it starts before anybody has
 /// noticed that it was gone. The others have all, and keep it.
 fn lose_a_log(more: &str, lose: impl Fn(&Cluster)) {
@@ -739,23 +785,7 @@ fn where_all_logs_are_lost_a_person_elects_and_what_the_others_have_is_set_aside
     wait_for(&mut cluster, &NODES, "nobody leads", nobody_leads);
     cluster.run_for(Duration::from_secs(5));
     wait_for(&mut cluster, &NODES, "still nobody leads", nobody_leads);
-    let elected = Rc::new(RefCell::new(None));
-    let told = Rc::clone(&elected);
-    cluster.client("elects", move |env| async move {
-        let request = m::ElectLeadersRequest::default()
-            .with_election_type(1)
-            .with_topic_partitions(None)
-            .with_timeout_ms(10_000);
-        let mut stream = connect(&env, NODES[1]).await;
-        let Some(Response::ElectLeaders(answer)) = ask(&mut stream, 2, request).await else {
-            return Err("no answer".to_owned());
-        };
-        let all = answer.replica_election_results.iter().flat_map(|one| &one.partition_result);
-        *told.borrow_mut() = Some(all.map(|one| one.error_code).collect::<Vec<_>>());
-        Ok(())
-    });
-    assert!(cluster.run_until(PATIENCE, |_| elected.borrow().is_some()));
-    let codes = elected.take().unwrap();
+    let codes = elect(&mut cluster, UNCLEAN);
     assert_eq!(codes, vec![0; usize::try_from(common::PARTITIONS).unwrap()]);
     wait_for(&mut cluster, &NODES, "all are in sync again", whole);
     let of_the_empty = Rc::new(RefCell::new(Vec::new()));

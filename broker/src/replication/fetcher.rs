@@ -9,12 +9,15 @@
 //! others alone would be parked at the leader, and they would have to wait for its end.
 //!
 //! Invariants: at most one request is under way. What the leader remembers of the session, once it
-//! has a request, is exactly what wanted records when that was sent. After a failure nothing is
-//! sent before `replica.fetch.backoff.ms` are over, and the session begins anew.
+//! has a request, is what wanted records when that was sent, but for what an answer was about: the
+//! next request names that again, or forgets it, and repeats what was reported. What a request
+//! costs follows from what it names. After a failure nothing is sent before
+//! `replica.fetch.backoff.ms` are over, and the session begins anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use letterbox_env::Gather as _;
 use letterbox_protocol::model::{LeaderEpoch, Offset, TopicId};
 
 /// A partition.
@@ -42,10 +45,14 @@ pub(crate) enum FetcherEvent {
     Answered { session: i32, about: Vec<Key>, served: Option<Key> },
     /// They have looked at it, and said what they want now as far as they know.
     Told,
+    /// It was reported how far the partition counts: the next request says so too.
+    Reported(Key),
     /// The leader does not know the session (FETCH_SESSION_ID_NOT_FOUND) or its epoch
-    /// (INVALID_FETCH_SESSION_EPOCH), or the connection has ended on which it was made: the leader
-    /// may have started again, and a new connection tells.
-    SessionLost,
+    /// (INVALID_FETCH_SESSION_EPOCH).
+    SessionEnded,
+    /// The connection has, and was open before this request: the leader may have started again, and
+    /// a new connection tells.
+    ConnectionEnded,
     /// No answer came.
     Failed,
     /// The time is that: what was put off is due.
@@ -82,8 +89,10 @@ pub(crate) struct Fetcher {
     wanting: BTreeMap<Key, Position>,
     /// Its id, and the epoch of the next request.
     session: Option<(i32, i32)>,
-    /// What the leader remembers.
-    remembered: BTreeMap<Key, Position>,
+    /// What the leader was asked in this session, and not told to forget.
+    asked: BTreeMap<Key, Position>,
+    /// What the next request names or forgets: the leader may remember something else of it.
+    changed: BTreeSet<Key>,
     /// The last that got records. Those behind it come first the next time: an answer is bounded,
     /// and who has a backlog would fill each of them.
     served: Option<Key>,
@@ -99,7 +108,8 @@ impl Fetcher {
             backoff_ms,
             wanting: BTreeMap::new(),
             session: None,
-            remembered: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            changed: BTreeSet::new(),
             served: None,
             is_asking: false,
             is_telling: false,
@@ -111,16 +121,25 @@ impl Fetcher {
     pub(crate) fn step(&mut self, event: FetcherEvent, now_ms: u64) -> Vec<FetcherEffect> {
         let mut effects = Vec::new();
         match event {
-            FetcherEvent::Wants(key, position) => drop(self.wanting.insert(key, position)),
-            FetcherEvent::Gone(key) => drop(self.wanting.remove(&key)),
+            FetcherEvent::Wants(key, position) => {
+                self.wanting.insert(key, position);
+                if self.asked.get(&key) != Some(&position) {
+                    self.changed.insert(key);
+                }
+            }
+            FetcherEvent::Gone(key) => {
+                self.wanting.remove(&key);
+                self.changed.insert(key);
+            }
             FetcherEvent::Answered { session, about, served } if self.is_asking => {
                 self.is_asking = false;
                 self.served = served.or(self.served);
                 let next = self.session.map_or(1, |(_, epoch)| next_epoch(epoch));
                 self.session = (session != 0).then_some((session, next));
                 for key in about {
+                    self.changed.insert(key);
                     // What it wants may be another place by now, or nothing.
-                    let asked = self.remembered.get(&key);
+                    let asked = self.asked.get(&key);
                     if let Some(asked) = asked.filter(|asked| self.wanting.get(&key) == Some(asked))
                     {
                         effects.push(FetcherEffect::Tell(key, *asked));
@@ -130,16 +149,24 @@ impl Fetcher {
                 self.is_telling = !effects.is_empty();
             }
             FetcherEvent::Told => self.is_telling = false,
-            FetcherEvent::SessionLost if self.is_asking => {
+            FetcherEvent::Reported(key) => drop(self.changed.insert(key)),
+            FetcherEvent::ConnectionEnded if self.is_asking => {
                 (self.is_asking, self.session) = (false, None);
             }
-            FetcherEvent::Failed if self.is_asking => {
+            FetcherEvent::SessionEnded if self.is_asking && self.session.is_some() => {
+                (self.is_asking, self.session) = (false, None);
+            }
+            // Who says so of a session that was to begin would be asked again and again.
+            FetcherEvent::Failed | FetcherEvent::SessionEnded if self.is_asking => {
                 (self.is_asking, self.session) = (false, None);
                 let until_ms = now_ms.saturating_add(self.backoff_ms);
                 self.wait_until_ms = Some(until_ms);
                 effects.push(FetcherEffect::WaitUntil(until_ms));
             }
-            FetcherEvent::Answered { .. } | FetcherEvent::SessionLost | FetcherEvent::Failed => {}
+            FetcherEvent::Answered { .. }
+            | FetcherEvent::ConnectionEnded
+            | FetcherEvent::SessionEnded
+            | FetcherEvent::Failed => {}
             FetcherEvent::Tick => {
                 self.wait_until_ms = self.wait_until_ms.filter(|until_ms| now_ms < *until_ms);
             }
@@ -156,17 +183,20 @@ impl Fetcher {
         }
         let (id, epoch) = self.session.unwrap_or_default();
         if self.session.is_none() {
-            self.remembered.clear();
+            self.asked.clear();
+            self.changed = self.wanting.keys().copied().gather();
         }
-        let is_news =
-            |(key, position): &(&Key, &Position)| self.remembered.get(*key) != Some(*position);
-        let news = self.wanting.iter().filter(is_news).map(|(key, at)| (*key, *at));
-        let (behind, mut asks): (Vec<_>, Vec<_>) =
-            news.partition(|(key, _)| Some(*key) <= self.served);
-        asks.extend(behind);
-        let is_over = |key: &&Key| !self.wanting.contains_key(*key);
-        let forgets = self.remembered.keys().filter(is_over).copied().collect();
-        self.remembered.clone_from(&self.wanting);
+        let (mut asks, mut behind, mut forgets) = (Vec::new(), Vec::new(), Vec::new());
+        for key in std::mem::take(&mut self.changed) {
+            if let Some(position) = self.wanting.get(&key) {
+                let is_behind = Some(key) <= self.served;
+                if is_behind { &mut behind } else { &mut asks }.push((key, *position));
+                self.asked.insert(key, *position);
+            } else if self.asked.remove(&key).is_some() {
+                forgets.push(key);
+            }
+        }
+        asks.append(&mut behind);
         self.is_asking = true;
         Some(FetcherEffect::Send(FetchSession { id, epoch, asks, forgets }))
     }
@@ -224,7 +254,9 @@ mod tests {
                     served: line.find("served").map(|index| (TOPIC, index.parse().unwrap())),
                 },
                 "told" => FetcherEvent::Told,
-                "session-lost" => FetcherEvent::SessionLost,
+                "reported" => FetcherEvent::Reported((TOPIC, line.number("of"))),
+                "session-ended" => FetcherEvent::SessionEnded,
+                "connection-ended" => FetcherEvent::ConnectionEnded,
                 "failed" => FetcherEvent::Failed,
                 "tick" => FetcherEvent::Tick,
                 other => panic!("{other}"),
@@ -261,6 +293,25 @@ mod tests {
             > gone of=2
             > answered session=77 about=
               send in session 77, epoch 5: 1 from 22 not 2
+            # What the leader has told something about it remembers no more.
+            > answered session=77 about=1
+              tell 1 from 22
+            > wants of=1 at=22
+            > told
+              send in session 77, epoch 6: 1 from 22
+            # A report may be lost.
+            > reported of=0
+            > reported of=2
+            > answered session=77 about=
+              send in session 77, epoch 7: 0 from 10
+            # Nor does it when nobody was told: it wanted nothing, and wants the same again.
+            > gone of=0
+            > answered session=77 about=0,1
+              tell 1 from 22
+            > wants of=0 at=10
+            > wants of=1 at=22
+            > told
+              send in session 77, epoch 8: 0 from 10 1 from 22
             ",
         );
     }
@@ -306,17 +357,28 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_lost_begins_anew_at_once_and_after_a_failure_later() {
+    fn a_session_that_has_ended_begins_anew_at_once_and_after_a_failure_later() {
         tell(
             "
             > wants of=0 at=10
               send in session 0, epoch 0: 0 from 10
             > answered session=77 about=
               send in session 77, epoch 1:
-            > session-lost
+            > session-ended
               send in session 0, epoch 0: 0 from 10
             > answered session=78 about=
               send in session 78, epoch 1:
+            > connection-ended
+              send in session 0, epoch 0: 0 from 10
+            > connection-ended
+              send in session 0, epoch 0: 0 from 10
+            # That was to begin one.
+            > session-ended
+              wait until 2000
+            > tick now=2000
+              send in session 0, epoch 0: 0 from 10
+            > answered session=79 about=
+              send in session 79, epoch 1:
             > failed now=5000
               wait until 6000
             > wants of=1 at=20
@@ -372,7 +434,8 @@ mod tests {
                         about: vec![key],
                         served: Some(key),
                     },
-                    6 if at == 0 => FetcherEvent::SessionLost,
+                    6 if at == 0 => FetcherEvent::SessionEnded,
+                    6 if at == 1 => FetcherEvent::ConnectionEnded,
                     6 => FetcherEvent::Failed,
                     _ => FetcherEvent::Tick,
                 };

@@ -258,6 +258,13 @@ impl LeaderState {
         self.min_insync.min(self.replicas.len()).max(1)
     }
 
+    /// Whether that replica is in sync and has said where its log ends: the same from it once more
+    /// changes nothing.
+    pub(crate) fn knows_in_sync(&self, id: BrokerId) -> bool {
+        let follower = self.followers.get(&id);
+        self.isr.contains(&id) && follower.is_some_and(|follower| follower.verified.is_some())
+    }
+
     /// How many replicas are in sync, and how many an append with `acks=all` asks for.
     pub(crate) fn in_sync_and_required(&self) -> (usize, usize) {
         (self.isr.len(), self.required())

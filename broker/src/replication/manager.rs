@@ -139,6 +139,11 @@ impl ReplicaManager {
         self.hosted.load().get(key).cloned()
     }
 
+    /// The brokers that may be in sync.
+    pub(crate) fn eligible(&self) -> Eligible {
+        Eligible::clone(&self.eligible.load())
+    }
+
     /// What the partitions want of others.
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.shared.outbox

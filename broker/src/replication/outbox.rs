@@ -78,6 +78,8 @@ struct OfLeader {
     /// From where each partition wants records from now on; `None`: it wants none any more.
     fetches: BTreeMap<Key, Option<Position>>,
     reports: BTreeMap<Key, Report>,
+    /// What was reported since the last fetch: that says the same, should a report be lost.
+    reported: BTreeSet<Key>,
     /// The fetch that is parked there is to end.
     hurries: bool,
     wake: Wake,
@@ -123,6 +125,7 @@ impl Outbox {
         let of_leader = wishes.leaders.entry(leader).or_default();
         of_leader.fetches.insert(key, Some(from));
         of_leader.reports.remove(&key);
+        of_leader.reported.remove(&key);
         of_leader.wake.fetches.notify_one();
         drop(wishes);
         if is_new {
@@ -134,6 +137,7 @@ impl Outbox {
     pub(super) fn report(&self, key: Key, leader: BrokerId, report: Report) {
         if let Some(of_leader) = self.lock().leaders.get_mut(&leader) {
             of_leader.reports.insert(key, report);
+            of_leader.reported.insert(key);
             of_leader.wake.reports.notify_one();
         }
     }
@@ -188,6 +192,13 @@ impl Outbox {
         of_leader.map(|of_leader| std::mem::take(&mut of_leader.fetches)).unwrap_or_default()
     }
 
+    /// What was reported to `leader` since it was asked last.
+    pub(crate) fn take_reported(&self, leader: BrokerId) -> BTreeSet<Key> {
+        let mut wishes = self.lock();
+        let of_leader = wishes.leaders.get_mut(&leader);
+        of_leader.map(|of_leader| std::mem::take(&mut of_leader.reported)).unwrap_or_default()
+    }
+
     /// What is to be reported to `leader`.
     pub(crate) fn take_reports(&self, leader: BrokerId) -> Reports {
         let mut wishes = self.lock();
@@ -230,6 +241,7 @@ impl Wishes {
         if let Some(of_leader) = followed.and_then(|leader| self.leaders.get_mut(&leader)) {
             of_leader.fetches.insert(key, None);
             of_leader.reports.remove(&key);
+            of_leader.reported.remove(&key);
             of_leader.wake.fetches.notify_one();
         }
     }

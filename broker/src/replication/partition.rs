@@ -345,6 +345,8 @@ impl Partition {
             log.begin_epoch(state.leader_epoch);
         }
         self.step(Event::Assigned(state.clone(), min_insync));
+        // Sessions of followers that are not in sync any more.
+        self.ends.wake_all();
     }
 
     /// Its log is open.
@@ -426,6 +428,11 @@ impl Partition {
         // Who waits looks at the low watermark: hardly ever does anybody.
         self.starts.wake_all();
         answer
+    }
+
+    /// See [`super::leader::LeaderState::knows_in_sync`].
+    pub(crate) fn knows_in_sync(&self, id: BrokerId) -> bool {
+        self.role().leader().is_some_and(|leader| leader.knows_in_sync(id))
     }
 
     /// A follower counts further than when it fetched last.

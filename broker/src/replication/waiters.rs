@@ -1,11 +1,55 @@
 //! Who waits for a partition to move on: long polls and acknowledgements.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use letterbox_env::panics::lock;
 use letterbox_protocol::model::Offset;
 use tokio::sync::Notify;
+
+use super::fetcher::Key;
+
+/// Who waits.
+pub(crate) enum Waiter {
+    /// A request that looks at all that it asks for.
+    Request(Arc<Notify>),
+    /// A follower's session, for that partition.
+    Session(Arc<Marks>, Key),
+}
+
+impl From<&Arc<Notify>> for Waiter {
+    fn from(notify: &Arc<Notify>) -> Self {
+        Self::Request(notify.clone())
+    }
+}
+
+impl Waiter {
+    fn wake(&self) {
+        match self {
+            Self::Request(notify) => notify.notify_one(),
+            Self::Session(marks, key) => marks.mark(*key),
+        }
+    }
+}
+
+/// The partitions of a session that have moved: at most those that it has.
+#[derive(Default)]
+pub(crate) struct Marks {
+    moved: Mutex<BTreeSet<Key>>,
+    /// There is one.
+    pub(crate) came: Notify,
+}
+
+impl Marks {
+    pub(crate) fn mark(&self, key: Key) {
+        lock(&self.moved).insert(key);
+        self.came.notify_one();
+    }
+
+    pub(crate) fn take(&self) -> BTreeSet<Key> {
+        std::mem::take(&mut *lock(&self.moved))
+    }
+}
 
 /// Requests that wait until a partition's high watermark reaches an offset.
 ///
@@ -19,7 +63,7 @@ pub(crate) struct Waiters {
 #[derive(Default)]
 struct Waiting {
     /// By target, and by number among those of one target.
-    who: BTreeMap<(Offset, u64), Arc<Notify>>,
+    who: BTreeMap<(Offset, u64), Waiter>,
     next: u64,
 }
 
@@ -31,11 +75,11 @@ impl Waiters {
     /// Wakes `who` once `moved_to` is told an offset of at least `target`.
     ///
     /// The caller looks at the watermark again after this call, or a move in between is missed.
-    pub(crate) fn register(&self, target: Offset, who: &Arc<Notify>) -> Ticket {
+    pub(crate) fn register(&self, target: Offset, who: impl Into<Waiter>) -> Ticket {
         let mut waiting = self.lock();
         let ticket = Ticket(target, waiting.next);
         waiting.next += 1;
-        waiting.who.insert((ticket.0, ticket.1), who.clone());
+        waiting.who.insert((ticket.0, ticket.1), who.into());
         ticket
     }
 
@@ -51,7 +95,7 @@ impl Waiters {
         while let Some(first) = waiting.who.first_entry()
             && first.key().0 <= offset
         {
-            first.remove().notify_one();
+            first.remove().wake();
         }
     }
 

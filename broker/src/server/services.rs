@@ -6,7 +6,7 @@ use letterbox_env::Env;
 
 use super::budget::{Account, Connections};
 use super::handlers::data::init_producer_id::ProducerIds;
-use super::handlers::data::replica_fetch::ParkedFetches;
+use super::handlers::data::replica_fetch::ReplicaSessions;
 use super::handlers::topics::create::ensure;
 use super::heavy::Heavy;
 use super::shown::Shown;
@@ -38,8 +38,8 @@ pub(crate) struct Services {
     pub(crate) wide: Heavy,
     pub(crate) connections: Arc<Connections>,
     pub(crate) replicas: Arc<ReplicaManager>,
-    /// The fetches of followers that are parked here.
-    pub(crate) parked: ParkedFetches,
+    /// What followers fetch here.
+    pub(crate) sessions: ReplicaSessions,
     pub(crate) controller: Controller,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) groups: GroupCoordinator,
@@ -81,7 +81,7 @@ impl Services {
             wide: Heavy::new(workers),
             connections: Arc::new(connections),
             replicas,
-            parked: ParkedFetches::default(),
+            sessions: ReplicaSessions::default(),
             lifecycle: Lifecycle::new(controller.clone()),
             controller,
             groups,

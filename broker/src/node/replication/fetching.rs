@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
+use kafka_protocol::messages::fetch_request::{
+    FetchPartition, FetchTopic, ForgottenTopic, ReplicaState,
+};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use letterbox_env::BoxFuture;
 use letterbox_protocol::ErrorCode;
@@ -99,6 +101,9 @@ impl Fetching {
                 None => FetcherEvent::Gone(key),
             });
         }
+        for key in self.shared.replicas.outbox().take_reported(self.leader) {
+            self.step(FetcherEvent::Reported(key));
+        }
         if is_asking && is_more {
             self.shared.replicas.outbox().hurry(self.leader);
         }
@@ -146,10 +151,9 @@ impl Fetching {
         self.peer = peer;
         let answer = match answer {
             Ok(answer) => answer,
-            // The leader may have started again: a new connection tells.
             Err(PeerError::Io(error)) if was_open => {
                 debug!(leader = %self.leader, %error, "the connection to the leader has ended");
-                self.step(FetcherEvent::SessionLost);
+                self.step(FetcherEvent::ConnectionEnded);
                 return;
             }
             Err(error) => {
@@ -167,7 +171,7 @@ impl Fetching {
         match ErrorCode::from_code(answer.error_code) {
             Some(ErrorCode::None) => self.take_answer(answer).await,
             Some(ErrorCode::FetchSessionIdNotFound | ErrorCode::InvalidFetchSessionEpoch) => {
-                self.step(FetcherEvent::SessionLost);
+                self.step(FetcherEvent::SessionEnded);
             }
             error => {
                 warn!(leader = %self.leader, ?error, "the leader refused a fetch; retrying");
@@ -178,6 +182,7 @@ impl Fetching {
 
     /// Gives the partitions what came for them, and asks for more when they have looked at it.
     async fn take_answer(&mut self, answer: m::FetchResponse) {
+        self.take_news();
         let (session, is_proven) = (answer.session_id, self.is_proven(&answer));
         let (mut of_partitions, mut served) = (BTreeMap::<Key, (Answer, Bytes)>::new(), None);
         for topic in answer.responses {
@@ -281,7 +286,18 @@ impl Fetching {
             .with_max_bytes(number("replica.fetch.response.max.bytes"))
             .with_session_id(session.id)
             .with_session_epoch(session.epoch)
+            .with_forgotten_topics_data(forgotten(&session.forgets))
     }
+}
+
+/// These, which are in order, by topic.
+fn forgotten(keys: &[Key]) -> Vec<ForgottenTopic> {
+    let of_topic = |keys: &[Key]| {
+        let id = keys.first().map_or(TopicId::nil(), |(id, _)| *id);
+        let partitions = keys.iter().map(|(_, index)| *index).collect();
+        ForgottenTopic::default().with_topic_id(id).with_partitions(partitions)
+    };
+    keys.chunk_by(|(one, _), (other, _)| one == other).map(of_topic).collect()
 }
 
 /// A request that says who asks.

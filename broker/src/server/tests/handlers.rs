@@ -508,6 +508,26 @@ async fn only_the_registered_broker_speaks_as_a_replica() {
         let is_told = replica::has_secret(&answer.unknown_tagged_fields, &secret);
         assert_eq!(is_told, expected != unknown, "{epoch} {said:?}");
     }
+    // It has a session, of which an error names what it remembers no more.
+    let go_on = async |id: i32, epoch: i32| {
+        let request = asked(own.epoch, Some(secret), false).with_max_wait_ms(0);
+        let request = request.with_session_id(id).with_session_epoch(epoch);
+        let request = if epoch > 0 { request.with_topics(vec![]) } else { request };
+        let answer = answer!(broker, any, 17, request, Fetch);
+        (answer.session_id, answer.error_code, answer.responses.len())
+    };
+    let (not_found, wrong) =
+        (ErrorCode::FetchSessionIdNotFound.code(), ErrorCode::InvalidFetchSessionEpoch.code());
+    let (id, ..) = go_on(0, 0).await;
+    assert!(id > 0);
+    assert_eq!(go_on(id, 1).await, (id, NONE, 0), "an error is told once");
+    assert_eq!(go_on(id, 2).await, (id, NONE, 0));
+    assert_eq!(go_on(id, 2).await, (0, wrong, 0));
+    assert_eq!(go_on(id, 3).await, (0, not_found, 0), "it has ended");
+    let (next, ..) = go_on(0, 0).await;
+    assert!(next > id);
+    assert_eq!(go_on(id, 1).await, (0, not_found, 0));
+    assert_eq!(go_on(0, -1).await, (0, NONE, 1), "without a session");
 }
 
 /// As Apache Kafka answers on one broker.

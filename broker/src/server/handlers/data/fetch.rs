@@ -1,8 +1,8 @@
 //! Fetch 4–18: committed records, as stored, without copying them together.
 //!
 //! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). No fetch session
-//! (KIP-227) is kept: every answer carries session 0, as a Kafka broker's does whose session cache
-//! is full. Followers have a way of their own (`replica_fetch`).
+//! (KIP-227) is kept of a consumer: every answer carries session 0, as a Kafka broker's does whose
+//! session cache is full. Followers have a way of their own (`replica_fetch`).
 //!
 //! An answer without records says that there are none, so it waits for what was acknowledged before
 //! to be readable, even when `max.wait` is 0: see [`Partition::settle`].
@@ -85,6 +85,8 @@ impl Left {
 /// The answer, before it is written down.
 pub(crate) struct Fetched {
     pub(crate) error: ErrorCode,
+    /// The session, 0 where none is kept.
+    pub(crate) session: i32,
     pub(crate) topics: Vec<FetchedTopic>,
     /// Whether the client asked for aborted transactions; there are none.
     pub(crate) read_committed: bool,
@@ -93,6 +95,11 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
+    /// Without any partition.
+    pub(super) fn of(error: ErrorCode) -> Self {
+        Self { error, session: 0, topics: Vec::new(), read_committed: false, secret: None }
+    }
+
     /// Bytes of records.
     fn bytes(&self) -> usize {
         self.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.records.bytes).sum()
@@ -156,19 +163,14 @@ pub(crate) async fn fetch(
     request: m::FetchRequest,
     held: &Share,
 ) -> (Fetched, Share) {
+    if replica_fetch::is_of_replica(&request) {
+        return replica_fetch::fetch(services, ctx, request, held).await;
+    }
     // Epoch 0 asks for a new session and −1 for none, both with all partitions and whatever the id;
     // any other epoch goes on with a session.
     if !matches!(request.session_epoch, 0 | -1) {
-        let fetched = Fetched {
-            error: ErrorCode::FetchSessionIdNotFound,
-            topics: Vec::new(),
-            read_committed: false,
-            secret: None,
-        };
+        let fetched = Fetched::of(ErrorCode::FetchSessionIdNotFound);
         return (fetched, Share::new(&services.memory));
-    }
-    if replica_fetch::is_of_replica(&request) {
-        return replica_fetch::fetch(services, ctx, request, held).await;
     }
     let (most, min_bytes, max_wait_ms) =
         (request.max_bytes, request.min_bytes, request.max_wait_ms);
@@ -288,13 +290,13 @@ struct Registered<'a> {
 /// wants much of many partitions, each append would have all of them looked at: the looks are so
 /// far apart that they take a small part of the time.
 #[derive(Default)]
-pub(super) struct Looks {
+struct Looks {
     next: Option<Instant>,
 }
 
 impl Looks {
     /// Completes when one of so many partitions has moved.
-    pub(super) async fn after(&mut self, moved: &Notify, partitions: usize) {
+    async fn after(&mut self, moved: &Notify, partitions: usize) {
         moved.notified().await;
         if let Some(next) = self.next {
             tokio::time::sleep_until(next).await;
@@ -416,7 +418,7 @@ async fn gather(
         out.push(FetchedTopic { name: topic.name.clone(), id: topic.id, partitions });
     }
     (
-        Fetched { error: ErrorCode::None, topics: out, read_committed: false, secret: None },
+        Fetched { topics: out, ..Fetched::of(ErrorCode::None) },
         failed || bytes >= min_bytes || left.has_all_files(),
     )
 }
@@ -492,7 +494,8 @@ pub(crate) fn encode(
         })
         .collect();
     let (error_code, secret) = (fetched.error as i16, fetched.secret.map(|it| *it.as_bytes()));
-    let answer = FetchAnswer { error_code, topics, secret, ..FetchAnswer::default() };
+    let session_id = fetched.session;
+    let answer = FetchAnswer { error_code, session_id, topics, secret, ..FetchAnswer::default() };
     let mut parts = Vec::new();
     for part in answer.frame(correlation_id, version)? {
         match part {
