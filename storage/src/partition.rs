@@ -94,6 +94,8 @@ pub struct Log {
     pub(super) dir: Arc<LogDir>,
     pub(super) path: PathBuf,
     config: ArcSwap<LogConfig>,
+    /// `durable` of the configuration, which each append asks for.
+    is_durable: AtomicBool,
     pub(super) segments: ArcSwap<Vec<Arc<Segment>>>,
     pub(super) start: AtomicI64,
     end: AtomicI64,
@@ -277,6 +279,7 @@ impl Log {
             partition,
             dir,
             path,
+            is_durable: AtomicBool::new(config.durable),
             config: ArcSwap::from_pointee(config),
             segments: ArcSwap::from_pointee(found.segments),
             start: start.into(),
@@ -337,10 +340,17 @@ impl Log {
         self.config.load_full()
     }
 
+    /// Whether a record counts only when it is on the device, as the configuration in force says.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.is_durable.load(Ordering::Acquire)
+    }
+
     /// Puts a new configuration in force, from the next append on.
     pub fn set_config(self: &Arc<Self>, config: LogConfig) {
         let is_durable = config.durable;
         self.config.store(Arc::new(config));
+        self.is_durable.store(is_durable, Ordering::Release);
         // What was appended while nobody waited for the device is in no queue; from now on somebody
         // may wait for it. Under the lock, so that an append either is seen here or sees the new
         // configuration.
@@ -480,7 +490,7 @@ impl Log {
         // Looked at first: what was appended before the configuration changed is synced before the
         // file `not-synced` goes.
         let end = self.end_offset();
-        if self.counts_unsynced.load(Ordering::Acquire) && !self.config.load().durable {
+        if self.counts_unsynced.load(Ordering::Acquire) && !self.is_durable() {
             end
         } else {
             self.durable.load(Ordering::Acquire)
@@ -870,7 +880,7 @@ impl Log {
         self.keep_for_readers(bytes.freeze(), headers);
         self.end.store(last.next_offset(), Ordering::Release);
         // As it is now: see [`Log::set_config`].
-        if self.config.load().durable || !self.counts_unsynced.load(Ordering::Relaxed) {
+        if self.is_durable() || !self.counts_unsynced.load(Ordering::Relaxed) {
             self.enqueue();
         }
         Ok(())
@@ -1000,7 +1010,7 @@ impl Log {
 
     /// Has on the device what nobody waits for. Blocks.
     pub(super) fn sync_if_behind(&self) {
-        if self.synced_end() < self.end_offset() && !self.config.load().durable {
+        if self.synced_end() < self.end_offset() && !self.is_durable() {
             // What fails was said.
             drop(self.sync());
         }
@@ -1020,7 +1030,7 @@ impl Log {
             return Err(io::Error::other(reason.to_string()));
         }
         let mut inner = lock(&self.inner);
-        let is_durable = self.config.load().durable;
+        let is_durable = self.is_durable();
         let (end, active) = (self.end_offset(), self.active());
         if !checkpoint && !self.is_closed() {
             self.top_up_reserve(&mut inner, &active);
@@ -1118,10 +1128,7 @@ impl Log {
     /// has no new size and no new blocks to record. Grows while syncs stay small.
     fn top_up_reserve(&self, inner: &mut Inner, active: &Segment) {
         let size = active.size();
-        if inner.bytes_since_sync >= SMALL_SYNC
-            || !self.config.load().durable
-            || !self.dir.has_room()
-        {
+        if inner.bytes_since_sync >= SMALL_SYNC || !self.is_durable() || !self.dir.has_room() {
             inner.reserve = 0;
             return;
         }

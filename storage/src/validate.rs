@@ -162,7 +162,7 @@ fn check(
     effort: &mut Effort,
 ) -> Result<BatchHeader, Stop> {
     let (batch, rest) = Batch::split(bytes)?;
-    let header = batch.header;
+    let mut header = batch.header;
     if !rest.is_empty() {
         return Err(invalid("a request may hold one record batch per partition").into());
     }
@@ -200,15 +200,15 @@ fn check(
             return Err(Stop::TooLong);
         }
         *bytes = rebuild(&batch, codec, target, level, config, &walk)?;
+        header = BatchHeader::parse(bytes)?;
     }
     match config.message_timestamp_type {
         TimestampType::LogAppendTime => batch::set_log_append_time(bytes, now),
-        TimestampType::CreateTime
-            if BatchHeader::parse(bytes)?.max_timestamp != walk.max_timestamp =>
-        {
+        TimestampType::CreateTime if header.max_timestamp != walk.max_timestamp => {
             batch::set_max_timestamp(bytes, walk.max_timestamp)
         }
-        TimestampType::CreateTime => {}
+        // As it came, which is nearly always.
+        TimestampType::CreateTime => return Ok(header),
     }
     Ok(BatchHeader::parse(bytes)?)
 }

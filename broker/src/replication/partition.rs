@@ -750,7 +750,7 @@ impl Partition {
         if self.is_replicated.load(Ordering::Relaxed) {
             self.ends.moved_to(end_offset);
         }
-        let commit = if !log.config().durable {
+        let commit = if !log.is_durable() {
             self.count(|role| role.commit(leader_epoch, end_offset))
         } else if self.high_watermark() < end_offset {
             Commit::Waiting
