@@ -112,6 +112,18 @@ macro_rules! apis {
 
 served!(apis);
 
+/// The API of a key that is served, known when this is compiled.
+pub(crate) const fn served_api(api_key: i16) -> &'static Api {
+    let mut rest = APIS;
+    while let [api, after @ ..] = rest {
+        if api.key == api_key {
+            return api;
+        }
+        rest = after;
+    }
+    panic!("the API is not served")
+}
+
 /// The API of a key, when it is served.
 pub fn find(api_key: i16) -> Option<&'static Api> {
     APIS.binary_search_by_key(&api_key, |api| api.key).ok().and_then(|at| APIS.get(at))

@@ -1,19 +1,20 @@
 //! Produce without building anything: a view of the request, and the response written by hand.
 //! Versions 3 to 13.
 
-use std::ops::Range;
-
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use uuid::Uuid;
 
-use super::apis::{self, PRODUCE};
+use super::apis::{Api, PRODUCE, served_api};
 use super::check::check_request_body;
 use super::fault::{Problem, WireError};
 use super::put::Put;
 use super::varint;
 
+const API: &Api = served_api(PRODUCE);
+const UUID_BYTES: usize = 16;
+
 /// A topic as a request names it: by name up to version 12, by id from then on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TopicKey<'a> {
     /// By name.
     Name(&'a str),
@@ -21,7 +22,35 @@ pub enum TopicKey<'a> {
     Id(Uuid),
 }
 
-/// A produce request where it lies; its records are told as ranges of the body.
+/// A [`TopicKey`] that outlives the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnedTopicKey {
+    /// By name.
+    Name(Box<str>),
+    /// By id.
+    Id(Uuid),
+}
+
+impl OwnedTopicKey {
+    /// As a request has it.
+    pub fn key(&self) -> TopicKey<'_> {
+        match self {
+            Self::Name(name) => TopicKey::Name(name),
+            Self::Id(id) => TopicKey::Id(*id),
+        }
+    }
+}
+
+impl From<TopicKey<'_>> for OwnedTopicKey {
+    fn from(key: TopicKey<'_>) -> Self {
+        match key {
+            TopicKey::Name(name) => Self::Name(name.into()),
+            TopicKey::Id(id) => Self::Id(id),
+        }
+    }
+}
+
+/// A produce request where it lies; [`ProduceParts`] has its records.
 #[derive(Debug, Clone)]
 pub struct ProduceView<'a> {
     /// −1: every in-sync replica; 1: the leader; 0: no answer at all. Others are for
@@ -31,8 +60,20 @@ pub struct ProduceView<'a> {
     pub timeout_ms: i32,
     body: &'a [u8],
     layout: Layout,
-    transactional_id: Option<(usize, usize)>,
+    transactional_id: Option<Ends>,
     topics: Span,
+}
+
+/// A produce request that is taken apart from its front, without a copy of its records.
+#[derive(Debug)]
+pub struct ProduceParts {
+    layout: Layout,
+    topics_left: usize,
+    /// Of the topic that was taken last.
+    partitions_left: usize,
+    /// Bytes of `rest` that were read.
+    read: usize,
+    rest: BytesMut,
 }
 
 /// One topic of a [`ProduceView`].
@@ -42,16 +83,6 @@ pub struct ProduceTopicView<'a> {
     pub topic: TopicKey<'a>,
     cursor: Cursor<'a>,
     partitions: Span,
-}
-
-/// The records for one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProducePartitionView {
-    /// The partition's index, as the client says.
-    pub index: i32,
-    /// Where in the body the record batches lie, not yet looked at; `None` for null. Ranges ascend
-    /// and do not overlap.
-    pub records: Option<Range<usize>>,
 }
 
 impl<'a> ProduceView<'a> {
@@ -74,15 +105,38 @@ impl<'a> ProduceView<'a> {
             remaining: body.len(),
             ..WireError::of(PRODUCE, version, problem)
         };
-        let api = apis::find(PRODUCE).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
-        if !api.accepts(version) {
-            return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
+        if !API.accepts(version) {
+            return Err(refuse(Problem::UnsupportedVersion { min: API.min, max: API.max }));
         }
-        let layout = Layout { flexible: api.is_flexible(version), ids: version >= 13 };
+        let layout = Layout { flexible: API.is_flexible(version), ids: version >= 13 };
         let mut at = Cursor { bytes: body, at: 0, layout };
         let head = at.head().ok_or_else(|| refuse(Problem::Truncated { needed: 0 }))?;
         let (transactional_id, acks, timeout_ms, topics) = head;
         Ok(ProduceView { acks, timeout_ms, layout, transactional_id, topics, body })
+    }
+
+    /// How many topics it names.
+    pub fn topic_count(&self) -> usize {
+        self.topics.count
+    }
+
+    /// Whether it is for one partition alone.
+    pub fn is_for_one(&self) -> bool {
+        let mut at = Cursor { bytes: self.body, at: self.topics.at, layout: self.layout };
+        self.topics.count == 1
+            && at.topic_key_ends().and_then(|_| at.span()).is_some_and(|span| span.count == 1)
+    }
+
+    /// Takes it apart: made for the body that this is a view of.
+    pub fn parts(&self) -> impl FnOnce(BytesMut) -> ProduceParts + use<> {
+        let (layout, topics) = (self.layout, self.topics);
+        move |rest| ProduceParts {
+            layout,
+            topics_left: topics.count,
+            partitions_left: 0,
+            read: topics.at,
+            rest,
+        }
     }
 
     /// The transactional id, when the producer is transactional.
@@ -107,14 +161,48 @@ impl<'a> ProduceView<'a> {
     }
 }
 
+impl ProduceParts {
+    /// The next topic, and how many partitions of it follow. What was not taken of the last one is
+    /// passed over.
+    pub fn next_topic(&mut self) -> Option<(OwnedTopicKey, usize)> {
+        while self.next_partition().is_some() {}
+        self.topics_left = self.topics_left.checked_sub(1)?;
+        let (topic, count) = self.read(|at| {
+            let (topic, count) = (at.topic_key()?.into(), at.span()?.count);
+            at.skip_tags_if(count == 0)?;
+            Some((topic, count))
+        })?;
+        self.partitions_left = count;
+        Some((topic, count))
+    }
+
+    /// The next partition of the topic and its records, not yet looked at; `None` for null.
+    pub fn next_partition(&mut self) -> Option<(i32, Option<BytesMut>)> {
+        self.partitions_left = self.partitions_left.checked_sub(1)?;
+        let (index, len) = self.read(|at| Some((at.index()?, at.int32_length()?)))?;
+        let records = len.map(|len| self.rest.split_to(len.min(self.rest.len())));
+        let is_last = self.partitions_left == 0;
+        // Those of the topic stand behind its last partition.
+        self.read(|at| at.skip_tags().and_then(|()| at.skip_tags_if(is_last)))?;
+        Some((index, records))
+    }
+
+    /// Reads from the front of the rest, and lets go of what was read.
+    fn read<T>(&mut self, read: impl FnOnce(&mut Cursor<'_>) -> Option<T>) -> Option<T> {
+        let mut at = Cursor { bytes: &self.rest, at: self.read, layout: self.layout };
+        let found = read(&mut at);
+        self.read = 0;
+        let end = at.at;
+        self.rest.advance(end);
+        found
+    }
+}
+
 impl<'a> ProduceTopicView<'a> {
-    /// The partitions in the order of the request.
-    pub fn partitions(&self) -> impl Iterator<Item = ProducePartitionView> + 'a {
+    /// The indexes of its partitions in the order of the request.
+    pub fn partitions(&self) -> impl Iterator<Item = i32> + 'a {
         let mut at = self.cursor;
-        (0..self.partitions.count).map_while(move |_| {
-            let (index, records) = at.partition()?;
-            Some(ProducePartitionView { index, records: records.map(|(from, to)| from..to) })
-        })
+        (0..self.partitions.count).map_while(move |_| at.partition())
     }
 }
 
@@ -154,20 +242,29 @@ impl<'a> Cursor<'a> {
     }
 
     fn topic_key(&mut self) -> Option<TopicKey<'a>> {
+        let (from, to) = self.topic_key_ends()?;
+        let bytes = self.bytes.get(from..to)?;
         if self.layout.ids {
-            return self.array().map(|id| TopicKey::Id(Uuid::from_bytes(id)));
+            return Uuid::from_slice(bytes).ok().map(TopicKey::Id);
         }
-        let length = self.string_length()?;
-        let (from, to) = self.range(length)??;
-        std::str::from_utf8(self.bytes.get(from..to)?).ok().map(TopicKey::Name)
+        std::str::from_utf8(bytes).ok().map(TopicKey::Name)
     }
 
-    fn partition(&mut self) -> Option<(i32, Option<Ends>)> {
-        let index = i32::from_be_bytes(self.array()?);
+    fn topic_key_ends(&mut self) -> Option<Ends> {
+        let length = if self.layout.ids { Some(UUID_BYTES) } else { self.string_length()? };
+        self.range(length)?
+    }
+
+    fn index(&mut self) -> Option<i32> {
+        self.array().map(i32::from_be_bytes)
+    }
+
+    fn partition(&mut self) -> Option<i32> {
+        let index = self.index()?;
         let length = self.int32_length()?;
-        let records = self.range(length)?;
+        self.range(length)?;
         self.skip_tags()?;
-        Some((index, records))
+        Some(index)
     }
 
     fn span(&mut self) -> Option<Span> {
@@ -184,6 +281,10 @@ impl<'a> Cursor<'a> {
             }
         }
         Some(())
+    }
+
+    fn skip_tags_if(&mut self, is_there: bool) -> Option<()> {
+        if is_there { self.skip_tags() } else { Some(()) }
     }
 
     fn string_length(&mut self) -> Option<Option<usize>> {
@@ -232,7 +333,7 @@ impl<'a> Cursor<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProduceAnswer<'a> {
     /// One entry per topic of the request.
-    pub topics: Vec<ProduceTopicAnswer<'a>>,
+    pub topics: Vec<ProduceTopicAnswer>,
     /// How long the client should stay away, in milliseconds.
     pub throttle_time_ms: i32,
     /// Where the new leaders named in `current_leader` are; from version 10 on (KIP-951).
@@ -241,9 +342,9 @@ pub struct ProduceAnswer<'a> {
 
 /// The answer for one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProduceTopicAnswer<'a> {
+pub struct ProduceTopicAnswer {
     /// As the request named it.
-    pub topic: TopicKey<'a>,
+    pub topic: OwnedTopicKey,
     /// One entry per partition of the request.
     pub partitions: Vec<ProducePartitionAnswer>,
 }
@@ -303,11 +404,10 @@ pub fn encode_produce_response(
     answer: &ProduceAnswer<'_>,
 ) -> Result<Bytes, WireError> {
     let refuse = |problem| WireError::of(PRODUCE, version, problem);
-    let api = apis::find(PRODUCE).ok_or_else(|| refuse(Problem::UnsupportedApi))?;
-    if !api.accepts(version) {
-        return Err(refuse(Problem::UnsupportedVersion { min: api.min, max: api.max }));
+    if !API.accepts(version) {
+        return Err(refuse(Problem::UnsupportedVersion { min: API.min, max: API.max }));
     }
-    let flexible = api.is_flexible(version);
+    let flexible = API.is_flexible(version);
     let mut out = Vec::with_capacity(
         64 + answer.topics.iter().map(|topic| 48 + 48 * topic.partitions.len()).sum::<usize>(),
     );
@@ -318,7 +418,7 @@ pub fn encode_produce_response(
     }
     out.count(flexible, Some(answer.topics.len()));
     for topic in &answer.topics {
-        put_topic_key(&mut out, flexible, version >= 13, &topic.topic).map_err(refuse)?;
+        put_topic_key(&mut out, flexible, version >= 13, &topic.topic.key()).map_err(refuse)?;
         out.count(flexible, Some(topic.partitions.len()));
         for partition in &topic.partitions {
             put_partition(&mut out, version, flexible, partition);

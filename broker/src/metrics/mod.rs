@@ -8,7 +8,7 @@ mod details;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use letterbox_protocol::apis::APIS;
+use letterbox_protocol::apis::{APIS, Api};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::MetricType;
@@ -64,7 +64,7 @@ pub(crate) struct OfApi {
 /// Every metric of the broker.
 pub(crate) struct Metrics {
     table: Table,
-    /// By place in [`APIS`].
+    /// By API key.
     of_apis: Vec<OnceLock<OfApi>>,
     details: DetailsCollector,
     bytes_in: Counter,
@@ -233,7 +233,7 @@ impl Metrics {
             group_offsets_memory: Gauge::default(),
             details: DetailsCollector::new(totals),
             table: Table::default(),
-            of_apis: APIS.iter().map(|_| OnceLock::new()).collect(),
+            of_apis: (0..=APIS.last().map_or(0, |api| api.key)).map(|_| OnceLock::new()).collect(),
         };
         table.registry.register_collector(Box::new(this.details.clone()));
         this.register(&mut table);
@@ -287,10 +287,9 @@ impl Metrics {
         self.quorum_state.get_or_create(&StateLabel { current_state }).set(1);
     }
 
-    /// Looked up by its name once: that takes longer than to count. `None` for one that is not served.
-    pub(crate) fn of_api(&self, api_key: i16) -> Option<&OfApi> {
-        let at = APIS.binary_search_by_key(&api_key, |api| api.key).ok()?;
-        let (api, of_api) = (APIS.get(at)?, self.of_apis.get(at)?);
+    /// Looked up by its name once: that takes longer than to count.
+    pub(crate) fn of_api(&self, api: &Api) -> Option<&OfApi> {
+        let of_api = self.of_apis.get(usize::try_from(api.key).ok()?)?;
         Some(of_api.get_or_init(|| {
             let label = ApiLabel { request: api.name };
             let requests = self.requests.get_or_create_owned(&label);
@@ -463,10 +462,11 @@ them and 4,000 offsets. Of the labels, `request` is the API's name and `error` K
         let metrics = Metrics::new();
         metrics.messages_in.inc_by(3);
         for _ in 0..2 {
-            metrics.of_api(0).unwrap().requests.inc();
-            metrics.of_api(0).unwrap().seconds.observe(1.0);
+            let of_api = metrics.of_api(letterbox_protocol::apis::find(0).unwrap()).unwrap();
+            of_api.requests.inc();
+            of_api.seconds.observe(1.0);
         }
-        assert!(metrics.of_api(-1).is_none());
+        assert!(APIS.iter().all(|api| metrics.of_api(api).is_some()));
         let text = metrics.render();
         assert!(text.contains("kafka_server_brokertopicmetrics_messagesin_total 3\n"), "{text}");
         for line in [

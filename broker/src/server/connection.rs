@@ -11,7 +11,7 @@
 //! client has gone: a Fetch that waits for records is dropped then, any other request is finished,
 //! and what came behind it is carried out, as in Apache Kafka. A stop drops what was not started.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use letterbox_env::BoxStream;
 use letterbox_env::panics::{Confined, Panicked};
+use letterbox_env::{BoxStream, TryWrite};
 use letterbox_protocol::frame::FrameError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
@@ -89,6 +89,8 @@ struct Loop<'a> {
     connection: Connection,
     incoming: Incoming,
     in_flight: InFlight,
+    /// Of `stream`, for what needs no wait.
+    writer: Option<Arc<dyn TryWrite>>,
     barrier: Barrier,
     /// Memory of the frame that is being read, or that waits to be started.
     share: Share,
@@ -129,10 +131,12 @@ async fn serve_confined(
     connection: Connection,
     stop: CancellationToken,
 ) -> (Ended, String) {
+    let writer = stream.writer();
     let mut this = Loop {
         share: Share::new(&services.memory),
         idle: services.config.duration("connections.max.idle.ms"),
-        in_flight: InFlight::new(services.metrics.bytes_sent_counter(), stream.writer()),
+        in_flight: InFlight::new(services.metrics.bytes_sent_counter(), writer.clone()),
+        writer,
         services,
         stream: &mut stream,
         connection,
@@ -315,30 +319,56 @@ impl Loop<'_> {
         }
     }
 
-    async fn write(&mut self, response: Response) -> Result<(), Ended> {
+    async fn write(&mut self, mut response: Response) -> Result<(), Ended> {
         self.in_flight.come_back();
         if self.is_deaf {
             return Ok(());
         }
+        self.services.metrics.bytes_sent(response.len());
+        if let Err(error) = self.write_at_once(&mut response) {
+            return self.not_written(error);
+        }
         let len = response.len();
-        self.services.metrics.bytes_sent(len);
+        if len == 0 {
+            return Ok(());
+        }
         let is_holding =
             response.held() > 0 || self.share.bytes() > 0 || !self.in_flight.is_empty();
         let taken = AtomicU64::new(0);
         tokio::select! {
             biased;
-            written = response.write(self.stream, &self.services.env, &taken) => match written {
-                Err(error) if is_gone(&error) => {
-                    self.is_left = true;
-                    self.stop_answering();
-                    Ok(())
-                }
-                written => Ok(written?),
-            },
+            written = response.write(self.stream, &self.services.env, &taken) => {
+                written.or_else(|error| self.not_written(error))
+            }
             // Looked at only when the client does not take all of it at once.
             never = self.in_flight.go_on() => match never {},
             () = is_not_read(&self.services.memory, &taken, len, is_holding, self.idle) => Err(Ended::Unread),
         }
+    }
+
+    /// Writes what the socket takes now, which is nearly always all of an answer in one piece.
+    fn write_at_once(&self, response: &mut Response) -> io::Result<()> {
+        let (Some(writer), Some(bytes)) = (&self.writer, response.one_piece()) else {
+            return Ok(());
+        };
+        match writer.try_write(&[IoSlice::new(bytes)]) {
+            Ok(written) => {
+                response.advance(written);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An answer could not be written: a client that has left is no error.
+    fn not_written(&mut self, error: io::Error) -> Result<(), Ended> {
+        if !is_gone(&error) {
+            return Err(error.into());
+        }
+        self.is_left = true;
+        self.stop_answering();
+        Ok(())
     }
 
     /// What a read brought, or that the client has left; until when to be patient now.

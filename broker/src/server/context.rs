@@ -41,10 +41,10 @@ impl Connection {
         }
     }
 
-    /// `client_id` as a request of this connection keeps it.
-    pub(super) fn client_id(&mut self, client_id: &str) -> Arc<str> {
-        if *self.client_id != *client_id {
-            self.client_id = client_id.into();
+    /// `client_id`, which is UTF-8, as a request of this connection keeps it.
+    pub(super) fn client_id(&mut self, client_id: &[u8]) -> Arc<str> {
+        if self.client_id.as_bytes() != client_id {
+            self.client_id = String::from_utf8_lossy(client_id).into();
         }
         self.client_id.clone()
     }

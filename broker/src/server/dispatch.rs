@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use letterbox_protocol::apis::Api;
 use letterbox_protocol::{
     self as protocol, ErrorCode, Problem, Request, Response, WireError, apis,
 };
@@ -99,7 +100,7 @@ fn counted(bytes: usize) -> usize {
 /// A request that was proven whole and is not decoded yet.
 pub(super) struct Checked {
     frame: BytesMut,
-    api_key: i16,
+    api: &'static Api,
     api_version: i16,
     correlation_id: i32,
     client_id: Arc<str>,
@@ -164,7 +165,7 @@ pub(super) fn check(
 /// What is known of a whole request, still without its frame.
 fn checked_by(connection: &mut Connection, frame: &[u8]) -> Result<Checked, WireError> {
     protocol::check_request(frame).map(|header| Checked {
-        api_key: header.api_key,
+        api: header.api,
         api_version: header.api_version,
         correlation_id: header.correlation_id,
         client_id: connection.client_id(header.client_id.unwrap_or_default()),
@@ -185,7 +186,7 @@ pub(super) fn dispatch(
     let decoded = request.decoded();
     let Checked {
         mut frame,
-        api_key,
+        api,
         api_version: version,
         correlation_id,
         client_id,
@@ -195,14 +196,13 @@ pub(super) fn dispatch(
     let ctx = connection.request(client_id, version, correlation_id);
     let body = frame.split_off(body_offset);
     drop(frame);
-    let api = apis::find(api_key).map_or("unknown", |api| api.name);
-    if let Some(of_api) = services.metrics.of_api(api_key) {
+    if let Some(of_api) = services.metrics.of_api(api) {
         of_api.requests.inc();
     }
-    debug!(api, version, client_id = %ctx.client_id, "request");
-    let timed = Timed { services: services.clone(), api_key, api, started: Instant::now(), share };
+    debug!(api = api.name, version, client_id = %ctx.client_id, "request");
+    let timed = Timed { services: services.clone(), api, started: Instant::now(), share };
     let is_wide = elements > WIDE;
-    if api_key == apis::PRODUCE {
+    if api.key == apis::PRODUCE {
         return if is_wide {
             produce_elsewhere(timed, ctx, body, decoded)
         } else {
@@ -210,11 +210,11 @@ pub(super) fn dispatch(
         };
     }
     let decode = move || {
-        protocol::decode_checked_request(api_key, version, body.freeze())
+        protocol::decode_checked_request(api.key, version, body.freeze())
             .map_err(|refused| refused.to_string())
     };
     if is_wide {
-        return elsewhere(timed, ctx, api_key, elements, decode);
+        return elsewhere(timed, ctx, elements, decode);
     }
     match decode() {
         Ok(Request::ApiVersions(request)) => {
@@ -223,7 +223,7 @@ pub(super) fn dispatch(
         }
         Ok(request) => match answer_elements(services, version, &request) {
             0..=WIDE => route(timed, ctx, request),
-            elements => elsewhere(timed, ctx, api_key, elements, || Ok(request)),
+            elements => elsewhere(timed, ctx, elements, || Ok(request)),
         },
         Err(refused) => Answer::Close(refused),
     }
@@ -312,13 +312,12 @@ fn answer_elements(services: &Services, version: i16, request: &Request) -> usiz
 fn elsewhere(
     mut timed: Timed,
     ctx: RequestContext,
-    api_key: i16,
     elements: usize,
     decode: impl FnOnce() -> Result<Request, String> + Send + 'static,
 ) -> Answer {
     let services = timed.services.clone();
     // A Fetch may wait for long, and takes memory for what it has found only when it has.
-    let may_cancel = api_key == apis::FETCH;
+    let may_cancel = timed.api.key == apis::FETCH;
     let handled = async move {
         let request = decode()?;
         if !may_cancel {
@@ -374,9 +373,7 @@ fn no_memory(bytes: usize) -> String {
 
 struct Timed {
     services: Arc<Services>,
-    api_key: i16,
-    /// Its name.
-    api: &'static str,
+    api: &'static Api,
     started: Instant,
     /// What the request holds, and then its answer.
     share: Share,
@@ -388,17 +385,17 @@ impl Timed {
         &self,
         encoded: Result<impl Into<Frame>, protocol::WireError>,
     ) -> Result<Frame, String> {
-        if let Some(of_api) = self.services.metrics.of_api(self.api_key) {
+        if let Some(of_api) = self.services.metrics.of_api(self.api) {
             of_api.seconds.observe(self.started.elapsed().as_secs_f64());
         }
         encoded.map(Into::into).map_err(|why| {
-            error!(%why, api = self.api, "cannot encode a response");
+            error!(%why, api = self.api.name, "cannot encode a response");
             format!("the response cannot be encoded: {why}")
         })
     }
 
     fn failed(&self, error: ErrorCode) {
-        self.services.metrics.answered_with(self.api, error.name());
+        self.services.metrics.answered_with(self.api.name, error.name());
     }
 
     /// The answer, whose errors are counted.
@@ -454,7 +451,7 @@ impl Timed {
             Some(response) => self
                 .encoded(ctx.correlation_id, ctx.api_version, &response)
                 .map_or_else(Answer::Close, Answer::Now),
-            None => Answer::Close(format!("{} has no answer for {error:?}", self.api)),
+            None => Answer::Close(format!("{} has no answer for {error:?}", self.api.name)),
         }
     }
 

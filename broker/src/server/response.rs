@@ -45,20 +45,22 @@ impl Part {
 
 /// A whole frame, size first.
 pub(crate) struct Response {
+    /// In front of `parts`: most answers are nothing else, and need no list.
+    first: Bytes,
     parts: Vec<Part>,
-    /// What it holds of the account until it is written.
-    share: Option<Share>,
+    /// What it holds of the account until it is written. In a box: a small answer holds nothing.
+    share: Option<Box<Share>>,
 }
 
 impl From<Bytes> for Response {
     fn from(bytes: Bytes) -> Self {
-        Self { parts: vec![Part::Bytes(bytes)], share: None }
+        Self { first: bytes, parts: Vec::new(), share: None }
     }
 }
 
 impl From<Vec<Part>> for Response {
     fn from(parts: Vec<Part>) -> Self {
-        Self { parts, share: None }
+        Self { first: Bytes::new(), parts, share: None }
     }
 }
 
@@ -71,7 +73,7 @@ impl Response {
     /// Bytes in the frame.
     #[must_use]
     pub(crate) fn len(&self) -> u64 {
-        self.parts.iter().map(Part::len).sum()
+        self.first.len() as u64 + self.parts.iter().map(Part::len).sum::<u64>()
     }
 
     /// The frame, which gives `share` back when it is written.
@@ -79,7 +81,8 @@ impl Response {
     pub(crate) fn holding(mut self, share: Share) -> Self {
         match &mut self.share {
             Some(held) => held.add(share),
-            None => self.share = Some(share).filter(|share| share.bytes() > 0),
+            None if share.bytes() > 0 => self.share = Some(Box::new(share)),
+            None => {}
         }
         self
     }
@@ -88,13 +91,13 @@ impl Response {
     #[must_use]
     pub(crate) fn in_memory(&self) -> usize {
         let bytes = |part: &Part| if let Part::Bytes(bytes) = part { bytes.len() } else { 0 };
-        self.parts.iter().map(bytes).sum()
+        self.first.len() + self.parts.iter().map(bytes).sum::<usize>()
     }
 
     /// Whether nothing is left to be written.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
-        self.parts.iter().all(|part| part.len() == 0)
+        self.len() == 0
     }
 
     /// Its pieces, when all of them lie in memory.
@@ -102,17 +105,29 @@ impl Response {
     pub(crate) fn in_memory_parts(&self) -> Option<impl Iterator<Item = IoSlice<'_>>> {
         let bytes = |part: &'_ Part| matches!(part, Part::Bytes(_));
         self.parts.iter().all(bytes).then(|| {
-            self.parts.iter().filter_map(|part| {
-                if let Part::Bytes(bytes) = part { Some(IoSlice::new(bytes)) } else { None }
-            })
+            let rest = self
+                .parts
+                .iter()
+                .filter_map(|part| if let Part::Bytes(bytes) = part { Some(bytes) } else { None });
+            let all = std::iter::once(&self.first).chain(rest);
+            all.filter(|bytes| !bytes.is_empty()).map(|bytes| IoSlice::new(bytes))
         })
+    }
+
+    /// All of it, when that is one piece in memory.
+    #[must_use]
+    pub(crate) fn one_piece(&self) -> Option<&Bytes> {
+        self.parts.is_empty().then_some(&self.first)
     }
 
     /// Takes off what was written: its first `written` bytes in memory. Tells what of `written` was
     /// not its own.
     pub(crate) fn advance(&mut self, mut written: usize) -> usize {
-        for part in &mut self.parts {
-            let Part::Bytes(bytes) = part else { break };
+        let rest = self
+            .parts
+            .iter_mut()
+            .map_while(|part| if let Part::Bytes(bytes) = part { Some(bytes) } else { None });
+        for bytes in std::iter::once(&mut self.first).chain(rest) {
             let own = written.min(bytes.len());
             bytes.advance(own);
             written -= own;
@@ -123,7 +138,7 @@ impl Response {
     /// Bytes of memory that wait with it.
     #[must_use]
     pub(crate) fn held(&self) -> usize {
-        self.share.as_ref().map_or(0, Share::bytes)
+        self.share.as_ref().map_or(0, |share| share.bytes())
     }
 
     /// Writes the frame, and counts in `taken` what the other side has taken. Not cancel safe:
@@ -137,10 +152,11 @@ impl Response {
         env: &Env,
         taken: &AtomicU64,
     ) -> io::Result<()> {
-        if let [Part::Bytes(only)] = self.parts.as_mut_slice() {
-            return write_bytes(stream, only, taken).await;
+        if self.parts.is_empty() {
+            return write_bytes(stream, &mut self.first, taken).await;
         }
         let mut waiting: Vec<Bytes> = Vec::new();
+        waiting.extend(Some(self.first).filter(|first| !first.is_empty()));
         for part in self.parts {
             match part {
                 Part::Bytes(bytes) => waiting.push(bytes),

@@ -1,7 +1,7 @@
 //! Produce and Fetch by hand against the codec: the same bytes out, the same values in, at every
 //! version.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::{fetch_response as f, produce_response as p};
 use kafka_protocol::protocol::StrBytes;
@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::make::{Maker, Rng};
 use crate::fetch::{EpochEndOffset, FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer, Part};
 use crate::produce::{
-    LeaderIdAndEpoch, NodeEndpoint, ProduceAnswer, ProducePartitionAnswer, ProduceTopicAnswer,
-    ProduceView, TopicKey, encode_produce_response,
+    LeaderIdAndEpoch, NodeEndpoint, OwnedTopicKey, ProduceAnswer, ProducePartitionAnswer,
+    ProduceTopicAnswer, ProduceView, TopicKey, encode_produce_response,
 };
 use crate::schema;
 use crate::schema_table::REQUESTS;
@@ -21,6 +21,38 @@ const SEEDS: u64 = 150;
 
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
+}
+
+type Taken = (OwnedTopicKey, Vec<(i32, Option<Bytes>)>);
+
+fn taken(view: &ProduceView<'_>, body: &[u8]) -> Vec<Taken> {
+    let (make, mut all) = (view.parts(), Vec::new());
+    let mut parts = make(BytesMut::from(body));
+    while let Some((topic, count)) = parts.next_topic() {
+        let next = || parts.next_partition().map(|(at, records)| (at, records.map(Into::into)));
+        let partitions: Vec<_> = std::iter::from_fn(next).collect();
+        assert!(partitions.len() <= count);
+        all.push((topic, partitions));
+    }
+    all
+}
+
+/// A topic whose partitions nobody takes is passed over.
+#[test]
+fn produce_parts_that_are_not_taken_are_passed_over() {
+    for version in 3..=13 {
+        for seed in 0..SEEDS {
+            let mut maker = Maker::new(seed, true);
+            maker.body(schema::find(REQUESTS, 0).unwrap(), version);
+            let view = ProduceView::new(version, &maker.bytes).unwrap();
+            let make = view.parts();
+            let mut parts = make(BytesMut::from(&maker.bytes[..]));
+            let topics: Vec<_> = std::iter::from_fn(|| parts.next_topic()).collect();
+            let expected: Vec<_> = taken(&view, &maker.bytes);
+            let expected = expected.into_iter().map(|(topic, all)| (topic, all.len()));
+            assert_eq!(topics, expected.collect::<Vec<_>>(), "v{version} seed {seed}");
+        }
+    }
 }
 
 #[test]
@@ -39,18 +71,7 @@ fn produce_view_sees_what_the_codec_sees() {
                 request.transactional_id.as_ref().map(|id| id.as_str())
             );
             assert_eq!((view.acks, view.timeout_ms), (request.acks, request.timeout_ms));
-            let seen: Vec<_> = view
-                .topics()
-                .map(|t| {
-                    (
-                        t.topic,
-                        t.partitions()
-                            .map(|p| (p.index, p.records.map(|range| body.slice(range))))
-                            .collect::<Vec<_>>(),
-                    )
-                })
-                .collect();
-            let expected: Vec<_> = request
+            let expected: Vec<Taken> = request
                 .topic_data
                 .iter()
                 .map(|t| {
@@ -59,16 +80,19 @@ fn produce_view_sees_what_the_codec_sees() {
                     } else {
                         TopicKey::Name(t.name.as_str())
                     };
-                    (
-                        key,
-                        t.partition_data
-                            .iter()
-                            .map(|p| (p.index, p.records.clone()))
-                            .collect::<Vec<_>>(),
-                    )
+                    let partitions = t.partition_data.iter().map(|p| (p.index, p.records.clone()));
+                    (key.into(), partitions.collect::<Vec<_>>())
                 })
                 .collect();
+            assert_eq!(taken(&view, &body), expected, "v{version} seed {seed}");
+            let indexes = |t: &Taken| (t.0.clone(), t.1.iter().map(|(index, _)| *index).collect());
+            let expected: Vec<(_, Vec<_>)> = expected.iter().map(indexes).collect();
+            let seen: Vec<_> =
+                view.topics().map(|t| (t.topic.into(), t.partitions().collect())).collect();
             assert_eq!(seen, expected, "v{version} seed {seed}");
+            assert_eq!(view.topic_count(), expected.len());
+            let is_for_one = matches!(&expected[..], [(_, only)] if only.len() == 1);
+            assert_eq!(view.is_for_one(), is_for_one, "v{version} seed {seed}");
         }
     }
 }
@@ -84,6 +108,8 @@ fn produce_view_of_cut_bytes_ends_early() {
             assert!(ProduceView::new(version, &body[..end]).is_err(), "v{version} cut at {end}");
             if let Ok(view) = ProduceView::of_checked(version, &body[..end]) {
                 view.topics().for_each(|topic| topic.partitions().for_each(drop));
+                view.is_for_one();
+                taken(&view, &body[..end]);
             }
         }
     }
@@ -125,7 +151,7 @@ fn endpoints<'a>(rng: &mut Rng, names: &'a Names) -> Vec<NodeEndpoint<'a>> {
 
 fn produce_answer<'a>(rng: &mut Rng, version: i16, names: &'a Names) -> ProduceAnswer<'a> {
     let topics = (0..rng.below(4)).map(|_| ProduceTopicAnswer {
-        topic: key(names, version >= 13),
+        topic: key(names, version >= 13).into(),
         partitions: (0..rng.below(4))
             .map(|_| ProducePartitionAnswer {
                 index: rng.next() as i32,
@@ -175,10 +201,10 @@ fn codec_produce(answer: &ProduceAnswer<'_>, version: i16) -> m::ProduceResponse
         }
         out
     };
-    let topic = |t: &ProduceTopicAnswer<'_>| {
+    let topic = |t: &ProduceTopicAnswer| {
         let out = p::TopicProduceResponse::default()
             .with_partition_responses(t.partitions.iter().map(partition).collect());
-        match t.topic {
+        match t.topic.key() {
             TopicKey::Name(name) => out.with_name(text(name).into()),
             TopicKey::Id(id) => out.with_topic_id(id),
         }

@@ -47,7 +47,7 @@ fn right_requests_pass_and_the_codec_agrees() {
             let frame = request_frame(api, version, message, seed).bytes;
             let header = check_request(&frame).unwrap_or_else(|e| panic!("{case}: {e}"));
             assert_eq!(
-                (header.api_key, header.api_version, header.correlation_id),
+                (header.api.key, header.api_version, header.correlation_id),
                 (api.key, version, 77),
                 "{case}"
             );
@@ -59,7 +59,7 @@ fn right_requests_pass_and_the_codec_agrees() {
             assert_eq!(again[..4], i32::try_from(again.len() - 4).unwrap().to_be_bytes(), "{case}");
             let header = check_request(&again[4..])
                 .unwrap_or_else(|e| panic!("{case}: encoded by the codec: {e}"));
-            assert_eq!((header.correlation_id, header.client_id), (78, Some("me")), "{case}");
+            assert_eq!((header.correlation_id, header.client_id), (78, Some(&b"me"[..])), "{case}");
             let body = again.slice(4 + header.body_offset..);
             assert_eq!(decode_request(api.key, version, body).unwrap(), request, "{case}");
         }

@@ -5,23 +5,21 @@
 //! offered; a batch that says it is part of one is refused by the log.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use letterbox_protocol::batch::{BatchHeader, Compression};
 use letterbox_protocol::model::{LeaderEpoch, Offset};
 use letterbox_protocol::produce::{
-    ProduceAnswer, ProducePartitionAnswer, ProducePartitionView, ProduceTopicAnswer, ProduceView,
-    TopicKey, encode_produce_response,
+    OwnedTopicKey, ProduceAnswer, ProducePartitionAnswer, ProduceTopicAnswer, ProduceView,
+    encode_produce_response,
 };
 use letterbox_protocol::{ErrorCode, WireError};
 use letterbox_storage::{COPIED_BELOW, Effort};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::Services;
 use super::init_producer_id::NO_TRANSACTIONS;
@@ -75,49 +73,21 @@ impl Waiting {
     }
 }
 
-/// A topic as the request named it.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Named {
-    Name(Box<str>),
-    Id(Uuid),
-}
-
-impl Named {
-    fn key(&self) -> TopicKey<'_> {
-        match self {
-            Self::Name(name) => TopicKey::Name(name),
-            Self::Id(id) => TopicKey::Id(*id),
-        }
-    }
-}
-
-impl From<TopicKey<'_>> for Named {
-    fn from(key: TopicKey<'_>) -> Self {
-        match key {
-            TopicKey::Name(name) => Self::Name(name.into()),
-            TopicKey::Id(id) => Self::Id(id),
-        }
-    }
-}
-
-/// A topic of the request, and its partitions.
-type Asked = (Named, Vec<ProducePartitionView>);
-
 /// The answer as it grows.
 struct Answers {
     correlation_id: i32,
     version: i16,
-    topics: Vec<(Named, Vec<ProducePartitionAnswer>)>,
+    topics: Vec<ProduceTopicAnswer>,
 }
 
 impl Answers {
-    fn encode(mut self) -> Result<Bytes, WireError> {
-        let topics = self.topics.iter_mut().map(|(topic, partitions)| ProduceTopicAnswer {
-            topic: topic.key(),
-            partitions: std::mem::take(partitions),
-        });
-        let answer = ProduceAnswer { topics: topics.collect(), ..ProduceAnswer::default() };
+    fn encode(self) -> Result<Bytes, WireError> {
+        let answer = ProduceAnswer { topics: self.topics, ..ProduceAnswer::default() };
         encode_produce_response(self.correlation_id, self.version, &answer)
+    }
+
+    fn get_mut(&mut self, topic: usize, partition: usize) -> Option<&mut ProducePartitionAnswer> {
+        self.topics.get_mut(topic)?.partitions.get_mut(partition)
     }
 }
 
@@ -225,20 +195,11 @@ fn validate_elsewhere(
             .run(&services.env, move || heavy.into_iter().map(append).collect())
             .await;
         for (topic, partition, result) in results {
-            let place = outcome
-                .answers
-                .topics
-                .get(topic)
-                .and_then(|(_, partitions)| partitions.get(partition));
+            let place = outcome.answers.get_mut(topic, partition);
             let index = place.map_or(-1, |answer| answer.index);
             let place = (topic, partition, index);
             let answer = outcome.note(&services, Some(acks), place, result);
-            if let Some(place) = outcome
-                .answers
-                .topics
-                .get_mut(topic)
-                .and_then(|(_, partitions)| partitions.get_mut(partition))
-            {
+            if let Some(place) = outcome.answers.get_mut(topic, partition) {
                 *place = answer;
             }
         }
@@ -267,7 +228,7 @@ fn validate_elsewhere(
 pub(crate) fn produce(
     services: &Arc<Services>,
     ctx: &RequestContext,
-    mut body: BytesMut,
+    body: BytesMut,
 ) -> Result<Produced, String> {
     let view = ProduceView::of_checked(ctx.api_version, &body).map_err(|why| why.to_string())?;
     let acks = match view.acks {
@@ -277,30 +238,28 @@ pub(crate) fn produce(
         _ => None,
     };
     let timeout = Duration::from_millis(u64::try_from(view.timeout_ms).unwrap_or(0));
-    let asked: Vec<Asked> =
-        view.topics().map(|topic| (topic.topic.into(), topic.partitions().collect())).collect();
-    let refused = refused_as_a_whole(ctx, acks, view.transactional_id(), &asked);
+    let refused = refused_as_a_whole(ctx, acks, &view);
 
     let answers = Answers {
         correlation_id: ctx.correlation_id,
         version: ctx.api_version,
-        topics: Vec::with_capacity(asked.len()),
+        topics: Vec::with_capacity(view.topic_count()),
     };
     let mut outcome = Outcome { answers, waiting: Vec::new(), failed: None };
     let mut appending = Appending { effort: Effort::light(), heavy: Vec::new() };
     let image = services.image();
-    let mut records_of = Carver { body_len: body.len(), gone: 0, rest: body.split() };
-    for (topic_at, (topic, partitions)) in asked.into_iter().enumerate() {
+    let (parts, body_len) = (view.parts(), body.len());
+    let mut parts = parts(body);
+    while let Some((topic, partitions)) = parts.next_topic() {
         let found = match refused {
             Some((error, message)) => Err((error, message)),
             None => look_up(ctx, &image, &topic).map_err(|error| (error, None)),
         };
-        let mut of_topic = Vec::with_capacity(partitions.len());
-        for (partition_at, ProducePartitionView { index, records }) in
-            partitions.into_iter().enumerate()
-        {
-            let records = records.map(|range| records_of.take(range)).unwrap_or_default();
-            let place = (topic_at, partition_at, index);
+        let topic_at = outcome.answers.topics.len();
+        let mut of_topic = Vec::with_capacity(partitions);
+        while let Some((index, records)) = parts.next_partition() {
+            let records = to_keep(records.unwrap_or_default(), body_len);
+            let place = (topic_at, of_topic.len(), index);
             let appended = match (found, acks) {
                 (Ok(found), Some(acks)) => known_in(ctx.api_version, &records).and_then(|()| {
                     let of =
@@ -316,7 +275,7 @@ pub(crate) fn produce(
                 None => Failure::code(ErrorCode::UnknownServerError).answer(index),
             });
         }
-        outcome.answers.topics.push((topic, of_topic));
+        outcome.answers.topics.push(ProduceTopicAnswer { topic, partitions: of_topic });
     }
     match acks {
         Some(acks) if !appending.heavy.is_empty() => {
@@ -330,9 +289,9 @@ pub(crate) fn produce(
 fn refused_as_a_whole(
     ctx: &RequestContext,
     acks: Option<Acks>,
-    transactional_id: Option<&str>,
-    asked: &[Asked],
+    view: &ProduceView<'_>,
 ) -> Option<(ErrorCode, Option<&'static str>)> {
+    let transactional_id = view.transactional_id();
     if let Some(id) = transactional_id
         && let Err(error) = ctx.check(Operation::Write, Resource::TransactionalId(id))
     {
@@ -341,7 +300,7 @@ fn refused_as_a_whole(
     match (acks, transactional_id) {
         (None, _) => Some((ErrorCode::InvalidRequiredAcks, None)),
         (_, Some(_)) => Some((ErrorCode::InvalidTxnState, Some(NO_TRANSACTIONS))),
-        _ if names_twice(asked) => Some((ErrorCode::InvalidRequest, Some(NAMED_TWICE))),
+        _ if names_twice(view) => Some((ErrorCode::InvalidRequest, Some(NAMED_TWICE))),
         _ => None,
     }
 }
@@ -351,17 +310,16 @@ const NAMED_TWICE: &str =
 
 /// Whether a partition is named more than once. Kafka appends what was named last and answers once,
 /// so that a client may take records for stored that are not.
-fn names_twice(asked: &[Asked]) -> bool {
-    let count = asked.iter().map(|(_, partitions)| partitions.len()).sum();
-    if count < 2 {
+fn names_twice(view: &ProduceView<'_>) -> bool {
+    if view.is_for_one() {
         return false;
     }
-    let (mut all, mut numbers) = (Vec::with_capacity(count), BTreeMap::new());
-    for (topic, partitions) in asked {
+    let (mut all, mut numbers) = (Vec::new(), BTreeMap::new());
+    for topic in view.topics() {
         // Names are compared once for each topic: they may be long, and partitions many.
         let next = numbers.len();
-        let number = *numbers.entry(topic).or_insert(next);
-        all.extend(partitions.iter().map(|partition| (number, partition.index)));
+        let number = *numbers.entry(topic.topic).or_insert(next);
+        all.extend(topic.partitions().map(|index| (number, index)));
     }
     all.sort_unstable();
     all.windows(2).any(|pair| matches!(pair, [one, next] if one == next))
@@ -376,15 +334,15 @@ fn names_twice(asked: &[Asked]) -> bool {
 fn look_up<'a>(
     ctx: &RequestContext,
     image: &'a MetadataImage,
-    topic: &Named,
+    topic: &OwnedTopicKey,
 ) -> Result<&'a Topic, ErrorCode> {
     let may = |name: &str| ctx.check(Operation::Write, Resource::Topic(name));
     let found = match topic {
-        Named::Name(name) => {
+        OwnedTopicKey::Name(name) => {
             may(name)?;
             image.topic(name).ok_or(ErrorCode::UnknownTopicOrPartition)?
         }
-        Named::Id(id) => {
+        OwnedTopicKey::Id(id) => {
             let found = image.topic_by_id(id).ok_or(ErrorCode::UnknownTopicId)?;
             may(&found.name)?;
             found
@@ -444,31 +402,11 @@ fn is_zstd(records: &[u8]) -> bool {
         .is_ok_and(|header| matches!(header.compression(), Ok(Compression::Zstd)))
 }
 
-/// Cuts the records of each partition out of the request, without copying where they are most of
-/// it.
-struct Carver {
-    body_len: usize,
-    gone: usize,
-    rest: BytesMut,
-}
-
-impl Carver {
-    /// The records at `range`, which lies behind all that were taken before.
-    fn take(&mut self, range: Range<usize>) -> BytesMut {
-        let inside = range
-            .start
-            .checked_sub(self.gone)
-            .filter(|skipped| skipped.saturating_add(range.len()) <= self.rest.len());
-        let Some(skipped) = inside else { return BytesMut::new() };
-        self.rest.advance(skipped);
-        self.gone = range.end;
-        let records = self.rest.split_to(range.len());
-        // The log keeps the newest batches in memory, the small ones as copies: any other would
-        // keep the whole request there.
-        let keeps_much =
-            records.len() >= COPIED_BELOW && records.len().saturating_mul(2) < self.body_len;
-        if keeps_much { BytesMut::from(&records[..]) } else { records }
-    }
+/// The records of a partition as the log may keep them in memory: of small ones it makes copies
+/// itself, and what is less than half of the request would keep the whole request there.
+fn to_keep(records: BytesMut, body_len: usize) -> BytesMut {
+    let keeps_much = records.len() >= COPIED_BELOW && records.len().saturating_mul(2) < body_len;
+    if keeps_much { BytesMut::from(&records[..]) } else { records }
 }
 
 /// Waits until everything is committed, and writes an error into the answer of what is not in time.
@@ -488,12 +426,12 @@ async fn wait(
         })
         .collect();
     let mut set = |item: &Waiting, error: ErrorCode| {
-        let Some((topic, partitions)) = answers.topics.get_mut(item.topic) else { return };
-        let error = match (error, &*topic) {
-            (ErrorCode::UnknownTopicOrPartition, Named::Id(_)) => ErrorCode::UnknownTopicId,
+        let Some(of_topic) = answers.topics.get_mut(item.topic) else { return };
+        let error = match (error, &of_topic.topic) {
+            (ErrorCode::UnknownTopicOrPartition, OwnedTopicKey::Id(_)) => ErrorCode::UnknownTopicId,
             (error, _) => error,
         };
-        if let Some(answer) = partitions.get_mut(item.partition) {
+        if let Some(answer) = of_topic.partitions.get_mut(item.partition) {
             services.metrics.answered_with("Produce", error.name());
             services.metrics.produce_failed.inc();
             item.of.traffic.answered_with_error();
