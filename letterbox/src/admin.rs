@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use letterbox_env::Env;
-use letterbox_operator::admin::{Partitions, RestartVerdict, restart_verdict};
+use letterbox_operator::admin::{CaughtUp, Partitions, RestartVerdict, caught_up, restart_verdict};
 
 /// What it ends with when the answer is no.
-const NOT_SAFE: u8 = 3;
+const NO: u8 = 3;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -24,13 +24,33 @@ enum Call {
         /// The ids of the brokers, separated by commas.
         #[arg(long, required = true, value_delimiter = ',')]
         brokers: Vec<i32>,
-        /// The admin port of any broker of the cluster (admin.listener), as HOST:PORT.
-        #[arg(long, default_value = "localhost:9644", value_parser = address)]
-        admin_listener: (String, u16),
-        /// Print the answer as JSON, as docs/openapi.json describes it.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        how: How,
     },
+    /// Say whether brokers serve and all of their replicas are in sync, and how much is left to
+    /// copy. Exit codes: 0 they are, 3 not yet, 1 nobody could tell.
+    CaughtUp {
+        /// The ids of the brokers, separated by commas; all when it is left out.
+        #[arg(long, value_delimiter = ',')]
+        brokers: Vec<i32>,
+        /// The epoch that was told before these brokers were restarted ("admin verdict" tells it):
+        /// they are caught up only once they have registered again.
+        #[arg(long)]
+        since_epoch: Option<i64>,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+/// Whom to ask, and how to tell the answer.
+#[derive(Args)]
+struct How {
+    /// The admin port of any broker of the cluster (admin.listener), as HOST:PORT.
+    #[arg(long, default_value = "localhost:9644", value_parser = address)]
+    admin_listener: (String, u16),
+    /// Print the answer as JSON, as docs/openapi.json describes it.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Host and port; an IPv6 address in brackets or without.
@@ -43,18 +63,39 @@ fn address(text: &str) -> Result<(String, u16), String> {
 }
 
 pub(crate) async fn run(env: &Env, options: &Options) -> ExitCode {
-    let Call::Verdict { brokers, admin_listener: (host, port), json } = &options.call;
-    let (verdict, text) = match restart_verdict(env, (host, *port), brokers).await {
+    let (Call::Verdict { how, .. } | Call::CaughtUp { how, .. }) = &options.call;
+    let (host, port) = (how.admin_listener.0.as_str(), how.admin_listener.1);
+    let answer = match &options.call {
+        Call::Verdict { brokers, .. } => restart_verdict(env, (host, port), brokers)
+            .await
+            .map(|(verdict, json)| (verdict.safe, in_words(&verdict), json)),
+        Call::CaughtUp { brokers, since_epoch, .. } => {
+            caught_up(env, (host, port), brokers, *since_epoch)
+                .await
+                .map(|(found, json)| (found.caught_up, how_far(&found), json))
+        }
+    };
+    let (is_so, words, json) = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            eprintln!("letterbox admin verdict: {host}:{port}: {error}");
+            eprintln!("letterbox admin: {host}:{port}: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let text = if *json { format!("{text}\n") } else { in_words(&verdict) };
+    let text = if how.json { format!("{json}\n") } else { words };
     // Nothing is left to do when standard output is closed.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    if verdict.safe { ExitCode::SUCCESS } else { ExitCode::from(NOT_SAFE) }
+    if is_so { ExitCode::SUCCESS } else { ExitCode::from(NO) }
+}
+
+fn how_far(found: &CaughtUp) -> String {
+    let mut text = String::new();
+    for one in &found.brokers {
+        let word = if one.caught_up { "caught up" } else { "not caught up" };
+        text.push_str(&format!("broker {}: {word}\n", one.broker));
+        one.because.iter().for_each(|reason| text.push_str(&format!("  {reason}\n")));
+    }
+    text
 }
 
 fn in_words(verdict: &RestartVerdict) -> String {
@@ -73,6 +114,7 @@ fn in_words(verdict: &RestartVerdict) -> String {
             text.push_str(&format!("note: partitions {what}: {}\n", names(list)));
         }
     }
+    text.push_str(&format!("epoch: {}\n", verdict.epoch));
     text
 }
 
@@ -88,7 +130,7 @@ fn names(list: &Partitions) -> String {
 
 #[cfg(test)]
 mod tests {
-    use letterbox_operator::admin::Partition;
+    use letterbox_operator::admin::{BrokerCaughtUp, Partition};
 
     use super::*;
 
@@ -114,11 +156,18 @@ mod tests {
         let one = Partition { topic: "t".to_owned(), partition: 3 };
         let single_replica = Partitions { count: 2, partitions: vec![one] };
         let verdict = RestartVerdict { safe: true, single_replica, ..Default::default() };
-        let expected =
-            "safe\nnote: partitions with one replica have no leader meanwhile: t-3 and 1 more\n";
+        let expected = "safe\nnote: partitions with one replica have no leader meanwhile: t-3 and 1 more\nepoch: 0\n";
         assert_eq!(in_words(&verdict), expected);
         let because = vec!["3 partitions".to_owned()];
         let verdict = RestartVerdict { because, ..Default::default() };
-        assert_eq!(in_words(&verdict), "not safe\n  3 partitions\n");
+        assert_eq!(in_words(&verdict), "not safe\n  3 partitions\nepoch: 0\n");
+    }
+
+    #[test]
+    fn each_broker_is_told_with_what_it_lacks() {
+        let behind = BrokerCaughtUp { broker: 2, because: vec!["x".to_owned()], caught_up: false };
+        let brokers = vec![BrokerCaughtUp { broker: 1, caught_up: true, because: vec![] }, behind];
+        let said = how_far(&CaughtUp { caught_up: false, brokers });
+        assert_eq!(said, "broker 1: caught up\nbroker 2: not caught up\n  x\n");
     }
 }

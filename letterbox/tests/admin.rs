@@ -320,6 +320,10 @@ fn each_answer_is_as_its_description_says_and_nothing_else_is_served() {
         (port, VERDICT.to_owned(), "400"),
         (port, of("1,7"), "404"),
         (waiting, of("1"), "503"),
+        (port, "/lifecycle/caught-up".to_owned(), "200"),
+        (port, "/lifecycle/caught-up?all".to_owned(), "400"),
+        (port, "/lifecycle/caught-up?brokers=1&since-epoch=0".to_owned(), "200"),
+        (waiting, "/lifecycle/caught-up".to_owned(), "503"),
     ] {
         let (status, _) = described.ask(port, &asked);
         assert_eq!(status, expected, "{asked}");
@@ -346,17 +350,30 @@ fn each_answer_is_as_its_description_says_and_nothing_else_is_served() {
     // The same as a command.
     let admin = |arguments: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_letterbox"));
-        command.args(["admin", "verdict"]).args(arguments);
+        command.arg("admin").args(arguments);
         command.args(["--admin-listener", &format!("127.0.0.1:{port}")]).output().unwrap()
     };
-    let said = admin(&["--brokers", "1"]);
+    let said = admin(&["verdict", "--brokers", "1"]);
     let note = "safe\nnote: partitions with one replica have no leader meanwhile: orders-0\n";
-    assert_eq!((said.status.code(), &*String::from_utf8_lossy(&said.stdout)), (Some(0), note));
-    let said = admin(&["--brokers", "1", "--json"]);
+    let note = format!("{note}epoch: {}\n", verdict["epoch"]);
+    assert_eq!((said.status.code(), &*String::from_utf8_lossy(&said.stdout)), (Some(0), &*note));
+    let said = admin(&["verdict", "--brokers", "1", "--json"]);
     assert_eq!(serde_json::from_slice::<Value>(&said.stdout).unwrap(), verdict);
-    let said = admin(&["--brokers", "7"]);
+    let said = admin(&["verdict", "--brokers", "7"]);
     assert_eq!(said.status.code(), Some(1));
     let error = String::from_utf8_lossy(&said.stderr);
     assert!(error.contains("Broker ID 7 is not currently registered"), "{error}");
-    assert_eq!(admin(&[]).status.code(), Some(2));
+    assert_eq!(admin(&["verdict"]).status.code(), Some(2));
+    let said = admin(&["caught-up"]);
+    let words = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!((said.status.code(), &*words), (Some(0), "broker 1: caught up\n"));
+    let said = admin(&["caught-up", "--brokers", "1,7"]);
+    let words = String::from_utf8_lossy(&said.stdout).into_owned();
+    let expected = "broker 1: caught up\nbroker 7: not caught up\n  it is not registered\n";
+    assert_eq!((said.status.code(), &*words), (Some(3), expected));
+    // The broker of before its restart is told apart from the one after it.
+    for (since_epoch, code) in [(verdict["epoch"].as_i64().unwrap(), 3), (0, 0)] {
+        let said = admin(&["caught-up", "--since-epoch", &since_epoch.to_string()]);
+        assert_eq!(said.status.code(), Some(code), "{since_epoch}");
+    }
 }

@@ -192,6 +192,7 @@ async fn heartbeats(controller: &Controller, quorum: &RaftQuorum, id: i32, epoch
             applied_index,
             wants_fence: false,
             wants_stop: false,
+            behind: Vec::new(),
         };
         if let Ok(Err(ControllerError::Refused(error))) =
             timeout(HEARTBEAT, controller.heartbeat(heartbeat)).await

@@ -525,6 +525,25 @@ impl Log {
         self.segments.load().iter().map(|segment| segment.size()).sum()
     }
 
+    /// About how many bytes its batches from `offset` on have: within a segment, all records are
+    /// taken to be equally large. Reads nothing.
+    #[must_use]
+    pub fn bytes_from(&self, offset: Offset) -> u64 {
+        let (mut bytes, mut end) = (0_u64, self.end_offset());
+        for segment in self.segments.load().iter().rev() {
+            if offset >= end {
+                break;
+            }
+            let (records, left) = (end.abs_diff(segment.base), end.abs_diff(offset));
+            let part = if offset <= segment.base { records } else { left };
+            let size = u128::from(segment.size()) * u128::from(part);
+            let size = size.checked_div(records.into()).unwrap_or(0);
+            bytes = bytes.saturating_add(u64::try_from(size).unwrap_or(u64::MAX));
+            end = segment.base;
+        }
+        bytes
+    }
+
     /// Idempotent producers it knows.
     #[must_use]
     pub fn producers_count(&self) -> usize {

@@ -665,6 +665,25 @@ async fn a_log_whose_files_are_gone_is_out_of_use_alone() {
 }
 
 #[tokio::test]
+async fn the_bytes_from_an_offset_on_are_known_without_a_look_at_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LogConfig { segment_bytes: 400, ..small() };
+    let (_manager, log) = new_log(&Env::real(), dir.path(), config).await;
+    assert_eq!((log.bytes_from(0), log.bytes_from(9)), (0, 0));
+    for offset in 0..40 {
+        append(&log, offset, &["a record"]);
+    }
+    assert!(log.segments_count() > 3);
+    // All are equally large.
+    let one = log.size() / 40;
+    for offset in 0..50 {
+        let left = u64::try_from(40 - offset).unwrap_or(0);
+        assert_eq!(log.bytes_from(offset), left * one, "{offset}");
+    }
+    assert_eq!(log.bytes_from(-1), log.size());
+}
+
+#[tokio::test]
 async fn the_reserve_is_for_coordinators_and_fits_the_file_system() {
     let dir = Path::new(DIR);
     let disk = SimDisk::new(1);

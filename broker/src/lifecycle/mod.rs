@@ -1,25 +1,33 @@
-//! Lifecycle calls: what an operator asks the cluster before it restarts a broker.
+//! Lifecycle calls: what an operator asks the cluster before it restarts a broker, and afterwards.
 //!
 //! A call is asked at any broker and decided by the active controller, which confirms that it still
 //! leads before its answer counts (`controller`). What comes and goes is text: HTTP is the business
 //! of `server/admin_http.rs`, and docs/openapi.json describes the calls.
 
+mod caught_up;
 mod verdict;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_protocol::ErrorCode;
+use letterbox_protocol::model::BrokerId;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::controller::{Controller, ControllerError};
 use crate::metadata::ApiError;
-use crate::metadata::decide::Kind;
+use crate::metadata::decide::{Kind, Named};
 
 /// How long an answer may take: shorter than whoever probes a port waits.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Partitions that an answer names in each list, and that a sentence names.
+const NAMES_MAX: usize = 20;
+const NAMES_IN_SENTENCE_MAX: usize = 5;
 
 /// Why a call is not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +62,47 @@ impl From<ApiError> for Refusal {
     }
 }
 
+/// What `query` says: each of these parameters at most once, and no other.
+fn parameters<'a>(query: &'a str, known: &[&str]) -> Option<BTreeMap<&'a str, &'a str>> {
+    let mut all = BTreeMap::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=')?;
+        if !known.contains(&key) || all.insert(key, value).is_some() {
+            return None;
+        }
+    }
+    Some(all)
+}
+
+/// The brokers of a list of ids.
+fn brokers_of(ids: &str) -> Option<BTreeSet<BrokerId>> {
+    let ids = ids.replace("%2C", ",").replace("%2c", ",");
+    ids.split(',').map(|id| id.parse().ok().map(BrokerId)).collect()
+}
+
+/// A list as docs/openapi.json has it.
+fn named(list: &Named) -> Value {
+    let partitions =
+        list.some.iter().map(|(topic, index)| json!({"topic": topic, "partition": index}));
+    json!({"count": list.count, "partitions": partitions.collect::<Vec<_>>()})
+}
+
+/// Some of the names, for a sentence.
+fn names(list: &Named) -> String {
+    let shown = list.some.iter().take(NAMES_IN_SENTENCE_MAX);
+    let shown: Vec<_> = shown.map(|(topic, index)| format!("{topic}-{index}")).collect();
+    match list.count.saturating_sub(shown.len()) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// How many partitions they are.
+fn count(list: &Named) -> String {
+    let partitions = if list.count == 1 { "partition" } else { "partitions" };
+    format!("{} {partitions}", list.count)
+}
+
 /// Answers the calls.
 pub(crate) struct Lifecycle {
     controller: Controller,
@@ -73,9 +122,16 @@ impl Lifecycle {
 
     /// The restart verdict, as JSON; `query` is `brokers=1,2`.
     pub(crate) async fn restart_verdict(&self, query: &str) -> Result<String, Refusal> {
-        let (brokers, question) = verdict::question(query)?;
+        let question = verdict::question(query)?;
+        let brokers = question.brokers.clone();
         let verdict = self.ask(question).await??;
         Ok(verdict::answer(&brokers, &verdict).to_string())
+    }
+
+    /// How far brokers are, as JSON; `query` is `brokers=1,2&since-epoch=9`, and each may be left out.
+    pub(crate) async fn caught_up(&self, query: &str) -> Result<String, Refusal> {
+        let found = self.ask(caught_up::question(query)?).await??;
+        Ok(caught_up::answer(&found).to_string())
     }
 
     /// Given up with the future.

@@ -5,32 +5,26 @@ use std::collections::BTreeSet;
 use letterbox_protocol::model::BrokerId;
 use serde_json::{Value, json};
 
-use super::Refusal;
-use crate::metadata::decide::{JudgeRestart, Named, Verdict};
-
-/// Partitions that an answer names for each reason, and that a sentence names.
-const NAMES_MAX: usize = 20;
-const NAMES_IN_SENTENCE_MAX: usize = 5;
+use super::{NAMES_MAX, Refusal, brokers_of, count, named, names, parameters};
+use crate::metadata::decide::{JudgeRestart, Verdict};
 
 const HOW_TO_ASK: &str = "name the brokers to restart by their ids, as in ?brokers=1,2";
 
 /// What `query` asks for.
-pub(super) fn question(query: &str) -> Result<(Vec<i32>, JudgeRestart), Refusal> {
-    let wrong = || Refusal::BadRequest(HOW_TO_ASK.to_owned());
-    let ids = query.strip_prefix("brokers=").ok_or_else(wrong)?;
-    let ids = ids.replace("%2C", ",").replace("%2c", ",");
-    let ids = ids.split(',').map(|id| id.parse().map_err(|_| wrong()));
-    let ids: BTreeSet<i32> = ids.collect::<Result<_, _>>()?;
-    let brokers = ids.iter().copied().map(BrokerId).collect();
-    Ok((ids.into_iter().collect(), JudgeRestart { brokers, names_max: NAMES_MAX }))
+pub(super) fn question(query: &str) -> Result<JudgeRestart, Refusal> {
+    let asked = parameters(query, &["brokers"]);
+    let brokers = asked.and_then(|asked| brokers_of(asked.get("brokers")?));
+    let brokers = brokers.ok_or_else(|| Refusal::BadRequest(HOW_TO_ASK.to_owned()))?;
+    Ok(JudgeRestart { brokers, names_max: NAMES_MAX })
 }
 
 /// The answer, as docs/openapi.json has it.
-pub(super) fn answer(brokers: &[i32], verdict: &Verdict) -> Value {
+pub(super) fn answer(brokers: &BTreeSet<BrokerId>, verdict: &Verdict) -> Value {
     json!({
         "brokers": brokers,
         "safe": verdict.is_safe(),
         "because": because(verdict),
+        "epoch": verdict.epoch,
         "partitions": verdict.partitions,
         "recordsLost": named(&verdict.records_lost),
         "onlyCopies": named(&verdict.only_copies),
@@ -46,12 +40,6 @@ pub(super) fn answer(brokers: &[i32], verdict: &Verdict) -> Value {
             "kept": verdict.voters.is_kept(),
         },
     })
-}
-
-fn named(list: &Named) -> Value {
-    let partitions =
-        list.some.iter().map(|(topic, index)| json!({"topic": topic, "partition": index}));
-    json!({"count": list.count, "partitions": partitions.collect::<Vec<_>>()})
 }
 
 /// Why it is not safe, worst first.
@@ -71,12 +59,8 @@ fn because(verdict: &Verdict) -> Vec<String> {
         ),
     ];
     let of_lists = lists.iter().filter(|(list, _)| list.count > 0);
-    let mut because: Vec<String> = of_lists
-        .map(|(list, what)| {
-            let partitions = if list.count == 1 { "partition" } else { "partitions" };
-            format!("{} {partitions} {what}: {}", list.count, names(list))
-        })
-        .collect();
+    let mut because: Vec<String> =
+        of_lists.map(|(list, what)| format!("{} {what}: {}", count(list), names(list))).collect();
     let voters = &verdict.voters;
     if !voters.is_kept() {
         because.push(format!(
@@ -88,18 +72,10 @@ fn because(verdict: &Verdict) -> Vec<String> {
     because
 }
 
-fn names(list: &Named) -> String {
-    let shown = list.some.iter().take(NAMES_IN_SENTENCE_MAX);
-    let shown: Vec<_> = shown.map(|(topic, index)| format!("{topic}-{index}")).collect();
-    match list.count - shown.len() {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::decide::Named;
 
     #[test]
     fn a_question_names_brokers_or_is_refused() {
@@ -114,7 +90,8 @@ mod tests {
             ("broker=1", None),
             ("brokers=99999999999", None),
         ] {
-            assert_eq!(question(query).ok().map(|(ids, _)| ids), ids, "{query}");
+            let ids = ids.map(|ids| ids.into_iter().map(BrokerId).collect());
+            assert_eq!(question(query).ok().map(|asked| asked.brokers), ids, "{query}");
         }
     }
 

@@ -292,8 +292,9 @@ mod tests {
             let is_due = self.asked.filter(|(asked, heard, _)| !heard && *asked < self.now);
             if let Some((asked, ..)) = is_due.filter(|_| self.rng.below(2) == 0) {
                 let (id, epoch, applied_index) = (ID, 0, self.followed);
+                let (wants_fence, wants_stop, behind) = (false, false, Vec::new());
                 let heartbeat =
-                    Heartbeat { id, epoch, applied_index, wants_fence: false, wants_stop: false };
+                    Heartbeat { id, epoch, applied_index, wants_fence, wants_stop, behind };
                 let (answer, effect) = self.liveness.heartbeat(heartbeat, self.now).unwrap();
                 self.act(effect);
                 let is_fencing = matches!(self.change, Some((_, true)));

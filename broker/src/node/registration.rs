@@ -145,8 +145,9 @@ impl Membership {
         loop {
             let (asked, applied_index) = (Instant::now(), quorum.image().applied_index);
             let Self { id, epoch, .. } = self;
-            let heartbeat =
-                Heartbeat { id, epoch, applied_index, wants_fence: false, wants_stop: false };
+            let behind = lead.as_ref().map_or_else(Vec::new, |lead| lead.replicas.behind());
+            let (wants_fence, wants_stop) = (false, false);
+            let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence, wants_stop, behind };
             // A single one that is not answered is no reason to lead no more.
             let every = lead.as_ref().map(|lead| lead.lease.tell_every());
             let every = every.map_or(self.heartbeat, |every| every.min(self.heartbeat));
@@ -337,8 +338,8 @@ pub(super) async fn leave(services: &Services) {
     let (id, epoch) = (own.id, own.epoch);
     let heartbeat = || async {
         let applied_index = services.quorum.image().applied_index;
-        let heartbeat =
-            Heartbeat { id, epoch, applied_index, wants_fence: false, wants_stop: true };
+        let (wants_fence, wants_stop, behind) = (false, true, Vec::new());
+        let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence, wants_stop, behind };
         tokio::time::timeout(LEAVE_HEARD_WITHIN, services.controller.heartbeat(heartbeat)).await
     };
     let begun = Instant::now();

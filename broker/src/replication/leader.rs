@@ -270,6 +270,16 @@ impl LeaderState {
         (self.isr.len(), self.required())
     }
 
+    /// The followers that are not in sync, and up to where the log of each is known to be this one.
+    pub(crate) fn out_of_sync(&self) -> Vec<(BrokerId, Option<Offset>)> {
+        // Mostly there are none.
+        if self.isr.len() == self.replicas.len() {
+            return Vec::new();
+        }
+        let followers = self.followers.iter().filter(|(id, _)| !self.isr.contains(id));
+        followers.map(|(id, follower)| (*id, follower.verified)).collect()
+    }
+
     /// Whether an append with `acks=all` may begin.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use super::partition::{Partition, Shared};
 use super::role::{LogStanding, Times};
 use crate::config::topic::TopicConfig;
 use crate::config::{Config, log_config};
+use crate::metadata::decide::liveness::Behind;
 use crate::metadata::{
     MetadataDelta, MetadataImage, PartitionState, SharedMap, Topic, TopicChange,
 };
@@ -62,6 +63,8 @@ pub(crate) struct ReplicaManager {
     leaving: Mutex<Vec<(Arc<str>, TopicId, i32)>>,
     /// Why partitions are offline, as it was logged; those that are not are absent.
     offline: Mutex<BTreeMap<Key, LogError>>,
+    /// See [`ReplicaManager::behind`].
+    behind: ArcSwap<Vec<(BrokerId, Behind)>>,
 }
 
 /// Sets the logs aside, as `*-stray`, that `me` found in other log directories than those that count,
@@ -107,6 +110,7 @@ impl ReplicaManager {
             shared,
             leaving: Mutex::default(),
             offline: Mutex::default(),
+            behind: ArcSwap::default(),
         })
     }
 
@@ -187,6 +191,23 @@ impl ReplicaManager {
                 partition.tick();
             }
         }
+    }
+
+    /// What each follower has yet to copy of the partitions that are led from here and in which it is
+    /// not in sync, as it was looked at last.
+    pub(crate) fn behind(&self) -> Vec<(BrokerId, Behind)> {
+        self.behind.load().to_vec()
+    }
+
+    /// Looks at that. May wait for a partition whose log the device holds up.
+    pub(crate) fn look_behind(&self) {
+        let mut behind = BTreeMap::<BrokerId, Behind>::new();
+        for partition in self.hosted.load().values() {
+            for (id, bytes) in partition.behind() {
+                *behind.entry(id).or_default() += Behind { partitions: 1, bytes };
+            }
+        }
+        self.behind.store(Arc::new(behind.into_iter().collect()));
     }
 
     /// The partitions of whose logs the metadata says otherwise than they are, and how those are.

@@ -942,6 +942,18 @@ impl Partition {
         self.role().in_sync_and_required()
     }
 
+    /// About how many bytes each follower that is not in sync has yet to copy; empty where this
+    /// broker does not lead.
+    #[must_use]
+    pub(crate) fn behind(&self) -> Vec<(BrokerId, u64)> {
+        let Ok(log) = self.log() else { return Vec::new() };
+        let out_of_sync = self.role().out_of_sync();
+        let bytes = |(id, at): (BrokerId, Option<Offset>)| {
+            (id, log.bytes_from(at.unwrap_or_else(|| log.start_offset())))
+        };
+        out_of_sync.into_iter().map(bytes).collect()
+    }
+
     /// Where `epoch` ends: the largest known epoch up to it and the offset that follows its last
     /// record; (−1, −1) for an epoch that has not begun. One older than every record ends where the
     /// log starts.

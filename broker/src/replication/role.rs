@@ -297,6 +297,14 @@ impl Replica {
         }
     }
 
+    /// See [`LeaderState::out_of_sync`].
+    pub(crate) fn out_of_sync(&self) -> Vec<(BrokerId, Option<Offset>)> {
+        match &self.role {
+            Role::Leader(leader) => leader.out_of_sync(),
+            Role::Follower(_) | Role::Offline => Vec::new(),
+        }
+    }
+
     /// What became of the records before `end` that were appended, or were there, when this broker
     /// led in `epoch`. In another epoch another leader may have put others in their place.
     pub(crate) fn commit(&self, epoch: LeaderEpoch, end: Offset) -> Commit {

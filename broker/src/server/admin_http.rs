@@ -217,16 +217,17 @@ fn router(health: Arc<Health>) -> Router {
     };
     let router =
         Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));
+    let (verdict, far) = (asked.clone(), asked);
     let verdict = move |RawQuery(query): RawQuery| async move {
-        let Some((services, _)) = asked.broker.get().cloned() else {
-            return refused(&Refusal::Unavailable(STARTING.trim_end().to_owned()));
-        };
-        match services.lifecycle.restart_verdict(&query.unwrap_or_default()).await {
-            Ok(text) => json(StatusCode::OK, text),
-            Err(refusal) => refused(&refusal),
-        }
+        let (services, query) = (serving(&verdict), query.unwrap_or_default());
+        answered(async { services?.lifecycle.restart_verdict(&query).await }.await)
+    };
+    let far = move |RawQuery(query): RawQuery| async move {
+        let (services, query) = (serving(&far), query.unwrap_or_default());
+        answered(async { services?.lifecycle.caught_up(&query).await }.await)
     };
     let router = router.route("/lifecycle/restart-verdict", get(verdict));
+    let router = router.route("/lifecycle/caught-up", get(far));
     router.route("/readyz", get(move || async move { readiness(&ready) })).route(
         "/metrics",
         get(move || async move {
@@ -249,14 +250,22 @@ fn json(status: StatusCode, text: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-/// Why a call of `/lifecycle` is not answered.
-fn refused(refusal: &Refusal) -> Response {
-    let status = match refusal {
-        Refusal::BadRequest(_) => StatusCode::BAD_REQUEST,
-        Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-        Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+/// What answers calls of `/lifecycle`, once there is something.
+fn serving(health: &Health) -> Result<Arc<Services>, Refusal> {
+    let starts = || Refusal::Unavailable(STARTING.trim_end().to_owned());
+    health.broker.get().map(|(services, _)| Arc::clone(services)).ok_or_else(starts)
+}
+
+/// The answer of a call of `/lifecycle`, or why there is none.
+fn answered(answer: Result<String, Refusal>) -> Response {
+    let status = match &answer {
+        Ok(_) => StatusCode::OK,
+        Err(Refusal::BadRequest(_)) => StatusCode::BAD_REQUEST,
+        Err(Refusal::NotFound(_)) => StatusCode::NOT_FOUND,
+        Err(Refusal::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
     };
-    json(status, serde_json::json!({"error": refusal.to_string()}).to_string())
+    let why = |refusal: Refusal| serde_json::json!({"error": refusal.to_string()}).to_string();
+    json(status, answer.unwrap_or_else(why))
 }
 
 /// Whether clients are served, or why not.

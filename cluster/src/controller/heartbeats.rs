@@ -2,9 +2,10 @@
 //! silent or whose process has died. What it concludes is decided in `metadata::decide::liveness`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use letterbox_env::panics::lock;
 use letterbox_protocol::model::BrokerId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -13,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::proposer::Job;
 use super::{ControllerError, DECIDE_WITHIN_MAX, decide_here};
-use crate::metadata::decide::liveness::{Effect, Heartbeat, HeartbeatAnswer, Liveness, Millis};
+use crate::metadata::decide::liveness::{
+    Effect, Heartbeat, HeartbeatAnswer, Lags, Liveness, Millis,
+};
 use crate::metadata::decide::{Answer, BalanceLeaders, FenceBrokers, Kind, StopBroker};
 use crate::quorum::{MetadataQuorum, QuorumError, QuorumStatus};
 
@@ -54,6 +57,8 @@ pub(super) struct Watch {
     pub(super) stopped: CancellationToken,
     /// Who leads, and in which term, as it was said last.
     pub(super) told: Option<(u64, BrokerId)>,
+    /// How far behind brokers are, for the proposer; nothing while this node does not lead.
+    pub(super) lags: Arc<Mutex<Lags>>,
 }
 
 /// What is known while this node leads.
@@ -133,8 +138,10 @@ impl Watch {
         self.tell_who_leads(&status);
         if status.leader != Some(status.node_id) {
             *leading = None;
+            lock(&self.lags).clear();
         } else if leading.as_ref().is_none_or(|leading| leading.term != status.term) {
             let image = self.quorum.image();
+            lock(&self.lags).clear();
             let new = leading.insert(Leading {
                 term: status.term,
                 since: Instant::now(),
@@ -205,15 +212,16 @@ impl Watch {
         leading: &mut Leading,
         heartbeat: Heartbeat,
     ) -> Result<HeartbeatAnswer, ControllerError> {
-        let now = leading.now();
+        let (now, id) = (leading.now(), heartbeat.id);
         let heard = leading.liveness.heartbeat(heartbeat, now);
         let (answer, effect) = heard.map_err(|code| ControllerError::Refused(code.into()))?;
+        *lock(&self.lags) = leading.liveness.lags(now);
         self.act(leading, effect);
         if self.quorum.leads_alone() {
             return Err(QuorumError::NotLeader { leader: None }.into());
         }
         let applied_index = self.quorum.image().applied_index;
-        Ok(match leading.changing.get(&heartbeat.id) {
+        Ok(match leading.changing.get(&id) {
             Some(true) => HeartbeatAnswer { applied_index, session_ms: 0, ..answer },
             _ => HeartbeatAnswer { applied_index, ..answer },
         })

@@ -148,6 +148,7 @@ impl Controller {
             queue: queue.clone(),
             news: news.clone(),
         }));
+        let lags = Arc::default();
         let watch = Watch {
             quorum: Arc::clone(&quorum),
             session,
@@ -157,6 +158,7 @@ impl Controller {
             queue: queue.clone(),
             stopped: stop.clone(),
             told: None,
+            lags: Arc::clone(&lags),
         };
         let unclean = Arc::<AtomicU64>::default();
         let proposer = Proposer {
@@ -167,6 +169,7 @@ impl Controller {
             jobs,
             stopped: stop.clone(),
             unclean: Arc::clone(&unclean),
+            lags,
             term: None,
         };
         let mut tasks = JoinSet::new();

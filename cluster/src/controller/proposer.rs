@@ -5,16 +5,18 @@
 //! operation is evaluated on an image that already contains what the ones before it decided, and
 //! each caller gets its own outcome when the decision is applied.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use letterbox_env::Env;
+use letterbox_env::panics::lock;
 use letterbox_protocol::model::BrokerId;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{ControllerError, leads, unclean};
+use crate::metadata::decide::liveness::Lags;
 use crate::metadata::decide::{Answer, ConfigRules, Context, Decision, Operation, Outcome, Voters};
 use crate::metadata::{MetadataImage, MetadataRecord};
 use crate::quorum::{MetadataQuorum, QuorumError};
@@ -71,6 +73,8 @@ pub(super) struct Proposer {
     pub(super) stopped: CancellationToken,
     /// See [`super::Controller::unclean_elections`].
     pub(super) unclean: Arc<AtomicU64>,
+    /// See [`super::heartbeats::Watch::lags`].
+    pub(super) lags: Arc<Mutex<Lags>>,
     /// The term in which this node's image is known to be complete.
     pub(super) term: Option<u64>,
 }
@@ -166,6 +170,7 @@ impl Proposer {
             random: &*self.env.random,
             rules: &*self.rules,
             voters: &|| self.voters(),
+            lags: &|| lock(&self.lags).clone(),
         };
         let Decision { records, outcome } = job.operation.decide(image, &context);
         let unclean = unclean::tell(image, &records);

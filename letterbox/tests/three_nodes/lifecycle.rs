@@ -27,8 +27,17 @@ fn start_with_admin(
 
 /// The verdict over `brokers`, as the broker with that admin port tells it.
 fn verdict(port: u16, brokers: &str) -> Value {
-    let path = format!("/lifecycle/restart-verdict?brokers={brokers}");
-    let (status, body) = http_get(port, &path);
+    answer(port, &format!("/lifecycle/restart-verdict?brokers={brokers}"))
+}
+
+/// How far all brokers are, as the one with that admin port tells it, where `query` says nothing
+/// else.
+fn caught_up(port: u16, query: &str) -> Value {
+    answer(port, &format!("/lifecycle/caught-up?{query}"))
+}
+
+fn answer(port: u16, path: &str) -> Value {
+    let (status, body) = http_get(port, path);
     // There is no active controller while one is elected.
     assert!(["200", "503"].contains(&status.as_str()), "{status} {body}");
     serde_json::from_str(&body).unwrap()
@@ -52,7 +61,11 @@ fn a_broker_may_restart_only_while_the_others_do_without_it() {
         assert_eq!(two["voters"], left, "{two}");
         assert_eq!(two["because"].as_array().unwrap().len(), 2, "{two}");
     }
-    nodes.remove(&3).unwrap().stop();
+    // It is dead at once, and the registration of before it is not the one after it.
+    let restarted = format!("brokers=3&since-epoch={}", verdict(admin[&1], "3")["epoch"]);
+    nodes.remove(&3).unwrap().kill();
+    let three = caught_up(admin[&1], &restarted);
+    assert_eq!((&three["caughtUp"], &three["brokers"][0]["broker"]), (&false.into(), &3.into()));
     for id in [1, 2] {
         eventually("while one is away, no other may restart", || {
             let one = verdict(admin[&id], "1");
@@ -64,9 +77,23 @@ fn a_broker_may_restart_only_while_the_others_do_without_it() {
         let away = verdict(admin[&id], "3");
         assert_eq!(away["safe"], true, "the one that is away may: {away}");
     }
+    fill(&nodes, "replicated");
+    for id in [1, 2] {
+        let mut seen = Value::Null;
+        eventually("the leaders have told how much it lacks", || {
+            seen = caught_up(admin[&id], "");
+            seen["brokers"][2]["bytesLeft"].as_u64() > Some(0)
+        });
+        let (one, three) = (&seen["brokers"][0], &seen["brokers"][2]);
+        assert_eq!((&seen["caughtUp"], &one["caughtUp"]), (&false.into(), &true.into()), "{seen}");
+        assert_eq!((&three["broker"], &three["serving"]), (&3.into(), &false.into()), "{seen}");
+        assert_eq!(three["notInSync"]["count"], PARTITIONS, "{seen}");
+    }
     nodes.extend(start_with_admin(dir.path(), &[3], &ports, &admin));
     for port in admin.values() {
         eventually("it is back and in sync", || verdict(*port, "1")["safe"] == true);
+        eventually("it is told so", || caught_up(*port, &restarted)["caughtUp"] == true);
+        assert_eq!(caught_up(*port, "")["brokers"][2]["bytesLeft"], 0);
     }
     for node in nodes.values_mut() {
         node.stop();

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// The longest answer that is read, in bytes.
-const ANSWER_MAX: u64 = 64 << 10;
+/// The longest answer that is read, in bytes: how far a thousand brokers are is some 1.5 MB.
+pub(super) const ANSWER_MAX: usize = 2 << 20;
 
 /// Who a broker is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub(super) async fn get(env: &Env, host: &str, port: u16, path: &str) -> io::Res
         let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
+        stream.take(ANSWER_MAX as u64).read_to_end(&mut answer).await?;
         Ok(answer)
     };
     tokio::time::timeout(DEADLINE, ask).await.map_err(|_| io::ErrorKind::TimedOut)?

@@ -1,10 +1,11 @@
-//! What a cluster says before one of its brokers is restarted (`GET /lifecycle/restart-verdict`
-//! on the admin port of any broker).
+//! What a cluster says before one of its brokers is restarted, and afterwards
+//! (`GET /lifecycle/restart-verdict` and `/lifecycle/caught-up` on the admin port of any broker).
 
 use letterbox_env::{Env, with_causes};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use super::identity::get;
+use super::identity::{ANSWER_MAX, get};
 
 /// What the restart of some brokers would interrupt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -14,6 +15,9 @@ pub struct RestartVerdict {
     pub safe: bool,
     /// Why it is not safe.
     pub because: Vec<String>,
+    /// The newest epoch of their registrations, for [`caught_up`].
+    #[serde(default)]
+    pub epoch: i64,
     /// The partitions that have one replica: they have no leader meanwhile.
     pub single_replica: Partitions,
     /// The partitions that have no more replicas than `min.insync.replicas`.
@@ -38,36 +42,92 @@ pub struct Partition {
     pub partition: i32,
 }
 
+/// How far brokers are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaughtUp {
+    /// Whether all of them are.
+    pub caught_up: bool,
+    /// Each of them.
+    pub brokers: Vec<BrokerCaughtUp>,
+}
+
+/// How far a broker is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerCaughtUp {
+    /// Its id.
+    pub broker: i32,
+    /// Whether it serves and all of its replicas are in sync.
+    pub caught_up: bool,
+    /// Why it is not.
+    pub because: Vec<String>,
+}
+
+/// How far `brokers`, or all, are, which have restarted since `since_epoch` was told, if they have;
+/// and the text that it came in.
+///
+/// # Errors
+/// Why nobody can tell.
+pub async fn caught_up(
+    env: &Env,
+    at: (&str, u16),
+    brokers: &[i32],
+    since_epoch: Option<i64>,
+) -> Result<(CaughtUp, String), String> {
+    let mut query = Vec::new();
+    if !brokers.is_empty() {
+        query.push(format!("brokers={}", joined(brokers)));
+    }
+    query.extend(since_epoch.map(|epoch| format!("since-epoch={epoch}")));
+    ask(env, at, &format!("caught-up?{}", query.join("&"))).await
+}
+
 /// The verdict over the restart of `brokers` at the same time, and the text that it came in.
 ///
 /// # Errors
 /// Why there is none.
 pub async fn restart_verdict(
     env: &Env,
-    (host, port): (&str, u16),
+    at: (&str, u16),
     brokers: &[i32],
 ) -> Result<(RestartVerdict, String), String> {
-    let ids: Vec<String> = brokers.iter().map(ToString::to_string).collect();
-    let path = format!("/lifecycle/restart-verdict?brokers={}", ids.join(","));
+    ask(env, at, &format!("restart-verdict?brokers={}", joined(brokers))).await
+}
+
+fn joined(brokers: &[i32]) -> String {
+    brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+async fn ask<T: DeserializeOwned>(
+    env: &Env,
+    (host, port): (&str, u16),
+    call: &str,
+) -> Result<(T, String), String> {
+    let path = format!("/lifecycle/{call}");
     let answer = get(env, host, port, &path);
     let answer = answer.await.map_err(|error| format!("no answer: {}", with_causes(&error)))?;
     read(&answer)
 }
 
-fn read(answer: &[u8]) -> Result<(RestartVerdict, String), String> {
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<(T, String), String> {
     #[derive(Deserialize)]
     struct Refused {
         error: String,
     }
-    let not_understood = || "the answer is not a restart verdict".to_owned();
+    let not_understood =
+        || "the answer is not understood; is it a broker of this version?".to_owned();
     let text = std::str::from_utf8(answer).map_err(|_| not_understood())?;
+    if answer.len() >= ANSWER_MAX {
+        return Err(format!("the answer is longer than {ANSWER_MAX} bytes; name fewer brokers"));
+    }
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(not_understood)?;
     if head.lines().next().and_then(|line| line.split(' ').nth(1)) != Some("200") {
         let refused = serde_json::from_str(body).map_err(|_| not_understood());
         return Err(refused.map(|refused: Refused| refused.error)?);
     }
-    let verdict = serde_json::from_str(body).map_err(|_| not_understood())?;
-    Ok((verdict, body.to_owned()))
+    let found = serde_json::from_str(body).map_err(|_| not_understood())?;
+    Ok((found, body.to_owned()))
 }
 
 #[cfg(test)]
@@ -76,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_verdict_is_read_or_it_is_said_why_there_is_none() {
-        let said = |answer: &str| read(answer.as_bytes()).map(|(verdict, _)| verdict);
+        let said =
+            |answer: &str| read(answer.as_bytes()).map(|(verdict, _): (RestartVerdict, _)| verdict);
         let body = r#"{"safe":false,"because":["no"],"partitions":9,
             "singleReplica":{"count":1,"partitions":[{"topic":"t","partition":2}]},
             "noSpareReplica":{"count":0,"partitions":[]}}"#;
@@ -88,7 +149,7 @@ mod tests {
         assert_eq!(said(refused), Err("it starts".to_owned()));
         // A broker of an earlier version has no such path; of another one, no such fields.
         for other in ["HTTP/1.1 404 Not Found\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n{}", "", "\u{1}"] {
-            assert_eq!(said(other), Err("the answer is not a restart verdict".to_owned()));
+            assert!(said(other).unwrap_err().starts_with("the answer is not understood"));
         }
     }
 }

@@ -13,7 +13,9 @@ pub use client::ClientAdmin;
 #[cfg(feature = "kubernetes")]
 pub(crate) use client::UNANSWERED;
 pub use identity::{AskIdentity, HttpIdentity, Identity, Opening};
-pub use lifecycle::{Partition, Partitions, RestartVerdict, restart_verdict};
+pub use lifecycle::{
+    BrokerCaughtUp, CaughtUp, Partition, Partitions, RestartVerdict, caught_up, restart_verdict,
+};
 
 /// The admin calls that topics need.
 pub trait KafkaAdmin: Send + Sync {

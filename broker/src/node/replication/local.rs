@@ -68,3 +68,19 @@ pub(super) async fn look_at_lags(shared: Arc<Shared>, stop: CancellationToken) {
         }
     }
 }
+
+/// Looks at how much others have yet to copy, for the next heartbeat: that one waits for nothing.
+pub(super) async fn look_behind(shared: Arc<Shared>, stop: CancellationToken) {
+    let every = shared.config.duration("broker.heartbeat.interval.ms");
+    let mut looks = tokio::time::interval(every.max(Duration::from_millis(1)));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        let replicas = shared.replicas.clone();
+        shared.env.blocking(move || replicas.look_behind()).await;
+    }
+}

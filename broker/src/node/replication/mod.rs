@@ -71,6 +71,7 @@ pub(super) fn begin(
     stage.run(|stop| logs::tell(shared.clone(), stop));
     stage.run(|stop| local::change_logs(shared.clone(), stop));
     stage.run(|stop| local::wait(shared.clone(), stop));
+    stage.run(|stop| local::look_behind(shared.clone(), stop));
     stage.run(|stop| local::look_at_lags(shared, stop));
 }
 

@@ -9,7 +9,7 @@
 //! leader gives every broker a whole session to be heard from, or the broker's own where that is
 //! longer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
@@ -28,6 +28,8 @@ pub type Millis = u64;
 pub struct Liveness {
     session_ms: Millis,
     brokers: BTreeMap<BrokerId, Session>,
+    /// Brokers that are behind: when they lacked most, and how many bytes that was.
+    behind: BTreeMap<BrokerId, (Millis, u64)>,
 }
 
 /// One start of one broker.
@@ -47,6 +49,8 @@ struct Session {
     /// It is about to stop, and the metadata shows at that index that it has nothing left that
     /// another broker could take.
     left: Option<u64>,
+    /// See [`Heartbeat::behind`], as it said last.
+    behind: BTreeMap<BrokerId, Behind>,
 }
 
 impl Session {
@@ -56,7 +60,7 @@ impl Session {
 }
 
 /// What a broker says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Which broker.
     pub id: BrokerId,
@@ -69,6 +73,26 @@ pub struct Heartbeat {
     /// It wants to stop (KIP-841). An earlier version does not ask.
     #[serde(default)]
     pub wants_stop: bool,
+    /// What other brokers have yet to copy of the partitions that it leads and in which they are
+    /// not in sync. An earlier version does not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<(BrokerId, Behind)>,
+}
+
+/// What a broker has yet to copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// In how many partitions it is not in sync.
+    pub partitions: usize,
+    /// About how many bytes of them it lacks.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Behind {
+    fn add_assign(&mut self, other: Self) {
+        self.partitions = self.partitions.saturating_add(other.partitions);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
 }
 
 /// What a broker is told.
@@ -91,6 +115,19 @@ pub struct HeartbeatAnswer {
     pub session_ms: Millis,
 }
 
+/// How far behind each broker is; one that lacks nothing is absent.
+pub type Lags = BTreeMap<BrokerId, Lag>;
+
+/// How far behind a broker is, as those say that lead what it copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// What it has yet to copy, as far as the leaders have said since this node leads.
+    pub behind: Behind,
+    /// How many bytes it has caught up with per second since it lacked most; `None` while it does
+    /// not.
+    pub bytes_per_second: Option<u64>,
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -109,7 +146,7 @@ impl Liveness {
     /// For a node that begins to lead: every broker of `image` is taken to live now.
     #[must_use]
     pub fn new(session_ms: Millis, image: &MetadataImage, now: Millis) -> Self {
-        let mut this = Self { session_ms, brokers: BTreeMap::new() };
+        let mut this = Self { session_ms, brokers: BTreeMap::new(), behind: BTreeMap::new() };
         this.take(image, now);
         this
     }
@@ -135,6 +172,7 @@ impl Liveness {
                         is_probed: false,
                         applied_index: 0,
                         left: None,
+                        behind: BTreeMap::new(),
                     };
                     self.brokers.insert(*id, session);
                 }
@@ -151,13 +189,15 @@ impl Liveness {
         heartbeat: Heartbeat,
         now: Millis,
     ) -> Result<(HeartbeatAnswer, Option<Effect>), ErrorCode> {
-        let Heartbeat { id, epoch, applied_index, wants_fence, wants_stop } = heartbeat;
+        let Heartbeat { id, epoch, applied_index, wants_fence, wants_stop, behind } = heartbeat;
         let session = self.brokers.get_mut(&id).ok_or(ErrorCode::BrokerIdNotRegistered)?;
         if session.epoch != epoch {
             return Err(ErrorCode::StaleBrokerEpoch);
         }
         session.hear(now);
         session.applied_index = applied_index;
+        self.note_behind(id, behind, now);
+        let session = self.brokers.get(&id).ok_or(ErrorCode::BrokerIdNotRegistered)?;
         let is_caught_up =
             u64::try_from(epoch).is_ok_and(|registered_at| applied_index >= registered_at);
         let effect = match (session.is_fenced, wants_fence) {
@@ -172,6 +212,46 @@ impl Liveness {
         let answer =
             HeartbeatAnswer { is_caught_up, is_fenced, may_stop, applied_index, session_ms };
         Ok((answer, effect))
+    }
+
+    /// A leader has said how far others are.
+    fn note_behind(&mut self, leader: BrokerId, behind: Vec<(BrokerId, Behind)>, now: Millis) {
+        let is_known = |(id, _): &(BrokerId, Behind)| self.brokers.contains_key(id);
+        let new: BTreeMap<_, _> = behind.into_iter().filter(is_known).collect();
+        let Some(session) = self.brokers.get_mut(&leader) else { return };
+        let before = std::mem::replace(&mut session.behind, new);
+        let ids: BTreeSet<_> = before.keys().chain(session.behind.keys()).copied().collect();
+        for id in ids {
+            let Behind { partitions, bytes } = self.sum_behind(id);
+            if partitions == 0 {
+                self.behind.remove(&id);
+                continue;
+            }
+            let most = self.behind.entry(id).or_insert((now, bytes));
+            if bytes > most.1 {
+                *most = (now, bytes);
+            }
+        }
+    }
+
+    fn sum_behind(&self, id: BrokerId) -> Behind {
+        let mut sum = Behind::default();
+        self.unfenced()
+            .filter_map(|(_, session)| session.behind.get(&id))
+            .for_each(|told| sum += *told);
+        sum
+    }
+
+    /// How far behind brokers are.
+    #[must_use]
+    pub fn lags(&self, now: Millis) -> Lags {
+        let lag = |(id, (since, most)): (&BrokerId, &(Millis, u64))| {
+            let behind = self.sum_behind(*id);
+            let caught_up = most.saturating_sub(behind.bytes).saturating_mul(1_000);
+            let rate = caught_up.checked_div(now.saturating_sub(*since));
+            (*id, Lag { behind, bytes_per_second: rate.filter(|rate| *rate > 0) })
+        };
+        self.behind.iter().map(lag).collect()
     }
 
     /// A broker that is about to stop has nothing left that another could take, as the metadata

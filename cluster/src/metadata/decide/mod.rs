@@ -7,6 +7,7 @@
 //! (see the property tests).
 
 mod brokers;
+mod caught_up;
 mod change;
 mod configs;
 mod elect;
@@ -31,6 +32,7 @@ pub use brokers::{
     AllocateProducerIds, FenceBrokers, FoundLogs, OpenLogs, PRODUCER_ID_BLOCK_LEN, ProducerIdBlock,
     RegisterBroker, SetClusterId,
 };
+pub use caught_up::{AskCaughtUp, BrokerCaughtUp, CaughtUp};
 pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlteration};
 pub use elect::{BalanceLeaders, ElectLeaders, WantedLeader};
 pub use features::{FeatureUpdate, UpdateFeatures, UpgradeType};
@@ -54,6 +56,7 @@ use letterbox_env::Random;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::model::BrokerId;
 
+use self::liveness::Lags;
 use super::{ApiError, MetadataImage, MetadataRecord};
 
 /// The most partitions that one operation may make. A bound on what one request can cost (Kafka's
@@ -94,6 +97,8 @@ pub struct Context<'a> {
     pub rules: &'a dyn ConfigRules,
     /// Who votes, for the few that ask.
     pub voters: &'a dyn Fn() -> Voters,
+    /// How far behind brokers are, likewise.
+    pub lags: &'a dyn Fn() -> Lags,
 }
 
 impl Context<'_> {

@@ -7,10 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, BalanceLeaders, Context,
-    CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders, FenceBrokers,
-    JudgeRestart, RegisterBroker, ReportLogs, SetClusterId, StopBroker, UnregisterBroker,
-    UpdateFeatures,
+    AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, AskCaughtUp, BalanceLeaders,
+    Context, CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders,
+    FenceBrokers, JudgeRestart, RegisterBroker, ReportLogs, SetClusterId, StopBroker,
+    UnregisterBroker, UpdateFeatures,
 };
 use crate::metadata::MetadataImage;
 pub use crate::metadata::envelope::DecodeError;
@@ -104,6 +104,8 @@ operations! {
     StopBroker "stopBroker" 0,
     /// Says what a restart of brokers would interrupt.
     JudgeRestart "judgeRestart" 0,
+    /// Says how far brokers are.
+    AskCaughtUp "askCaughtUp" 0,
     /// Elects leaders.
     ElectLeaders "electLeaders" 0,
     /// Gives leads back to the preferred replicas.

@@ -20,7 +20,7 @@ use crate::metadata::{ApiError, BrokerRegistration, MetadataImage, PartitionStat
 /// The most brokers that one question may name.
 const BROKERS_MAX: usize = 1_000;
 /// The most partitions that an answer names for each reason, whatever was asked for.
-const NAMES_MAX: usize = 1_000;
+pub(super) const NAMES_MAX: usize = 1_000;
 
 /// Asks what a restart of some brokers at the same time would interrupt. Changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub struct JudgeRestart {
 /// partition is in two of the lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
+    /// The newest epoch of their registrations: who restarts registers with a higher one.
+    pub epoch: i64,
     /// How many partitions have a replica on these brokers.
     pub partitions: usize,
     /// A replica would lead that may lack acknowledged records, because the topic allows it
@@ -123,10 +125,7 @@ impl Decide for JudgeRestart {
 
 impl JudgeRestart {
     fn check(&self, image: &MetadataImage, voters: &Voters) -> ItemResult<()> {
-        if self.brokers.is_empty() || self.brokers.len() > BROKERS_MAX {
-            let message = format!("Name at least one broker, and at most {BROKERS_MAX}.");
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
-        }
+        check_count(&self.brokers, 1)?;
         let is_known = |id: &&BrokerId| image.brokers.contains_key(id) || voters.all.contains(id);
         match self.brokers.iter().find(|id| !is_known(id)) {
             None => Ok(()),
@@ -136,6 +135,24 @@ impl JudgeRestart {
             }
         }
     }
+}
+
+/// Whether a question names at least `min` brokers, and not too many.
+pub(super) fn check_count(brokers: &BTreeSet<BrokerId>, min: usize) -> ItemResult<()> {
+    if (min..=BROKERS_MAX).contains(&brokers.len()) {
+        return Ok(());
+    }
+    let message = format!("Name between {min} and {BROKERS_MAX} brokers.");
+    Err(ApiError::new(ErrorCode::InvalidRequest, message))
+}
+
+/// The newest epoch of the registrations of these brokers.
+pub(super) fn newest_epoch<'a>(
+    image: &MetadataImage,
+    brokers: impl IntoIterator<Item = &'a BrokerId>,
+) -> i64 {
+    let registered = brokers.into_iter().filter_map(|id| image.brokers.get(id));
+    registered.map(|broker| broker.epoch).max().unwrap_or(0)
 }
 
 /// What becomes of one partition.
@@ -187,7 +204,8 @@ impl<'a> Judge<'a> {
         };
         let fenced = self.present.brokers.iter().filter(|(_, broker)| broker.fenced);
         let away = fenced.map(|(id, _)| *id).filter(|id| !self.brokers.contains(id)).collect();
-        let mut verdict = Verdict { voters, away, ..Verdict::default() };
+        let epoch = newest_epoch(&self.present, self.brokers);
+        let mut verdict = Verdict { epoch, voters, away, ..Verdict::default() };
         for broker in self.brokers {
             for (topic, index, state) in self.present.partitions_of(*broker) {
                 // Each once, whoever else of them has a replica.
@@ -257,9 +275,15 @@ impl Verdict {
             Fate::SingleReplica => &mut self.single_replica,
             Fate::NoSpareReplica => &mut self.no_spare_replica,
         };
-        list.count += 1;
-        if list.some.len() < names_max {
-            list.some.push((topic.name.to_string(), index));
+        list.add(topic, index, names_max);
+    }
+}
+
+impl Named {
+    pub(super) fn add(&mut self, topic: &Topic, index: i32, names_max: usize) {
+        self.count += 1;
+        if self.some.len() < names_max {
+            self.some.push((topic.name.to_string(), index));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use letterbox_protocol::model::BrokerId;
 
-use crate::metadata::decide::liveness::{Effect, Heartbeat, Liveness};
+use crate::metadata::decide::liveness::{Behind, Effect, Heartbeat, Liveness};
 use crate::metadata::features::Release;
 use crate::metadata::{BrokerRegistration, MetadataImage};
 
@@ -78,7 +78,10 @@ fn check(transcript: &str) {
                 let (id, epoch, wants_fence) = broker(args[0]);
                 let applied_index = args[1].parse().unwrap();
                 let wants_stop = args.get(2) == Some(&"stop");
-                let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence, wants_stop };
+                let behind = args.last().and_then(|word| word.strip_prefix("behind="));
+                let behind = behind.map_or(Vec::new(), behind_of);
+                let heartbeat =
+                    Heartbeat { id, epoch, applied_index, wants_fence, wants_stop, behind };
                 match state.heartbeat(heartbeat, now) {
                     Ok((answer, effects)) => {
                         let caught_up = if answer.is_caught_up { "caught up" } else { "behind" };
@@ -89,6 +92,12 @@ fn check(transcript: &str) {
                     }
                     Err(code) => out.push(format!("refused {code:?}")),
                 }
+            }
+            "lag-of" => {
+                let id = BrokerId(args[0].parse().unwrap());
+                let lag = state.lags(now).get(&id).copied().unwrap_or_default();
+                let (Behind { partitions, bytes }, rate) = (lag.behind, lag.bytes_per_second);
+                out.push(format!("{partitions} partitions, {bytes} bytes, {rate:?} per second"));
             }
             "ended" => {
                 let (id, epoch, _) = broker(args[0]);
@@ -343,4 +352,52 @@ fn new_leader_gives_every_broker_a_whole_session() {
     fence 1@5 2@6
 ",
     );
+}
+
+#[test]
+fn what_a_broker_lacks_is_what_its_leaders_say() {
+    check(
+        "
+0 lead 1@1 2@2 3@3
+100 lag-of 3
+    0 partitions, 0 bytes, None per second
+100 heartbeat 1@1 9 behind=3:2:4000
+    answer caught up, unfenced
+200 heartbeat 2@2 9
+    answer caught up, unfenced
+200 lag-of 3
+    2 partitions, 4000 bytes, None per second
+# It grows yet: what was caught up with counts from when it was most.
+600 heartbeat 2@2 9 behind=3:1:6000
+    answer caught up, unfenced
+600 lag-of 3
+    3 partitions, 10000 bytes, None per second
+1600 heartbeat 1@1 9 behind=3:2:2000
+    answer caught up, unfenced
+1600 lag-of 3
+    3 partitions, 8000 bytes, Some(2000) per second
+2600 heartbeat 2@2 9 behind=3:1:1000
+    answer caught up, unfenced
+2600 lag-of 3
+    3 partitions, 3000 bytes, Some(3500) per second
+# Who is fenced leads nothing.
+2800 image 1@1! 2@2 3@3
+2800 lag-of 3
+    1 partitions, 1000 bytes, Some(4090) per second
+2800 heartbeat 2@2 9
+    answer caught up, unfenced
+2800 lag-of 3
+    0 partitions, 0 bytes, None per second
+",
+    );
+}
+
+/// As in `2:3:4096,3:1:0`: broker, partitions, bytes.
+fn behind_of(text: &str) -> Vec<(BrokerId, Behind)> {
+    let one = |one: &str| {
+        let all: Vec<u64> = one.split(':').map(|part| part.parse().unwrap()).collect();
+        let partitions = usize::try_from(all[1]).unwrap();
+        (BrokerId(i32::try_from(all[0]).unwrap()), Behind { partitions, bytes: all[2] })
+    };
+    text.split(',').map(one).collect()
 }

@@ -51,13 +51,14 @@ struct World {
     image: MetadataImage,
     random: Counter,
     voters: Voters,
+    lags: Lags,
 }
 
 impl World {
     /// With brokers 1, 2, … in the racks given.
     fn with_racks(racks: &[&str]) -> Self {
         let (image, voters) = (MetadataImage::default(), Voters::default());
-        let mut world = Self { image, random: Counter(1.into()), voters };
+        let mut world = Self { image, random: Counter(1.into()), voters, lags: Lags::new() };
         for (id, rack) in (1..).zip(racks) {
             world.run(&register(id, rack)).unwrap();
         }
@@ -65,9 +66,14 @@ impl World {
     }
 
     fn run<O: Decide>(&mut self, operation: &O) -> O::Outcome {
-        let voters = || self.voters.clone();
-        let context =
-            Context { node: BrokerId(1), random: &self.random, rules: &Rules, voters: &voters };
+        let (voters, lags) = (|| self.voters.clone(), || self.lags.clone());
+        let context = Context {
+            node: BrokerId(1),
+            random: &self.random,
+            rules: &Rules,
+            voters: &voters,
+            lags: &lags,
+        };
         let decision = operation.decide(&self.image, &context);
         // Through the bytes of the log, as in production.
         let records = decode(&encode(&decision.records).unwrap()).unwrap();

@@ -211,6 +211,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         (brokers(), any::<usize>()).prop_map(|(brokers, names_max)| {
             JudgeRestart { brokers: brokers.into_iter().collect(), names_max }.into()
         }),
+        (brokers(), any::<(usize, Option<i64>)>()).prop_map(|(brokers, (names_max, since_epoch))| {
+            AskCaughtUp { brokers: brokers.into_iter().collect(), names_max, since_epoch }.into()
+        }),
         (vec((name(), any::<i16>()), 0..3), any::<bool>()).prop_map(|(asked, validate_only)| {
             let kind = UpgradeType::SafeDowngrade;
             let of_one = |(name, level)| FeatureUpdate { name, level, kind };
@@ -218,6 +221,23 @@ fn operation() -> impl Strategy<Value = Operation> {
             UpdateFeatures { updates, validate_only }.into()
         }),
     ]
+}
+
+fn caught_up() -> impl Strategy<Value = CaughtUp> {
+    let of_one = |(broker, (epoch, is_serving, replicas, bytes_left))| BrokerCaughtUp {
+        broker,
+        epoch,
+        is_of_before: false,
+        is_serving,
+        replicas,
+        not_in_sync: Named::default(),
+        offline: Named { count: replicas, some: vec![("t".to_owned(), 0)] },
+        led_elsewhere: 1,
+        bytes_left,
+        bytes_per_second: bytes_left,
+    };
+    let one = (broker(), any::<(Option<i64>, bool, usize, Option<u64>)>()).prop_map(of_one);
+    (any::<i64>(), vec(one, 0..3)).prop_map(|(epoch, brokers)| CaughtUp { epoch, brokers })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -268,6 +288,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         item(Just(())).prop_map(Outcome::UnregisterBroker),
         item(Just(())).prop_map(Outcome::UpdateFeatures),
         item(verdict).prop_map(Outcome::JudgeRestart),
+        item(caught_up()).prop_map(Outcome::AskCaughtUp),
     ]
 }
 

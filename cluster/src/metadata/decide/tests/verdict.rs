@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::metadata::MetadataRecord;
+use crate::metadata::decide::liveness::{Behind, Lag};
 use crate::metadata::record::PartitionRecord;
 
 fn ids(ids: &[i32]) -> Vec<BrokerId> {
@@ -217,4 +218,46 @@ proptest! {
         let told = told(&verdict);
         prop_assert!(expected.contains(&told), "{} {:?}", told, after);
     }
+}
+
+#[test]
+fn a_broker_is_caught_up_when_it_serves_and_each_of_its_replicas_is_in_sync() {
+    let ask = |world: &mut World, id: i32, since_epoch| {
+        let asked = AskCaughtUp { brokers: [BrokerId(id)].into(), names_max: 3, since_epoch };
+        world.run(&asked).unwrap().brokers.remove(0)
+    };
+    let mut world = world();
+    make(&mut world, &[1, 2, 3], &[2, 3], &[(MIN_INSYNC, "2")]);
+    let behind = ask(&mut world, 1, None);
+    assert_eq!((behind.is_caught_up(), behind.not_in_sync.count), (false, 1));
+    assert_eq!((behind.bytes_left, behind.led_elsewhere), (None, 0), "nobody has told it yet");
+    let told = Behind { partitions: 1, bytes: 70 };
+    world.lags.insert(BrokerId(1), Lag { behind: told, bytes_per_second: Some(8) });
+    let told = ask(&mut world, 1, None);
+    assert_eq!((told.bytes_left, told.seconds_left()), (Some(70), Some(9)));
+    for (id, is_caught_up, replicas) in [(2, true, 1), (3, true, 1), (4, true, 0), (7, false, 0)] {
+        let found = ask(&mut world, id, None);
+        assert_eq!((found.is_caught_up(), found.replicas), (is_caught_up, replicas), "{id}");
+        assert_eq!(found.bytes_left, Some(0), "{id}");
+    }
+    fence(&mut world, 4);
+    let fenced = ask(&mut world, 4, None);
+    assert!(fenced.epoch.is_some() && !fenced.is_caught_up());
+    // In sync, preferred, and led by another.
+    let mut world = self::world();
+    make(&mut world, &[1, 2], &[2, 1], &[]);
+    let found = ask(&mut world, 1, None);
+    assert_eq!((found.is_caught_up(), found.led_elsewhere), (true, 1));
+    // Nobody who asks about a restart takes the registration of before it for the one after it.
+    let epoch = found.epoch.unwrap();
+    assert_eq!(judge(&mut world, &[1]).unwrap().epoch, epoch);
+    for (since, is_caught_up) in [(epoch, false), (epoch + 1, false), (epoch - 1, true)] {
+        assert_eq!(ask(&mut world, 1, Some(since)).is_caught_up(), is_caught_up, "{since}");
+    }
+    let brokers = BTreeSet::new();
+    let all = AskCaughtUp { brokers, names_max: 3, since_epoch: None };
+    assert_eq!(world.run(&all).unwrap().brokers.len(), 5);
+    let brokers = (0..=1_000).map(BrokerId).collect();
+    let refused = world.run(&AskCaughtUp { brokers, ..all }).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::InvalidRequest);
 }
