@@ -174,7 +174,8 @@ pub struct ObservedBroker {
     pub image: Option<String>,
     /// Whether somebody made it another image than it was started with, and it is left so for now.
     pub is_image_left: bool,
-    /// Why its cluster says that it is not to restart now; `None` also where nobody asked.
+    /// Why its cluster says that it does not do without it now; `None` also where nobody asked
+    /// ([`Platform::held_back`](crate::platform::Platform::held_back)).
     pub held_back: Option<String>,
 }
 

@@ -1,6 +1,6 @@
 //! One pass: read, plan, act, say. The same for every platform.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -57,7 +57,7 @@ pub async fn reconcile_cluster<P: Platform>(
     if let Some(admin) = admin {
         observed.cluster_id = admin.cluster_id().await.ok().flatten();
     }
-    let plan = plan_cluster(cluster, &desired, &observed);
+    let plan = plan_safely(platform, cluster, &desired, &live, &mut observed).await;
     let mut lanes: BTreeMap<Part, Vec<(usize, &Step)>> = BTreeMap::new();
     for (at, step) in plan.steps.iter().enumerate() {
         let part = match step.part() {
@@ -78,6 +78,31 @@ pub async fn reconcile_cluster<P: Platform>(
     }
     let status = cluster_status(cluster, &desired, &observed, &plan, &faults, now);
     Ok(ClusterPass { desired, observed, plan, done, faults, status })
+}
+
+/// Plans `cluster` so that it does without the broker that is taken down, if any, as it says itself
+/// now. One that it does not do without is held back, and another one may be in its place.
+async fn plan_safely<P: Platform>(
+    platform: &P,
+    cluster: &KafkaCluster,
+    desired: &Blueprint,
+    live: &P::Live,
+    observed: &mut Observed,
+) -> Plan {
+    let mut asked = BTreeSet::new();
+    loop {
+        let plan = plan_cluster(cluster, desired, observed);
+        let Some(broker) = plan.takes_down(observed).filter(|_| desired.brokers.len() > 1) else {
+            return plan;
+        };
+        if !asked.insert(broker) {
+            return plan;
+        }
+        let held_back = platform.held_back(live, broker).await;
+        if let Some(seen) = observed.brokers.get_mut(&broker) {
+            seen.held_back = held_back;
+        }
+    }
 }
 
 /// Carries out the steps of one lane: what takes long, or is never answered, holds up none of

@@ -389,6 +389,15 @@ impl AskIdentity for Says {
             Some(Identity { directories, ..Identity::default() })
         })
     }
+
+    fn held_back<'a>(
+        &'a self,
+        _: &'a str,
+        _: u16,
+        _: i32,
+    ) -> letterbox_env::BoxFuture<'a, Option<String>> {
+        Box::pin(std::future::ready(None))
+    }
 }
 
 async fn pass(
@@ -549,7 +558,9 @@ async fn scales_as_far_as_there_are_brokers(client: &Client) {
     let to = |replicas: i32| Patch::Merge(json!({"spec": {"replicas": replicas}}));
     let params = PatchParams::default();
     let refused = clusters.patch_scale("demo", &params, &to(2)).await.unwrap_err().to_string();
-    assert!(refused.contains("set spec.replicas to 1"), "{refused}");
+    assert!(refused.contains("set spec.replicas to 1, 3 or 5"), "{refused}");
+    let refused = clusters.patch_scale("demo", &params, &to(3)).await.unwrap_err().to_string();
+    assert!(refused.contains("does not change how many brokers"), "{refused}");
     clusters.patch_scale("demo", &params, &to(1)).await.unwrap();
 }
 
@@ -577,7 +588,17 @@ async fn refuses_what_cannot_work(client: &Client) {
         (
             "a",
             json!({"replicas": 3}),
-            "This version runs one broker per cluster; set spec.replicas to 1.",
+            "Several brokers are for trial in this version: add unstable.several.nodes.enable: true",
+        ),
+        (
+            "a",
+            json!({"replicas": 3, "config": {"unstable.several.nodes.enable": false}}),
+            "or set spec.replicas to 1.",
+        ),
+        (
+            "a",
+            json!({"replicas": 2, "config": {"unstable.several.nodes.enable": true}}),
+            "A cluster has one broker or, for trial, three or five; set spec.replicas to 1, 3 or 5.",
         ),
         (
             "a",
@@ -655,10 +676,7 @@ async fn refuses_what_cannot_work(client: &Client) {
         spec
     };
     for (spec, sentence) in [
-        (
-            topic(json!({"replicas": 3})),
-            "This version keeps one replica of each partition; set spec.replicas to 1.",
-        ),
+        (topic(json!({"replicas": 6})), "should be less than or equal to 5"),
         (
             topic(json!({"topicName": "__consumer_offsets"})),
             "begin with two underscores are the brokers' own",
@@ -685,7 +703,7 @@ async fn refuses_what_cannot_work(client: &Client) {
     }))
     .unwrap();
     let defaults = topics.create(&PostParams::default(), &made).await.unwrap();
-    assert_eq!((defaults.spec.replicas, defaults.spec.partitions), (1, None));
+    assert_eq!((defaults.spec.replicas, defaults.spec.partitions), (None, None));
     let merge = |spec: Value| Patch::Merge(json!({"spec": spec}));
     let params = PatchParams::default();
     for (result, sentence) in [
@@ -1528,6 +1546,7 @@ async fn topics_hold_and_let_go(client: &Client) {
             other_owner: None,
             may_come: false,
             namespace_terminating: false,
+            brokers: None,
         };
         reconcile_topic(&home, &admin, &topic, &facts, &now()).await.unwrap()
     };

@@ -198,6 +198,28 @@ fn the_objects_of_a_cluster_stay_as_they_are() {
     check("operator/tests/golden/objects.yaml", &texts.join("---\n"));
 }
 
+/// What a broker among several has besides.
+#[test]
+fn the_objects_of_a_broker_among_three_stay_as_they_are() {
+    let cluster: KafkaCluster = serde_json::from_value(json!({
+        "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster",
+        "metadata": {"name": "demo", "namespace": "ns", "uid": "0000"},
+        "spec": {
+            "replicas": 3, "image": "letterbox:1",
+            "config": {"unstable.several.nodes.enable": true},
+        },
+    }))
+    .unwrap();
+    let blueprint = Blueprint::build(&cluster, &KubernetesLive::default().facts(&cluster));
+    let built = objects::build(&blueprint);
+    assert_eq!(built.brokers.keys().collect::<Vec<_>>(), [&0, &1, &2]);
+    let all: Vec<&Value> = built.brokers[&1].iter().map(|(_, object)| object).collect();
+    all.iter().for_each(|object| is_known(object));
+    let texts: Vec<String> =
+        all.iter().map(|object| serde_yaml::to_string(object).unwrap()).collect();
+    check("operator/tests/golden/broker-of-three.yaml", &texts.join("---\n"));
+}
+
 /// Every field is one that the Kubernetes type has.
 fn is_known(object: &Value) {
     use k8s_openapi::api::apps::v1::StatefulSet;

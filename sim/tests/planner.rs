@@ -21,7 +21,8 @@ use letterbox_operator::api::{
 use letterbox_operator::desired::objects::{Kind, ObjectKey};
 use letterbox_operator::observe::{Asked, Part};
 use letterbox_operator::plan::{
-    ClusterState, Note, Step, TopicFacts, TopicStep, VolumesAtEnd, has_finalizer,
+    BrokerCount, ClusterState, Note, Step, TopicFacts, TopicStep, VolumesAtEnd, has_finalizer,
+    plan_topic,
 };
 use letterbox_operator::reconcile::{
     ClusterPass, TopicHome, TopicPass, reconcile_cluster, reconcile_topic,
@@ -95,7 +96,11 @@ fn old_service() -> ObjectKey {
 }
 
 fn ready_reason(pass: &ClusterPass) -> (String, String) {
-    let ready = find_condition(&pass.status.conditions, READY).unwrap();
+    ready_reason_of(&pass.status)
+}
+
+fn ready_reason_of(status: &KafkaClusterStatus) -> (String, String) {
+    let ready = find_condition(&status.conditions, READY).unwrap();
     (ready.status.clone(), ready.reason.clone())
 }
 
@@ -486,6 +491,58 @@ fn what_serves_is_not_restarted_while_nobody_knows_its_claims() {
     model.with(|state| state.unread.clear());
     settle(&model, &mut cluster);
     assert_eq!(model.with(|state| state.brokers[&0].starts), 2);
+}
+
+#[test]
+fn a_broker_ends_only_once_its_cluster_says_that_it_does_without_it() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"replicas": 3}));
+    settle(&model, &mut cluster);
+    let asked = || model.with(|state| std::mem::take(&mut state.asked));
+    assert_eq!(asked(), Vec::<i32>::new(), "nobody is asked about brokers that start");
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    let all = [0, 1, 2].map(|id| (id, format!("orders-{id} has no other")));
+    model.with(|state| state.held_back = all.into());
+    let held = pass(&model, &mut cluster);
+    assert_eq!((held.plan.steps, asked()), (vec![], vec![0, 1, 2]));
+    assert_eq!(ready_reason_of(&held.status), ("False".into(), "WaitingForIsr".into()));
+    let waits = held.status.waits.iter().map(|wait| (wait.subject.as_str(), wait.message.as_str()));
+    let waits: Vec<_> = waits.collect();
+    assert_eq!((waits.len(), waits[1].0), (3, "broker 1"));
+    assert!(waits[1].1.contains("yet: orders-1 has no other; "), "{waits:?}");
+    // One that may is not held up by another one, and once its definition has changed it is asked
+    // about once more, before it ends.
+    model.with(|state| drop(state.held_back.remove(&1)));
+    let change = pass(&model, &mut cluster);
+    assert!(
+        matches!(change.plan.steps.as_slice(), [Step::ApplyBroker { broker: 1, .. }]),
+        "{:?}",
+        change.plan
+    );
+    model.with(|state| state.held_back.insert(1, "orders-7 has no other".into()));
+    assert_eq!((pass(&model, &mut cluster).plan.steps, asked()), (vec![], vec![0, 1, 0, 1, 2]));
+    model.with(|state| state.held_back.clear());
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| state.restarts), 3);
+}
+
+#[test]
+fn a_broker_that_does_not_serve_is_put_right_without_a_question() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"replicas": 3}));
+    settle(&model, &mut cluster);
+    cluster.spec.image = Some("bad:1".into());
+    model.with(|state| state.bad_images = vec!["bad:1".into()]);
+    (0..20).for_each(|_| drop(pass(&model, &mut cluster)));
+    let failing = model.with(|state| (0..3).filter(|id| !state.serves(*id)).count());
+    assert_eq!(failing, 1, "the others stay");
+    model.with(|state| {
+        state.asked.clear();
+        state.held_back = [0, 1, 2].map(|id| (id, "no".to_owned())).into();
+    });
+    cluster.spec.image = None;
+    settle(&model, &mut cluster);
+    assert_eq!(model.with(|state| state.asked.clone()), Vec::<i32>::new());
 }
 
 #[test]
@@ -1999,6 +2056,7 @@ impl World {
             topic: live,
             other_owner: None,
             namespace_terminating: self.namespace_terminating,
+            brokers: None,
         };
         block_on(reconcile_topic(&self.home, &self.admin, &topic, &facts, &now()))
     }
@@ -2201,6 +2259,50 @@ fn partitions_grow_and_a_shrink_is_refused_by_type() {
 }
 
 #[test]
+fn a_topic_waits_for_as_many_brokers_as_it_has_replicas() {
+    let brokers = |spec: serde_json::Value, ready: i32, started: usize| {
+        let mut cluster = cluster(spec);
+        let node = |id: usize| {
+            let known = (id < started).then_some("known");
+            json!({"id": id, "volumes": [{"name": "data", "directoryId": known}]})
+        };
+        let nodes: Vec<_> = (0..3).map(node).collect();
+        let status = json!({"readyReplicas": ready, "nodes": nodes});
+        cluster.status = Some(serde_json::from_value(status).unwrap());
+        Some(BrokerCount::of(&cluster))
+    };
+    let three = || json!({"replicas": 3});
+    let small = || json!({"replicas": 3, "config": {"default.replication.factor": "2"}});
+    let (waits, few) = (Err("WaitingForBrokers"), Err("NotSupported"));
+    for (case, replicas, brokers, expected) in [
+        ("one broker", Some(1), brokers(json!({}), 1, 1), Ok(Some(1))),
+        ("the default of one broker", None, brokers(json!({}), 1, 1), Ok(None)),
+        ("more than there will be", Some(3), brokers(json!({}), 1, 1), few),
+        ("not all have started", Some(3), brokers(three(), 2, 2), waits),
+        ("so with the default", None, brokers(three(), 2, 1), waits),
+        ("enough for this one", Some(2), brokers(three(), 2, 2), Ok(Some(2))),
+        ("a smaller default", None, brokers(small(), 1, 2), Ok(None)),
+        ("one is down", Some(3), brokers(three(), 2, 3), Ok(Some(3))),
+        ("none tells its directories", Some(3), brokers(three(), 3, 0), Ok(Some(3))),
+    ] {
+        let topic: KafkaTopic = serde_json::from_value(json!({
+            "metadata": {"name": "orders"},
+            "spec": {"clusterRef": {"name": "demo"}, "replicas": replicas},
+        }))
+        .unwrap();
+        let facts = TopicFacts { cluster: ClusterState::Ready, brokers, ..TopicFacts::default() };
+        let plan = plan_topic(&topic, &facts);
+        let made = plan.steps.iter().find_map(|step| match step {
+            TopicStep::Create(new) => Some(new.replicas),
+            _ => None,
+        });
+        let why = plan.wait.as_ref().map(|wait| wait.reason());
+        let why = why.or_else(|| plan.refusals.first().map(|refusal| refusal.reason()));
+        assert_eq!(made.ok_or(why.unwrap_or_default()), expected, "{case}");
+    }
+}
+
+#[test]
 fn a_refused_configuration_is_told_and_heals_with_the_next_spec() {
     let world = World::new(json!({"config": {"retention.ms": "nonsense"}}));
     world.pass().unwrap();
@@ -2222,6 +2324,7 @@ fn a_topic_that_was_made_between_look_and_step_is_looked_at_again() {
         topic: None,
         other_owner: None,
         namespace_terminating: false,
+        brokers: None,
     };
     let pass = block_on(reconcile_topic(&world.home, &world.admin, &topic, &facts, &now()));
     assert_eq!(pass.unwrap().fault, None);
@@ -2309,6 +2412,7 @@ fn a_deletion_that_was_taken_back_between_plan_and_act_is_not_carried_out() {
         topic: live,
         other_owner: None,
         namespace_terminating: false,
+        brokers: None,
     };
     let pass =
         block_on(reconcile_topic(&world.home, &world.admin, &stale, &facts, &now())).unwrap();

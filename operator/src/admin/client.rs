@@ -177,7 +177,7 @@ impl ClientAdmin {
             let wanted = topics.iter().map(|topic| letterbox_client::NewTopic {
                 name: topic.name.clone(),
                 partitions: topic.partitions,
-                replication_factor: i16::try_from(topic.replicas).ok(),
+                replication_factor: topic.replicas.and_then(|it| i16::try_from(it).ok()),
                 assignments: BTreeMap::new(),
                 configs: topic.config.clone(),
             });

@@ -61,6 +61,15 @@ pub trait AskIdentity: Send + Sync {
     /// What the broker at `host` says; `None` when it does not answer, or not understandably.
     fn identity<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<Identity>>;
 
+    /// Why the cluster of the broker at `host` does not do without `broker` now; `None` where it
+    /// does.
+    fn held_back<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+        broker: i32,
+    ) -> BoxFuture<'a, Option<String>>;
+
     /// What the broker at `host` says that it waits for before it serves, and how far it is; `None`
     /// when it does not answer, or serves.
     fn not_ready_because<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, Option<String>> {
@@ -74,6 +83,15 @@ pub struct HttpIdentity(pub Env);
 impl AskIdentity for HttpIdentity {
     fn identity<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<Identity>> {
         Box::pin(async move { read(&get(&self.0, host, port, "/identity").await.ok()?) })
+    }
+
+    fn held_back<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+        broker: i32,
+    ) -> BoxFuture<'a, Option<String>> {
+        Box::pin(super::held_back(&self.0, (host, port), broker))
     }
 
     fn not_ready_because<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<String>> {

@@ -110,6 +110,16 @@ async fn ask<T: DeserializeOwned>(
     read(&answer)
 }
 
+/// Why the cluster of the broker at this address does not do without `broker` now; `None` where it
+/// does.
+pub(crate) async fn held_back(env: &Env, at: (&str, u16), broker: i32) -> Option<String> {
+    match restart_verdict(env, at, &[broker]).await {
+        Ok((verdict, _)) if verdict.safe => None,
+        Ok((verdict, _)) => Some(verdict.because.join("; ")),
+        Err(why) => Some(format!("it cannot tell whether it may: {why}")),
+    }
+}
+
 fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<(T, String), String> {
     #[derive(Deserialize)]
     struct Refused {

@@ -13,6 +13,7 @@ pub use client::ClientAdmin;
 #[cfg(feature = "kubernetes")]
 pub(crate) use client::UNANSWERED;
 pub use identity::{AskIdentity, HttpIdentity, Identity, Opening};
+pub(crate) use lifecycle::held_back;
 pub use lifecycle::{
     BrokerCaughtUp, CaughtUp, Partition, Partitions, RestartVerdict, caught_up, restart_verdict,
 };
@@ -61,8 +62,8 @@ pub struct NewTopic {
     pub name: String,
     /// `None`: what the cluster's `num.partitions` says.
     pub partitions: Option<i32>,
-    /// Replicas of each partition.
-    pub replicas: i32,
+    /// Replicas of each partition. `None`: what the cluster's `default.replication.factor` says.
+    pub replicas: Option<i32>,
     /// Its configuration.
     pub config: BTreeMap<String, String>,
 }

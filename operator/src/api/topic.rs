@@ -55,11 +55,12 @@ pub struct KafkaTopicSpec {
     #[schemars(range(min = 1, max = 100_000))]
     pub partitions: Option<i32>,
 
-    /// How many brokers keep each partition. This version keeps one. Default: 1.
-    #[serde(default = "default_replicas")]
-    #[schemars(range(min = 1))]
-    #[x_kube(validation = Rule::new("self <= 1").message(REPLICAS_MESSAGE))]
-    pub replicas: i32,
+    /// How many brokers keep each partition: no more than the cluster has. Absent: what the
+    /// cluster's `default.replication.factor` says when the topic is made, and left alone
+    /// afterwards; that is 3 where a cluster has several brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 5))]
+    pub replicas: Option<i32>,
 
     /// Topic configuration: Kafka's keys; values are strings, numbers, true or false, or lists of
     /// them. A value that was changed by hand is put back; a key that leaves this map goes back to
@@ -139,8 +140,6 @@ impl KafkaTopic {
 
 pub(crate) const LONG_NAME_MESSAGE: &str =
     "A topic's name in Kafka has at most 249 characters; set spec.topicName to a shorter one.";
-pub(crate) const REPLICAS_MESSAGE: &str =
-    "This version keeps one replica of each partition; set spec.replicas to 1.";
 pub(crate) const TOPIC_NAME_IMMUTABLE_MESSAGE: &str =
     "A topic cannot be renamed; make a new KafkaTopic for the new name (spec.topicName).";
 pub(crate) const CLUSTER_IMMUTABLE_MESSAGE: &str = "A topic cannot move to another cluster; make a \
@@ -148,7 +147,3 @@ pub(crate) const CLUSTER_IMMUTABLE_MESSAGE: &str = "A topic cannot move to anoth
 pub(crate) const DOTS_MESSAGE: &str = "A topic cannot be named '.' or '..'.";
 pub(crate) const INTERNAL_TOPIC_MESSAGE: &str =
     "Topics whose names begin with two underscores are the brokers' own; choose another name.";
-
-fn default_replicas() -> i32 {
-    1
-}

@@ -1,8 +1,8 @@
 //! The rules of the schemas, for files that never meet an API server (`letterbox up`).
 //!
 //! The sentences are the same constants that the CEL rules carry. The test against a real API
-//! server feeds both the same bad documents. Only [`local_cluster`] and [`local_topic`] differ from
-//! the schemas: `letterbox up` also runs three brokers.
+//! server feeds both the same bad documents. [`local_cluster`] and [`local_topic`] say more: what
+//! `letterbox up` does not run, and what a topic cannot have of its cluster.
 
 use kube::ResourceExt as _;
 use letterbox_client::{WrongTopicName, check_topic_name};
@@ -13,13 +13,10 @@ use serde_json::Value;
 use super::cluster::{
     ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE,
     DATA_VOLUME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, NAME_MESSAGE,
-    NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, SIZE_MIN,
-    owned_keys_message,
+    NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SEVERAL_NODES, SIZE_MESSAGE, SIZE_MIN,
+    TRIAL_MESSAGE, owned_keys_message,
 };
-use super::topic::{
-    DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE,
-    REPLICAS_MESSAGE as TOPIC_REPLICAS_MESSAGE,
-};
+use super::topic::{DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE};
 use super::{
     CLUSTER_CONFIG_MAX, ClusterStorage, DATA_VOLUME, KafkaCluster, KafkaTopic, Listener,
     ListenerType, OWNED_KEYS, TOPIC_CONFIG_MAX, bytes_of, too_large,
@@ -53,27 +50,30 @@ pub fn parse_strict<T: DeserializeOwned + Serialize>(document: &Value) -> Result
 /// Everything that the schema would refuse in `cluster`.
 #[must_use]
 pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
-    cluster_with(cluster, (cluster.spec.replicas != 1).then_some(REPLICAS_MESSAGE))
+    cluster_with(cluster, wrong_replicas(cluster, &[3, 5], REPLICAS_MESSAGE))
 }
 
 /// Everything that `letterbox up` refuses in `cluster`.
 #[must_use]
 pub fn local_cluster(cluster: &KafkaCluster) -> Vec<Problem> {
-    let value = cluster.spec.config.get(SEVERAL_NODES);
-    let is_trial = value.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
-    let wrong = match cluster.spec.replicas {
-        1 => None,
-        3 if is_trial => None,
-        3 => Some(TRIAL_MESSAGE),
-        _ => Some(LOCAL_REPLICAS_MESSAGE),
-    };
-    cluster_with(cluster, wrong)
+    cluster_with(cluster, wrong_replicas(cluster, &[3], LOCAL_REPLICAS_MESSAGE))
 }
 
-/// The setting of brokers that lets several form a cluster.
-const SEVERAL_NODES: &str = "unstable.several.nodes.enable";
-const TRIAL_MESSAGE: &str = "Three brokers are for trial in this version: add \
-    unstable.several.nodes.enable: true to spec.config, or set spec.replicas to 1.";
+/// What is wrong with the number of brokers, of which there may be one or `several`.
+fn wrong_replicas(
+    cluster: &KafkaCluster,
+    several: &[i32],
+    message: &'static str,
+) -> Option<&'static str> {
+    let value = cluster.spec.config.get(SEVERAL_NODES);
+    let is_trial = value.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+    match cluster.spec.replicas {
+        1 => None,
+        number if !several.contains(&number) => Some(message),
+        _ => (!is_trial).then_some(TRIAL_MESSAGE),
+    }
+}
+
 const LOCAL_REPLICAS_MESSAGE: &str =
     "letterbox up runs one broker per cluster or, for trial, three; set spec.replicas to 1 or 3.";
 
@@ -171,14 +171,15 @@ fn listeners(listeners: &[Listener], problems: &mut Problems) {
 /// Everything that the schema would refuse in `topic`.
 #[must_use]
 pub fn topic(topic: &KafkaTopic) -> Vec<Problem> {
-    let wrong = (topic.spec.replicas != 1).then(|| TOPIC_REPLICAS_MESSAGE.to_owned());
-    topic_with(topic, wrong)
+    let is_wrong = topic.spec.replicas.is_some_and(|it| !(1..=5).contains(&it));
+    topic_with(topic, is_wrong.then(|| "must be 1 to 5".to_owned()))
 }
 
 /// Everything that `letterbox up` refuses in `topic`, whose cluster has so many `brokers`.
 #[must_use]
 pub fn local_topic(topic: &KafkaTopic, brokers: i32) -> Vec<Problem> {
-    let wrong = (!(1..=brokers).contains(&topic.spec.replicas)).then(|| match brokers {
+    let is_wrong = topic.spec.replicas.is_some_and(|it| !(1..=brokers).contains(&it));
+    let wrong = is_wrong.then(|| match brokers {
         1 => "The cluster has one broker; set spec.replicas to 1.".to_owned(),
         _ => format!("The cluster has {brokers} brokers; set spec.replicas to 1 to {brokers}."),
     });
@@ -286,9 +287,12 @@ mod tests {
     #[test]
     fn bad_clusters_are_refused_with_a_sentence() {
         check_cluster(json!({}), &[]);
+        check_cluster(json!({"replicas": 3}), &[&format!("spec.replicas: {TRIAL_MESSAGE}")]);
+        let trial = json!({SEVERAL_NODES: true});
+        check_cluster(json!({"replicas": 5, "config": trial}), &[]);
         check_cluster(
-            json!({"replicas": 3}),
-            &["spec.replicas: This version runs one broker per cluster; set spec.replicas to 1."],
+            json!({"replicas": 2, "config": trial}),
+            &[&format!("spec.replicas: {REPLICAS_MESSAGE}")],
         );
         check_cluster(
             json!({"config": {"node.id": "4", "num.partitions": "3", "log.dirs": "/x"}}),

@@ -85,7 +85,7 @@ impl Ours for KafkaTopic {
             cluster_ref: ClusterRef::default(),
             topic_name: None,
             partitions: None,
-            replicas: 1,
+            replicas: None,
             config: BTreeMap::new(),
             deletion_policy: DeletionPolicy::default(),
         };

@@ -30,8 +30,8 @@ use crate::api::{
 };
 use crate::desired::{bootstrap_name, internal_listener};
 use crate::plan::{
-    ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicStep, TopicWait, has_finalizer,
-    put_together, to_make,
+    BrokerCount, ClusterState, RESTART_PATIENCE_SECONDS, TopicFacts, TopicStep, TopicWait,
+    has_finalizer, put_together, to_make,
 };
 use crate::platform::kubernetes::{api_fault, said};
 use crate::platform::own::Own;
@@ -228,6 +228,7 @@ impl TopicContext {
                 may_come: false,
                 other_owner: self.topics.other_owner(topic),
                 namespace_terminating,
+                brokers: self.cluster(cluster).map(|cluster| BrokerCount::of(&cluster)),
             };
             Some((ObjectRef::from_obj(&**topic), to_make(topic, &facts)?))
         });
@@ -364,15 +365,15 @@ fn woken_by_clusters(
     let events = events.map(Ok::<_, watcher::Error>).reflect(writer);
     let looked = context.shared.looked.changes().map(|()| None);
     let events = futures::stream::select(events.map(Some), looked);
-    let mut known: BTreeMap<ClusterKey, ClusterState> = BTreeMap::new();
+    let mut known: BTreeMap<ClusterKey, (ClusterState, BrokerCount)> = BTreeMap::new();
     let woken = events.map(move |event| {
         if matches!(event, Some(Ok(watcher::Event::InitDone))) {
             context.listed.send_replace(true);
         }
-        let state_of =
-            |cluster: &Arc<KafkaCluster>| (key_of(cluster), context.state_of(Some(cluster)));
-        let seen: BTreeMap<ClusterKey, ClusterState> =
-            context.clusters.state().iter().map(state_of).gather();
+        let state_of = |cluster: &Arc<KafkaCluster>| {
+            (key_of(cluster), (context.state_of(Some(cluster)), BrokerCount::of(cluster)))
+        };
+        let seen: BTreeMap<ClusterKey, _> = context.clusters.state().iter().map(state_of).gather();
         let keys: BTreeSet<ClusterKey> = known.keys().chain(seen.keys()).cloned().gather();
         let changed: BTreeSet<ClusterKey> =
             keys.into_iter().filter(|key| known.get(key) != seen.get(key)).gather();
@@ -581,6 +582,7 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
         may_come,
         other_owner: context.topics.other_owner(topic),
         namespace_terminating,
+        brokers: cluster.as_deref().map(BrokerCount::of),
     };
     let pass = reconcile_topic(&home, &*admin, topic, &facts, &now).await?;
     if pass.done.iter().any(|step| matches!(step, TopicStep::Create(_))) {

@@ -436,7 +436,7 @@ fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
         "defaultMode": 0o440,
         "sources": [{"secret": {"name": format!("{}-secrets", broker.name), "optional": true}}],
     }}));
-    json!({
+    let mut template = json!({
         "metadata": {
             "labels": pod_labels(cluster, broker),
             "annotations": {
@@ -462,7 +462,25 @@ fn pod_template(cluster: &Blueprint, broker: &Broker) -> Value {
             "containers": [container(cluster, broker)],
             "volumes": volumes,
         },
-    })
+    });
+    if cluster.brokers.len() > 1 {
+        template["spec"]["topologySpreadConstraints"] = spread(cluster);
+    }
+    template
+}
+
+/// One broker per zone and node where there are enough; fewer zones or nodes keep none from
+/// running.
+fn spread(cluster: &Blueprint) -> Value {
+    let over = |key| {
+        json!({
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector(cluster, None)},
+        })
+    };
+    json!([over("topology.kubernetes.io/zone"), over("kubernetes.io/hostname")])
 }
 
 /// Where a volume is mounted. `data` exactly on the folder that the image declares as a volume:

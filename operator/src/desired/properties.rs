@@ -59,9 +59,10 @@ pub(super) fn build(
         spec.config.iter().map(|(key, value)| (key.as_str(), value.clone())).gather();
     if spec.replicas > 1 {
         // What several brokers are for; the spec may say otherwise.
-        let replicas = spec.replicas.min(3).to_string();
-        keys.entry("default.replication.factor").or_insert(replicas);
+        keys.insert("default.replication.factor", spec.default_replication());
         keys.entry("min.insync.replicas").or_insert_with(|| "2".to_owned());
+        // A broker that is to go on without its metadata log, as a person accepted, votes again.
+        keys.entry("controller.quorum.auto.join.enable").or_insert_with(|| "true".to_owned());
     }
     keys.insert("process.roles", "broker,controller".to_owned());
     keys.insert("node.id", id.to_string());

@@ -34,6 +34,20 @@ pub struct Plan {
     pub nodes: Vec<NodeStatus>,
 }
 
+impl Plan {
+    /// The broker that serves and that this plan ends, or is about to, if there is one.
+    #[must_use]
+    pub fn takes_down(&self, observed: &Observed) -> Option<i32> {
+        let serves = |id: &i32| observed.brokers.get(id).is_some_and(ObservedBroker::serves);
+        self.steps.iter().find_map(|step| match step {
+            Step::ApplyBroker { broker, restarts: true, .. }
+            | Step::RestartBroker { broker, .. }
+            | Step::RemoveBroker { broker, .. } => Some(*broker).filter(serves),
+            _ => None,
+        })
+    }
+}
+
 /// Plans `cluster`, whose blueprint is `desired`.
 #[must_use]
 pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Observed) -> Plan {

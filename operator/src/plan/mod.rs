@@ -20,7 +20,7 @@ pub use loss::Loss;
 pub use memory::tell_their_directories;
 pub use step::{Step, VolumesAtEnd};
 pub use topic::{
-    ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep, TopicWait,
-    has_finalizer, plan_topic, put_together, to_make,
+    BrokerCount, ClusterState, RESTART_PATIENCE_SECONDS, Refusal, TopicFacts, TopicPlan, TopicStep,
+    TopicWait, has_finalizer, plan_topic, put_together, to_make,
 };
 pub use wait::{Note, Wait};

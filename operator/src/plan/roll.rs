@@ -102,10 +102,7 @@ fn plan_definition(
             // It may not come back. A fault is told with the volumes.
             return Err(Wait::VolumePending { broker: id, volume: volume.name.clone() });
         }
-        if let Some(why) = seen.held_back.clone() {
-            return Err(Wait::RestartNotSafe { broker: id, why });
-        }
-        down.take(id)?;
+        down.take(id, seen)?;
     }
     if !seen.definition.is_as_desired() {
         write_before_use(cluster, broker, seen, observed, plan)?;

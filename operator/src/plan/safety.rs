@@ -76,10 +76,11 @@ impl Down {
     ///
     /// # Errors
     /// Why it has to wait.
-    pub(super) fn take(&mut self, broker: i32) -> Result<(), Wait> {
-        match self.0.filter(|other| *other != broker) {
-            Some(other) => Err(Wait::OtherBrokerDown { broker, other }),
-            None => {
+    pub(super) fn take(&mut self, broker: i32, seen: &ObservedBroker) -> Result<(), Wait> {
+        match (self.0.filter(|other| *other != broker), seen.held_back.clone()) {
+            (Some(other), _) => Err(Wait::OtherBrokerDown { broker, other }),
+            (None, Some(why)) => Err(Wait::RestartNotSafe { broker, why }),
+            (None, None) => {
                 self.0 = Some(broker);
                 Ok(())
             }

@@ -9,7 +9,8 @@ use letterbox_env::Gather;
 use super::wait::being_deleted;
 use crate::admin::{NewTopic, Topic};
 use crate::api::{
-    DeletionPolicy, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, find_condition, is_paused,
+    DeletionPolicy, KafkaCluster, KafkaTopic, NodeStatus, READY, TOPIC_FINALIZER, find_condition,
+    is_paused,
 };
 
 /// What is known about a topic's surroundings.
@@ -27,6 +28,37 @@ pub struct TopicFacts {
     pub may_come: bool,
     /// Whether the namespace is being deleted; asked only while it matters.
     pub namespace_terminating: bool,
+    /// The brokers of the cluster; `None` while they are not known.
+    pub brokers: Option<BrokerCount>,
+}
+
+/// How many brokers there are for the replicas of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerCount {
+    /// So many the cluster is to have.
+    wanted: i32,
+    /// So many serve, or have told once which directories they use. The cluster places replicas also
+    /// on those of its brokers that are down.
+    there: i32,
+    /// So many keep each partition of a topic that does not say how many.
+    default: i32,
+}
+
+impl BrokerCount {
+    /// What `cluster` says of its brokers.
+    #[must_use]
+    pub fn of(cluster: &KafkaCluster) -> Self {
+        let status = cluster.status.as_ref();
+        let has_started =
+            |node: &&NodeStatus| node.volumes.iter().any(|volume| volume.directory_id.is_some());
+        let started = status.map_or(0, |it| it.nodes.iter().filter(has_started).count());
+        let ready = status.map_or(0, |it| it.ready_replicas);
+        Self {
+            wanted: cluster.spec.replicas,
+            there: ready.max(i32::try_from(started).unwrap_or(i32::MAX)),
+            default: cluster.spec.default_replication().trim().parse().unwrap_or(1),
+        }
+    }
 }
 
 /// The cluster of a topic.
@@ -134,6 +166,13 @@ pub enum TopicWait {
     /// A request to make the topic that may still be carried out: what is deleted before it would
     /// be there after it.
     BeingMade,
+    /// The brokers for its replicas.
+    Brokers {
+        /// So many it needs.
+        needed: i32,
+        /// So many there are.
+        there: i32,
+    },
     /// Another object speaks for the topic.
     OtherOwner(String),
     /// The object is being deleted, and held by these finalizers of others.
@@ -154,6 +193,13 @@ pub enum Refusal {
         /// How many there are.
         current: i32,
         /// How many were asked for.
+        requested: i32,
+    },
+    /// There will never be as many brokers as each partition is to have replicas.
+    TooFewBrokers {
+        /// How many the cluster is to have.
+        brokers: i32,
+        /// How many replicas were asked for.
         requested: i32,
     },
     /// The number of replicas cannot be changed.
@@ -329,6 +375,18 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         plan.steps.push(TopicStep::RecordConfigKeys(recorded.union(&wanted).cloned().gather()));
     }
     let Some(live) = &facts.topic else {
+        if let Some(BrokerCount { wanted, there, default }) = facts.brokers {
+            let needed = spec.replicas.unwrap_or(default);
+            if needed > wanted {
+                let refusal = Refusal::TooFewBrokers { brokers: wanted, requested: needed };
+                plan.refusals.push(refusal);
+                return plan;
+            }
+            if needed > there {
+                plan.wait = Some(TopicWait::Brokers { needed, there });
+                return plan;
+            }
+        }
         plan.steps.push(TopicStep::Create(NewTopic {
             name: topic.kafka_name(),
             partitions: spec.partitions,
@@ -347,9 +405,8 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         }
         _ => {}
     }
-    if spec.replicas != live.replicas {
-        plan.refusals
-            .push(Refusal::ReplicasChange { current: live.replicas, requested: spec.replicas });
+    if let Some(requested) = spec.replicas.filter(|requested| *requested != live.replicas) {
+        plan.refusals.push(Refusal::ReplicasChange { current: live.replicas, requested });
     }
     let set = spec.config.iter().filter(|(key, value)| live.config.get(*key) != Some(value));
     let unset = recorded.difference(&wanted).filter(|key| live.config.contains_key(*key));
@@ -374,7 +431,9 @@ impl Refusal {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::PartitionsShrink { .. } | Self::ReplicasChange { .. } => "NotSupported",
+            Self::PartitionsShrink { .. }
+            | Self::ReplicasChange { .. }
+            | Self::TooFewBrokers { .. } => "NotSupported",
             Self::NotOurTopic { .. } => "ResourceConflict",
         }
     }
@@ -388,6 +447,11 @@ impl std::fmt::Display for Refusal {
                 "PartitionsShrink: the topic has {current} partitions and cannot go down to \
                  {requested}, because records would be lost; set spec.partitions to {current} or \
                  more"
+            ),
+            Self::TooFewBrokers { brokers, requested } => write!(
+                f,
+                "TooFewBrokers: each partition is to have {requested} replicas, and the cluster \
+                 has {brokers} brokers; set spec.replicas to {brokers} or less"
             ),
             Self::ReplicasChange { current, requested } => write!(
                 f,
@@ -424,6 +488,7 @@ impl TopicWait {
             Self::Cluster(ClusterState::NotChecked) => "ClusterNotChecked",
             Self::Cluster(_) => "WaitingForCluster",
             Self::BeingMade => "BeingMade",
+            Self::Brokers { .. } => "WaitingForBrokers",
             Self::OtherOwner(_) => "ResourceConflict",
             Self::Deleting(_) | Self::NotDeleted(_) => "Deleting",
             Self::NotMade | Self::NotChanged(_) => "Paused",
@@ -470,6 +535,10 @@ impl std::fmt::Display for TopicWait {
             Self::Cluster(ClusterState::Ready) => f.write_str("the cluster is ready"),
             Self::BeingMade => f.write_str(
                 "a CreateTopics request is not answered yet; the topic is deleted once it is",
+            ),
+            Self::Brokers { needed, there } => write!(
+                f,
+                "waiting for {needed} brokers, one for each replica; {there} have started so far"
             ),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
             Self::Deleting(held_by) => being_deleted(f, held_by),

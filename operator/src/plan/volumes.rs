@@ -137,8 +137,8 @@ pub(super) fn plan_removal(view: &View<'_>, why: String, down: &mut Down, plan: 
         true => Err(Wait::BrokerRestarting { broker }),
         false => may_end(view.cluster, broker, view.observed, plan),
     };
-    let may_end =
-        may_end.and_then(|()| if view.seen.serves() { down.take(broker) } else { Ok(()) });
+    let may_end = may_end
+        .and_then(|()| if view.seen.serves() { down.take(broker, view.seen) } else { Ok(()) });
     match may_end {
         Ok(()) => plan.steps.push(Step::RemoveBroker { broker, why }),
         Err(wait) if plan.waits.contains(&wait) => {}

@@ -805,6 +805,20 @@ impl Platform for Kubernetes {
         })
     }
 
+    fn held_back<'a>(
+        &'a self,
+        live: &'a KubernetesLive,
+        broker: i32,
+    ) -> BoxFuture<'a, Option<String>> {
+        Box::pin(async move {
+            let address = live.pod(broker).and_then(|pod| pod.status.as_ref()?.pod_ip.as_deref());
+            match address.zip(port_of(ADMIN_PORT)) {
+                Some((host, port)) => self.brokers.held_back(host, port, broker).await,
+                None => Some("its pod has no address to ask at whether it may".to_owned()),
+            }
+        })
+    }
+
     fn act<'a>(
         &'a self,
         desired: &'a Blueprint,

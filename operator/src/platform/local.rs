@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::ports::{self, ClusterPorts};
 use super::{Live, Platform};
-use crate::admin::restart_verdict;
+use crate::admin::held_back;
 use crate::api::KafkaCluster;
 use crate::desired::{
     Address, Blueprint, Broker, BrokerFacts, Facts, Host, POOL, VolumePlace, broker_ids,
@@ -88,8 +88,6 @@ struct Seen {
     run: Run,
     /// Whether it should be started (again) now.
     start: bool,
-    /// See [`ObservedBroker::held_back`].
-    held_back: Option<String>,
 }
 
 impl Local {
@@ -298,36 +296,11 @@ impl Local {
         self.env.blocking(tail).await.unwrap_or_default()
     }
 
-    /// Asks whether the brokers may restart that serve with another configuration than they are to
-    /// have. One that is alone has nobody to wait for.
-    async fn ask_who_may_restart(&self, cluster: &KafkaCluster, live: &mut LocalLive) {
-        if live.brokers.len() < 2 {
-            return;
-        }
-        let desired = Blueprint::build(cluster, &live.facts(cluster));
-        let LocalLive { ports, brokers, .. } = live;
-        let is_behind = |(id, seen): &(&i32, &mut Seen)| {
-            let broker = desired.brokers.get(*id);
-            seen.run == Run::Ready && broker.is_some_and(|it| it.config.revision != seen.revision)
-        };
-        let asked = brokers.iter_mut().filter(is_behind).map(|(id, seen)| {
-            let admin = ports.brokers.get(id).map_or(0, |ports| ports.admin);
-            async move {
-                seen.held_back = match restart_verdict(&self.env, (HOST, admin), &[*id]).await {
-                    Ok((verdict, _)) if verdict.safe => None,
-                    Ok((verdict, _)) => Some(verdict.because.join("; ")),
-                    Err(why) => Some(format!("it cannot tell whether it may: {why}")),
-                };
-            }
-        });
-        futures::future::join_all(asked).await;
-    }
-
     /// Looks at one broker; notices its end.
     async fn look(&self, cluster: &str, id: i32, broker: &mut Managed, admin: u16) -> Seen {
         let seen = |run, start, broker: &Managed| {
             let revision = broker.revision.clone();
-            Seen { revision, run, start, held_back: None }
+            Seen { revision, run, start }
         };
         let Some(child) = &mut broker.child else {
             if broker.refused {
@@ -442,10 +415,13 @@ impl Platform for Local {
             });
             let looked = futures::future::join_all(looks).await.into_iter().collect();
             drop(brokers);
-            let mut live = LocalLive { dir: self.dir.join(&name), ports, brokers: looked };
-            self.ask_who_may_restart(cluster, &mut live).await;
-            Ok(live)
+            Ok(LocalLive { dir: self.dir.join(&name), ports, brokers: looked })
         })
+    }
+
+    fn held_back<'a>(&'a self, live: &'a LocalLive, broker: i32) -> BoxFuture<'a, Option<String>> {
+        let admin = live.ports.brokers.get(&broker).map_or(0, |ports| ports.admin);
+        Box::pin(held_back(&self.env, (HOST, admin), broker))
     }
 
     fn act<'a>(
@@ -552,7 +528,7 @@ impl Live for LocalLive {
                     identity: None,
                     image,
                     is_image_left: false,
-                    held_back: seen.held_back.clone(),
+                    held_back: None,
                 },
             )
         });

@@ -29,6 +29,10 @@ pub trait Platform: Send + Sync {
     /// Reads everything that belongs to `cluster`, as it is now, not from a cache.
     fn read<'a>(&'a self, cluster: &'a KafkaCluster) -> BoxFuture<'a, Result<Self::Live, Fault>>;
 
+    /// Why the cluster says that it does not do without `broker` now; `None` where it does. Asked of
+    /// one of several that serves, right before it is ended.
+    fn held_back<'a>(&'a self, live: &'a Self::Live, broker: i32) -> BoxFuture<'a, Option<String>>;
+
     /// Carries out `step`. Safe to repeat; cancelling it leaves nothing that a repetition does not
     /// put right.
     fn act<'a>(

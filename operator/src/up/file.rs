@@ -167,7 +167,7 @@ mod tests {
             ),
             (
                 cluster.replace("spec: {}", "spec: {replicas: 3}"),
-                "document 1 (a): spec.replicas: Three brokers are for trial in this version: add \
+                "document 1 (a): spec.replicas: Several brokers are for trial in this version: add \
                  unstable.several.nodes.enable: true to spec.config, or set spec.replicas to 1.",
             ),
             (

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::admin::{AdminError, ClientAdmin, KafkaAdmin};
 use crate::api::{KafkaTopic, READY, find_condition};
-use crate::plan::{ClusterState, TopicFacts};
+use crate::plan::{BrokerCount, ClusterState, TopicFacts};
 use crate::platform::local::Local;
 use crate::reconcile::{reconcile_cluster, reconcile_topic};
 use file::Documents;
@@ -276,19 +276,13 @@ impl Run {
                 Err(error) => state = ClusterState::Unreachable(error.to_string()),
             }
         }
-        // Each replica has a broker of its own: one that is not there yet would have it refused.
-        let ready = cluster.and_then(|it| it.status.as_ref()).map_or(0, |it| it.ready_replicas);
-        if state == ClusterState::Ready && live.is_none() && ready < topic.spec.replicas {
-            let wanted = topic.spec.replicas;
-            self.say.topic(&topic, None, &format!("waiting for {wanted} brokers; {ready} serve"));
-            return false;
-        }
         let facts = TopicFacts {
             may_come: false,
             cluster: state,
             topic: live,
             other_owner: None,
             namespace_terminating: false,
+            brokers: cluster.map(BrokerCount::of),
         };
         match reconcile_topic(&self.home, admin, &topic, &facts, now).await {
             Ok(pass) => {

@@ -20,6 +20,13 @@ pub(crate) enum Violation {
         /// The one that was down.
         down: String,
     },
+    /// It took a broker down while another one of the cluster was not in sync.
+    OtherBehind {
+        /// The pod that it ended.
+        ended: String,
+        /// The one that was behind.
+        behind: String,
+    },
     /// It deleted a claim with records on its volume, and the cluster's object does not ask for
     /// that, or somebody else made the claim.
     RecordsDeleted {
@@ -258,7 +265,7 @@ impl Monitor {
         self.restarts += u64::from(change.before.as_deref().is_some_and(serves));
         let ends_records = self.records_ended(change, has_records);
         let ends_copy = || self.last_copy_ended(world, change);
-        ends_records.or_else(ends_copy).or_else(|| self.two_down(change))
+        ends_records.or_else(ends_copy).or_else(|| self.two_down(world, change))
     }
 
     /// The end of the pod of a set that is deleted.
@@ -332,8 +339,9 @@ impl Monitor {
         is_healed_over.then_some(Violation::LossHealedOver { claim })
     }
 
-    /// Another broker of the cluster that did not serve when one that served was ended.
-    fn two_down(&self, change: &Change) -> Option<Violation> {
+    /// Another broker of the cluster that did not serve, or was behind, when one that served was
+    /// ended.
+    fn two_down(&self, world: &World, change: &Change) -> Option<Violation> {
         let ended = change.before.as_ref().filter(|pod| serves(pod))?;
         let cluster = cluster_of(ended)?;
         let is_other = |(key, set): &(&Key, &Arc<Value>)| {
@@ -343,12 +351,16 @@ impl Monitor {
                 && format!("{}-0", key.name) != change.key.name
         };
         let pods = self.objects.iter().filter(is_other).map(|(key, _)| format!("{}-0", key.name));
-        let serves_now = |pod: &String| {
-            let key = Key::new("/pods", &change.key.namespace, pod);
-            self.objects.get(&key).is_some_and(|pod| serves(pod))
-        };
-        let down = pods.into_iter().find(|pod| !serves_now(pod))?;
-        Some(Violation::TwoBrokersDown { ended: change.key.name.clone(), down })
+        let ended = change.key.name.clone();
+        let of_pod =
+            |pod: &String| self.objects.get(&Key::new("/pods", &change.key.namespace, pod));
+        let pods: Vec<String> = pods.collect();
+        if let Some(down) = pods.iter().find(|pod| !of_pod(pod).is_some_and(|pod| serves(pod))) {
+            return Some(Violation::TwoBrokersDown { ended, down: down.clone() });
+        }
+        let is_behind = |pod: &&String| !of_pod(pod).is_some_and(|pod| world.is_in_sync(pod));
+        let behind = pods.iter().find(is_behind)?.clone();
+        Some(Violation::OtherBehind { ended, behind })
     }
 }
 

@@ -22,6 +22,9 @@ const CLAIMS: &str = "/persistentvolumeclaims";
 /// How many ticks a pod runs before it is ready.
 const STARTS_IN: u64 = 2;
 
+/// How many more it runs until it is in sync.
+const SYNCS_IN: u64 = 3;
+
 /// An image with which no broker ever serves.
 pub(crate) const NEVER_SERVES: &str = "never-serves:1";
 
@@ -117,6 +120,33 @@ impl World {
         })?;
         let body = format!("starting: {opened} of 5000 logs are open");
         Some(format!("HTTP/1.1 503 Service Unavailable\r\n\r\n{body}"))
+    }
+
+    /// Whether the broker in `pod` serves and has every record.
+    pub(crate) fn is_in_sync(&self, pod: &Value) -> bool {
+        let uid = text(pod, "/metadata/uid").unwrap_or_default();
+        let age = self.with(|inside| inside.age.get(uid).copied().unwrap_or_default());
+        text(pod, "/status/conditions/0/status") == Some("True") && age > STARTS_IN + SYNCS_IN
+    }
+
+    /// What the broker with this address answers to `GET /lifecycle/restart-verdict`: its cluster
+    /// does without it while all others are in sync.
+    fn verdict(&self, ip: &str) -> Option<String> {
+        let pods = self.server.all(PODS);
+        let asked = pods.iter().find(|(_, pod)| text(pod, "/status/podIP") == Some(ip))?;
+        let cluster = &asked.1["metadata"]["labels"]["letterbox.dev/cluster"];
+        let mut others = pods.iter().filter(|(key, pod)| {
+            *key != asked.0 && pod["metadata"]["labels"]["letterbox.dev/cluster"] == *cluster
+        });
+        let behind = others.find(|(_, pod)| !self.is_in_sync(pod));
+        let because: Vec<String> =
+            behind.map(|(key, _)| format!("{} is behind", key.name)).into_iter().collect();
+        let none = json!({"count": 0, "partitions": []});
+        let body = json!({
+            "safe": because.is_empty(), "because": because, "singleReplica": none,
+            "noSpareReplica": none,
+        });
+        Some(format!("HTTP/1.1 200 OK\r\n\r\n{body}"))
     }
 
     /// The claims, by their uids, that a pod has until it ends.
@@ -386,7 +416,7 @@ fn told(pod: &Value, key: &str) -> Vec<String> {
     lists.flat_map(|list| list.split(',')).map(ToOwned::to_owned).collect()
 }
 
-/// The network of this world: brokers answer `GET /identity`, and clients if there is a
+/// The network of this world: brokers answer `GET /identity` and restart verdicts, and clients if there is a
 /// [`Kafka`]; an operator is reached by [`World::ask_operator`], and nothing else is there.
 pub(crate) struct WorldNet {
     world: World,
@@ -418,16 +448,17 @@ impl Net for WorldNet {
             let body = self.world.identity(host).filter(|_| port == 9644 && !is_mute);
             let body = body.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (ours, mut theirs) = tokio::io::duplex(4096);
-            let world = self.world.clone();
+            let (world, host) = (self.world.clone(), host.to_owned());
             tokio::spawn(async move {
                 let mut request = [0; 1024];
                 // A client that went away needs no answer.
                 let _ = theirs.read(&mut request).await;
-                let not_ready = match request.starts_with(b"GET /readyz") {
-                    true => world.not_ready(),
-                    false => None,
+                let other = match &request {
+                    it if it.starts_with(b"GET /readyz") => world.not_ready(),
+                    it if it.starts_with(b"GET /lifecycle/") => world.verdict(&host),
+                    _ => None,
                 };
-                let answer = not_ready.unwrap_or_else(|| format!("HTTP/1.1 200 OK\r\n\r\n{body}"));
+                let answer = other.unwrap_or_else(|| format!("HTTP/1.1 200 OK\r\n\r\n{body}"));
                 let _ = theirs.write_all(answer.as_bytes()).await;
             });
             Ok(Box::new(Pipe(ours)) as BoxStream)

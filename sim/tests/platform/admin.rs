@@ -41,7 +41,7 @@ impl AdminState {
         let topic = Topic {
             id: format!("id-{}", self.made),
             partitions: new.partitions.unwrap_or(1),
-            replicas: new.replicas,
+            replicas: new.replicas.unwrap_or(1),
             config: new.config.clone(),
         };
         self.topics.insert(new.name.clone(), topic);

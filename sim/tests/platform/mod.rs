@@ -63,6 +63,10 @@ pub(crate) struct ModelState {
     pub(crate) not_found: BTreeMap<String, String>,
     /// Whether brokers that start make no empty volume theirs.
     pub(crate) frozen: bool,
+    /// Which brokers the cluster does not do without, and why.
+    pub(crate) held_back: BTreeMap<i32, String>,
+    /// Of which brokers that was asked.
+    pub(crate) asked: Vec<i32>,
     /// Images that cannot be run.
     pub(crate) bad_images: Vec<String>,
     /// The brokers whose node does not answer.
@@ -441,6 +445,14 @@ impl Platform for Model {
 
     fn read<'a>(&'a self, _: &'a KafkaCluster) -> BoxFuture<'a, Result<ModelState, Fault>> {
         Box::pin(async { Ok(self.with(|state| state.clone())) })
+    }
+
+    fn held_back<'a>(&'a self, _: &'a ModelState, broker: i32) -> BoxFuture<'a, Option<String>> {
+        let held_back = self.with(|state| {
+            state.asked.push(broker);
+            state.held_back.get(&broker).cloned()
+        });
+        Box::pin(std::future::ready(held_back))
     }
 
     fn act<'a>(
