@@ -16,13 +16,13 @@ use letterbox_protocol::model::BrokerId;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use crate::controller::{Controller, ControllerError};
 use crate::metadata::ApiError;
 use crate::metadata::decide::{Kind, Named};
 
-/// How long an answer may take: shorter than whoever probes a port waits.
+/// How long an answer may take. Our own programs wait a little longer, so that they are told why
+/// there is none (`operator/src/admin/lifecycle.rs`).
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Partitions that an answer names in each list, and that a sentence names.
@@ -106,18 +106,13 @@ fn count(list: &Named) -> String {
 /// Answers the calls.
 pub(crate) struct Lifecycle {
     controller: Controller,
-    /// Where the controller's connections belong to. Calls come in on a thread apart, whose
-    /// runtime ends earlier.
-    runtime: Handle,
-    /// A question of this node is with the controller: its cost grows with the partitions, and
-    /// nobody has to prove who asks.
-    turn: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl Lifecycle {
     /// Must be called within the runtime that the controller's tasks run in.
     pub(crate) fn new(controller: Controller) -> Self {
-        Self { controller, runtime: Handle::current(), turn: Arc::new(Semaphore::new(1)) }
+        Self { controller, turns: Turns::new(Handle::current()) }
     }
 
     /// The restart verdict, as JSON; `query` is `brokers=1,2`.
@@ -134,22 +129,78 @@ impl Lifecycle {
         Ok(caught_up::answer(&found).to_string())
     }
 
-    /// Given up with the future.
     async fn ask<O: Kind>(&self, operation: O) -> Result<O::Outcome, Refusal>
     where
         O::Outcome: Send,
     {
-        let (controller, turn) = (self.controller.clone(), Arc::clone(&self.turn));
-        let mut asking = JoinSet::new();
-        let ask = async move {
-            let _turn = turn.acquire_owned().await;
-            controller.run_within(operation, ANSWER_WITHIN).await
-        };
-        asking.spawn_on(ask, &self.runtime);
+        let controller = self.controller.clone();
+        let question = async move { controller.run_within(operation, ANSWER_WITHIN).await };
         let late = || Refusal::Unavailable("the broker did not answer in time".to_owned());
-        let asked = tokio::time::timeout(ANSWER_WITHIN, asking.join_next()).await;
-        let ended = asked.map_err(|_| late())?;
-        let ended = ended.and_then(Result::ok).ok_or_else(late)?;
-        Ok(ended?.outcome)
+        Ok(self.turns.take(question).await.ok_or_else(late)??.outcome)
+    }
+}
+
+/// The turns of this node's questions, one at a time: what a question costs the controller grows
+/// with the partitions, and nobody has to prove who asks.
+struct Turns {
+    /// Where the controller's connections belong to. Calls come in on a thread apart, whose
+    /// runtime ends earlier.
+    runtime: Handle,
+    turn: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn new(runtime: Handle) -> Self {
+        Self { runtime, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// The answer to a question that ends by itself; `None` when it is late. Whoever hangs up gives
+    /// up a place in the queue, but not a question that was begun, because a call that is cut off
+    /// costs the connection to the node that leads. The next question waits for its end.
+    async fn take<T: Send + 'static>(
+        &self,
+        question: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let answered = async {
+            let turn = Arc::clone(&self.turn).acquire_owned().await.ok()?;
+            let asking = self.runtime.spawn(async move {
+                let _turn = turn;
+                question.await
+            });
+            asking.await.ok()
+        };
+        tokio::time::timeout(ANSWER_WITHIN, answered).await.ok()?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_whose_asker_hangs_up_ends_by_itself_before_the_next_one() {
+        let turns = Turns::new(Handle::current());
+        let (begun, ended) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let question = |takes: Duration| {
+            let (begun, ended) = (Arc::clone(&begun), Arc::clone(&ended));
+            async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(takes).await;
+                ended.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let counts = || (begun.load(Ordering::Relaxed), ended.load(Ordering::Relaxed));
+        let soon = Duration::from_millis(50);
+        // One is asked, and nine give up waiting for their turn.
+        for _ in 0..10 {
+            let hangs_up = tokio::time::timeout(soon, turns.take(question(ANSWER_WITHIN / 2)));
+            assert!(hangs_up.await.is_err());
+        }
+        assert_eq!(counts(), (1, 0));
+        assert!(turns.take(question(soon)).await.is_some());
+        assert_eq!(counts(), (2, 2), "what was begun has come to its end");
+        assert!(turns.take(question(ANSWER_WITHIN * 2)).await.is_none(), "it is late");
     }
 }

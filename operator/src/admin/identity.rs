@@ -9,7 +9,7 @@ use letterbox_env::{BoxFuture, Env, Gather};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// How long an answer may take.
+/// How long an answer may take that a broker gives by itself.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The longest answer that is read, in bytes: how far a thousand brokers are is some 1.5 MB.
 pub(super) const ANSWER_MAX: usize = 2 << 20;
@@ -82,7 +82,7 @@ pub struct HttpIdentity(pub Env);
 
 impl AskIdentity for HttpIdentity {
     fn identity<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<Identity>> {
-        Box::pin(async move { read(&get(&self.0, host, port, "/identity").await.ok()?) })
+        Box::pin(async move { read(&get(&self.0, host, port, "/identity", DEADLINE).await.ok()?) })
     }
 
     fn held_back<'a>(
@@ -95,12 +95,20 @@ impl AskIdentity for HttpIdentity {
     }
 
     fn not_ready_because<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<String>> {
-        Box::pin(async move { read_reason(&get(&self.0, host, port, "/readyz").await.ok()?) })
+        Box::pin(
+            async move { read_reason(&get(&self.0, host, port, "/readyz", DEADLINE).await.ok()?) },
+        )
     }
 }
 
 /// The answer to a GET at the admin port of a broker: status line, headers and body.
-pub(super) async fn get(env: &Env, host: &str, port: u16, path: &str) -> io::Result<Vec<u8>> {
+pub(super) async fn get(
+    env: &Env,
+    host: &str,
+    port: u16,
+    path: &str,
+    within: Duration,
+) -> io::Result<Vec<u8>> {
     let ask = async {
         let mut stream = env.net.connect(host, port).await?;
         let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -109,7 +117,7 @@ pub(super) async fn get(env: &Env, host: &str, port: u16, path: &str) -> io::Res
         stream.take(ANSWER_MAX as u64).read_to_end(&mut answer).await?;
         Ok(answer)
     };
-    tokio::time::timeout(DEADLINE, ask).await.map_err(|_| io::ErrorKind::TimedOut)?
+    tokio::time::timeout(within, ask).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// The longest reason that is repeated, in characters.

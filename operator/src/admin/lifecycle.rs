@@ -1,11 +1,17 @@
 //! What a cluster says before one of its brokers is restarted, and afterwards
 //! (`GET /lifecycle/restart-verdict` and `/lifecycle/caught-up` on the admin port of any broker).
 
+use std::time::Duration;
+
 use letterbox_env::{Env, with_causes};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::identity::{ANSWER_MAX, get};
+
+/// How long an answer may take. A broker asks the active controller, and answers within 5 s, or
+/// says why it cannot (`broker/src/lifecycle/mod.rs`).
+const WITHIN: Duration = Duration::from_secs(8);
 
 /// What the restart of some brokers would interrupt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -105,7 +111,7 @@ async fn ask<T: DeserializeOwned>(
     call: &str,
 ) -> Result<(T, String), String> {
     let path = format!("/lifecycle/{call}");
-    let answer = get(env, host, port, &path);
+    let answer = get(env, host, port, &path, WITHIN);
     let answer = answer.await.map_err(|error| format!("no answer: {}", with_causes(&error)))?;
     read(&answer)
 }
