@@ -22,7 +22,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    ConfigMap, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -472,6 +472,7 @@ fn against_a_real_api_server() {
         five_hundred_topics_of_a_cluster_that_is_down_ask_nothing(&server, &client).await;
         waits_for_the_api_server_and_its_definitions(&mut server, &client).await;
         the_whole_operator_runs(&server, &client).await;
+        only_a_lease_that_the_authorizer_refuses_is_done_without(&server, &client).await;
         a_second_release_leaves_the_definitions_to_the_first(&server, &client).await;
     });
 }
@@ -2082,4 +2083,81 @@ async fn the_whole_operator_runs(server: &Server, client: &Client) {
     server.until("the third replica leads", || leads("c")).await;
     assert!(began.elapsed() < Duration::from_secs(2), "it leads after {:?}", began.elapsed());
     third.abort();
+}
+
+/// A quota refuses with the same code.
+async fn only_a_lease_that_the_authorizer_refuses_is_done_without(
+    server: &Server,
+    client: &Client,
+) {
+    let groups = json!(["", "apps", "policy", "events.k8s.io", "letterbox.dev"]);
+    for (name, groups) in [("lead", json!(["*"])), ("quota", json!(["*"])), ("no-right", groups)] {
+        let namespace: Namespace =
+            serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+        let role: Role = serde_json::from_value(json!({"metadata": {"name": "half"}, "rules": [
+            {"apiGroups": groups, "resources": ["*"], "verbs": ["*"]},
+        ]}))
+        .unwrap();
+        let binding: RoleBinding = serde_json::from_value(json!({
+            "metadata": {"name": "half"}, "subjects": [{"kind": "User", "name": "half", "apiGroup": "rbac.authorization.k8s.io"}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "half"},
+        }))
+        .unwrap();
+        let roles: Api<Role> = Api::namespaced(client.clone(), name);
+        roles.create(&PostParams::default(), &role).await.unwrap();
+        let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), name);
+        bindings.create(&PostParams::default(), &binding).await.unwrap();
+    }
+    // As the controller of quotas fills in its status.
+    let hard = json!({"count/leases.coordination.k8s.io": "0"});
+    let quota: ResourceQuota =
+        serde_json::from_value(json!({"metadata": {"name": "small"}, "spec": {"hard": hard}}))
+            .unwrap();
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), "quota");
+    quotas.create(&PostParams::default(), &quota).await.unwrap();
+    let status = Patch::Merge(json!({"status": {"hard": hard, "used": hard}}));
+    quotas.patch_status("small", &PatchParams::default(), &status).await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "quota");
+    let refused = || async {
+        let lease: Lease =
+            serde_json::from_value(json!({"metadata": {"generateName": "a-"}})).unwrap();
+        leases.create(&PostParams::default(), &lease).await.is_err()
+    };
+    server.until("the quota is known", refused).await;
+    let mut config = server.config();
+    let half = http::HeaderValue::from_static("half");
+    config.headers.push((http::HeaderName::from_static("impersonate-user"), half));
+    let options = Options {
+        image: "letterbox:9".into(),
+        namespaces: ["quota", "no-right"].map(String::from).to_vec(),
+        listen: ("127.0.0.1".into(), 0),
+        lease: Some(LeaseOptions {
+            namespace: "lead".into(),
+            name: "half".into(),
+            identity: "half-0".into(),
+        }),
+    };
+    let own = Client::try_from(config).unwrap();
+    let operator = tokio::spawn(controller::run(Env::real(), own, options));
+    for name in ["quota", "no-right"] {
+        let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), name);
+        let cluster = cluster_of("late", name, json!({}));
+        clusters.create(&PostParams::default(), &cluster).await.unwrap();
+    }
+    let sets = |name: &str| -> Api<StatefulSet> { Api::namespaced(client.clone(), name) };
+    let is_made = async |name: &str| sets(name).get_opt("late-broker-0").await.unwrap().is_some();
+    server.until("it acts without a right to the Lease", || is_made("no-right")).await;
+    let events: Api<Event> = Api::namespaced(client.clone(), "quota");
+    let is_told = || async {
+        let events = events.list(&ListParams::default()).await.unwrap();
+        events.items.iter().any(|event| {
+            let says = |note: &String| note.contains("exceeded quota: small");
+            event.reason.as_deref() == Some("OperatorNotKnown") && event.note.iter().any(says)
+        })
+    };
+    server.until("the words of the quota are told", is_told).await;
+    assert!(!is_made("quota").await);
+    operator.abort();
 }

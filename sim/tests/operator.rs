@@ -9,19 +9,23 @@
 
 mod apiserver;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use letterbox_env::Env;
-use letterbox_operator::admin::{AdminError, ClientAdmin, KafkaAdmin as _, NewTopic};
+use letterbox_env::{BoxFuture, BoxListener, BoxStream, Env, Net};
+use letterbox_operator::admin::{
+    AdminError, ClientAdmin, KafkaAdmin as _, NewTopic, restart_verdict,
+};
 use letterbox_operator::controller::{self, LeaseOptions, Options};
 use letterbox_sim::seeds;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use apiserver::faults::{Broken, Chances, Faults, How};
 use apiserver::kafka::Kafka;
 use apiserver::monitor::{Monitor, OPERATOR, Violation};
-use apiserver::world::{NEVER_SERVES, World, WorldNet};
+use apiserver::world::{NEVER_SERVES, Pipe, World, WorldNet};
 use apiserver::{ApiServer, Key};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -40,6 +44,8 @@ struct Play {
     kafka: Option<Kafka>,
     monitor: Monitor,
     operators: Vec<(Faults, tokio::task::JoinHandle<anyhow::Result<()>>)>,
+    /// Those that operators watch.
+    namespaces: Vec<String>,
     started: u32,
 }
 
@@ -52,7 +58,8 @@ impl Drop for Play {
 impl Play {
     fn new() -> Self {
         let world = World::default();
-        Self { world, kafka: None, monitor: Monitor::default(), operators: Vec::new(), started: 0 }
+        let (monitor, namespaces) = (Monitor::default(), vec!["ns".into()]);
+        Self { world, kafka: None, monitor, operators: Vec::new(), namespaces, started: 0 }
     }
 
     fn server(&self) -> &ApiServer {
@@ -85,7 +92,7 @@ impl Play {
         });
         let options = Options {
             image: image.into(),
-            namespaces: vec!["ns".into()],
+            namespaces: self.namespaces.clone(),
             listen: ("127.0.0.1".into(), 0),
             lease,
         };
@@ -210,6 +217,12 @@ fn play(test: impl AsyncFnOnce(Play)) {
         .build()
         .unwrap();
     runtime.block_on(async { test(Play::new()).await });
+}
+
+/// What the status of an object says that is waited for.
+fn waits_of(play: &Play, key: &Key) -> Vec<Value> {
+    let object = play.server().get(key).unwrap();
+    object["status"]["waits"].as_array().cloned().unwrap_or_default()
 }
 
 fn make_cluster(play: &Play) {
@@ -1059,7 +1072,7 @@ fn of_two_releases_that_watch_a_namespace_one_acts_and_the_other_says_so() {
         let are_ready = |play: &Play| play.is_settled() && topics_that_are(play, "Ready") == 1;
         play.until("they are ready", 120, are_ready).await;
         for key in [clusters("demo"), Key::new(TOPIC_OBJECTS, "ns", "t0")] {
-            assert_eq!(play.server().get(&key).unwrap()["status"]["waits"], Value::Null, "{key:?}");
+            assert_eq!(waits_of(&play, &key), [] as [Value; 0], "{key:?}");
         }
         let says = "the operator ns/one manages the objects of namespace ns";
         let is_told = |play: &Play| {
@@ -1318,6 +1331,11 @@ async fn is_told_where_it_can_be(
     };
     let in_conditions = (has("Ready", "Unknown"), has("Degraded", "True"));
     assert_eq!(in_conditions, (!is_write, !is_write), "{conditions}");
+    // Where nothing can be written, there is what was before.
+    let waits = waits_of(&play, &object);
+    let in_waits =
+        waits.iter().any(|wait| wait["reason"] == reason && wait["subject"] == "cluster");
+    assert_eq!((in_waits, waits.len()), (!is_write, usize::from(!is_write)), "{waits:?}");
     for _ in 0..20 {
         play.tick().await;
         let metrics = play.world.ask_operator("/metrics").await;
@@ -1337,6 +1355,7 @@ async fn is_told_where_it_can_be(
         object["status"]["observedGeneration"] == generation(&object)
     };
     play.until("they are ready again", 60, |play| is_seen() && are_ready(play)).await;
+    assert_eq!(waits_of(&play, &object), [] as [Value; 0]);
     play.tick().await;
     let metrics = play.world.ask_operator("/metrics").await;
     assert!(!metrics.contains("letterbox_operator_not_ready{"), "{metrics}");
@@ -1533,6 +1552,10 @@ fn an_object_that_cannot_be_read_is_told_and_keeps_no_other_waiting() {
             assert!(told.contains(&(&json!(type_), &json!(is_so), reason)), "{told:?}");
         }
         assert!(status["conditions"][0]["lastTransitionTime"].is_string());
+        let [wait] = &*waits_of(&play, &was_ready) else { panic!("{status}") };
+        let expected = (&unread, &json!("topic"));
+        assert_eq!((&wait["reason"], &wait["subject"]), expected);
+        assert!(wait["message"].as_str().is_some_and(|it| it.contains("cannot parse the object")));
         let phase = server.get(&clusters("bad-0")).unwrap()["status"]["phase"].clone();
         assert_eq!(phase, "Not understood");
         let told = play.server().all("events.k8s.io/events");
@@ -1543,6 +1566,71 @@ fn an_object_that_cannot_be_read_is_told_and_keeps_no_other_waiting() {
             play.tick().await;
         }
         assert!(play.monitor.writes - writes < 10, "it is told once");
+        server.edit("person", &was_ready, |it| it["spec"]["partitions"] = json!(3));
+        let nothing_left = |play: &Play| waits_of(play, &was_ready).is_empty();
+        play.until("it can be read again", 30, nothing_left).await;
+    });
+}
+
+#[test]
+fn who_acts_in_one_namespace_begins_nothing_afresh_in_another_one() {
+    play(async |mut play: Play| {
+        play.kafka = Some(Kafka::start().await);
+        play.namespaces = vec!["ns".into(), "other".into()];
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        make_topics(&play, 1, |_| json!({}));
+        let server = play.server().clone();
+        let waits = Key::new(TOPIC_OBJECTS, "other", "waits");
+        let unread = Key::new(TOPIC_OBJECTS, "other", "unread");
+        let topic = |spec: Value| {
+            json!({"apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaTopic", "metadata": {},
+                "spec": spec})
+        };
+        let good = topic(json!({"clusterRef": {"name": "demo"}}));
+        server.create("person", &waits, good).unwrap();
+        let are_told = |play: &Play| {
+            play.is_settled()
+                && topics_that_are(play, "Ready") == 1
+                && waits_of(play, &waits).len() == 1
+        };
+        play.until("all are told", 120, are_told).await;
+        let lease =
+            Key::new("coordination.k8s.io/leases", "other", "letterbox-operator-of-namespace");
+        let lists = server.lists("ns");
+        let takes = |second: u32| {
+            server.edit("them", &lease, |it| {
+                it["spec"]["holderIdentity"] = json!("them/two");
+                it["spec"]["leaseTransitions"] = json!(second);
+            });
+        };
+        takes(0);
+        for _ in 0..20 {
+            play.tick().await;
+        }
+        // The other operator acts now, and then no longer.
+        takes(1);
+        let bad = topic(json!({"clusterRef": {"name": "demo"}, "partitions": "three"}));
+        server.create("person", &unread, bad).unwrap();
+        server.edit("person", &waits, |it| it["spec"]["partitions"] = json!(2));
+        play.tick().await;
+        let (_, since) = server.changes_since(u64::MAX);
+        for _ in 0..40 {
+            play.tick().await;
+        }
+        let (changes, _) = server.changes_since(since);
+        let by_us = changes.iter().filter(|it| it.actor.starts_with(OPERATOR));
+        let by_us: Vec<&Key> = by_us.map(|it| &it.key).collect();
+        let elsewhere =
+            |key: &&&Key| key.namespace == "other" && !key.resource.ends_with("/events");
+        assert_eq!(by_us.iter().find(elsewhere), None);
+        let is_seen = move |play: &Play| {
+            let object = play.server().get(&waits).unwrap();
+            object["status"]["observedGeneration"] == object["metadata"]["generation"]
+                && waits_of(play, &unread).len() == 1
+        };
+        assert!(!is_seen(&play));
+        play.until("it takes over", 50, is_seen).await;
+        assert_eq!(server.lists("ns"), lists, "nothing of it is read anew");
     });
 }
 
@@ -2239,5 +2327,38 @@ fn the_monitor_sees_what_an_operator_must_not_do_to_topics() {
                 Violation::OthersLetGo { object: name(3), finalizer },
             ]
         );
+    });
+}
+
+/// Brokers that ask the active controller, and say after so long why they have no answer.
+struct Slow(Duration);
+
+impl Net for Slow {
+    fn bind<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<BoxListener>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+
+    fn connect<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<BoxStream>> {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        let takes = self.0;
+        tokio::spawn(async move {
+            let _ = theirs.read(&mut [0; 1024]).await;
+            tokio::time::sleep(takes).await;
+            let answer = "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"error\":\"it is late\"}";
+            let _ = theirs.write_all(answer.as_bytes()).await;
+        });
+        Box::pin(std::future::ready(Ok(Box::new(Pipe(ours)) as BoxStream)))
+    }
+}
+
+#[test]
+fn a_broker_is_given_the_time_to_say_why_it_has_no_verdict() {
+    play(async |_| {
+        for (seconds, said) in [(5, "it is late"), (60, "no answer: timed out")] {
+            let net = Arc::new(Slow(Duration::from_secs(seconds)));
+            let env = Env { net, ..Env::real() };
+            let asked = restart_verdict(&env, ("broker", 9644), &[1]).await;
+            assert_eq!(asked.map(drop), Err(said.to_owned()), "after {seconds} s");
+        }
     });
 }

@@ -41,6 +41,6 @@ pub struct WaitProgress {
     /// So much there is to do altogether.
     pub total: i64,
 
-    /// What is counted: `brokers`, `logs`, `bytes`.
+    /// What is counted: `brokers` or `logs`.
     pub unit: String,
 }

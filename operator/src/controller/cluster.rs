@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::Api;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, reflector};
 use kube::{Resource as _, ResourceExt as _};
@@ -15,8 +16,8 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::doomed::is_terminating;
-use super::objects::{news_of, paged, tell_later, tell_not_understood, untold, watched};
-use super::owner::{OTHER_OPERATOR, not_ours};
+use super::objects::{Ours as _, news_of, paged, tell_later, tell_not_understood, untold, watched};
+use super::owner::{OTHER_OPERATOR, not_ours, ours_since, while_ours};
 use super::passes::{named, tell_failed};
 use super::{Context, PassFailed, RESYNC, WAITING, scoped, told_gone, watches};
 use crate::admin::KafkaAdmin;
@@ -71,8 +72,14 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .inspect_ok(told_gone(&context, KIND))
         .applied_objects()
         .predicate_filter(news_of, PredicateConfig::default());
+    let reader = store.clone();
+    let taken = context.owners.changed(KIND, scope).filter_map(move |(namespace, name)| {
+        let cluster = ObjectRef::new(&name).within(&namespace);
+        std::future::ready(reader.get(&cluster).map(|_| cluster))
+    });
     let controller = Controller::for_stream(seen, store)
         .with_config(config)
+        .reconcile_on(taken)
         .reconcile_on(futures::stream::select_all(watches::changed(&context, scope)))
         .reconcile_on(claims)
         .reconcile_on(context.looked.asked(namespace.clone()))
@@ -83,7 +90,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
             super::told(&context, KIND, result);
             std::future::ready(())
         });
-    futures::join!(passes, tell_not_understood(context.clone(), KIND, not_understood));
+    futures::join!(passes, tell_not_understood(context.clone(), KIND, scope, not_understood));
 }
 
 /// Whether the operator holds the object until its volumes are deleted.
@@ -97,15 +104,28 @@ fn back_off(cluster: &KafkaCluster, context: &Context) -> Action {
 }
 
 async fn reconcile(
-    mut cluster: Arc<KafkaCluster>,
+    cluster: Arc<KafkaCluster>,
     context: Arc<Context>,
 ) -> Result<Action, PassFailed> {
+    let (began, object) = (Instant::now(), named(KIND, &*cluster));
+    if let Some(fault) = not_ours(&context, &object).await {
+        let is_others = fault.reason == OTHER_OPERATOR;
+        context.metrics.count_pass(KIND, began.elapsed(), !is_others);
+        tell_failed(&context, KIND, &*cluster, &fault).await;
+        // The log has one line about it.
+        return if is_others { Ok(back_off(&cluster, &context)) } else { Err(PassFailed(fault)) };
+    }
+    let passes = while_ours(&context, &object.1, reconcile_ours(cluster, &context)).await;
+    passes.unwrap_or(Ok(Action::requeue(FAILED)))
+}
+
+async fn reconcile_ours(
+    mut cluster: Arc<KafkaCluster>,
+    context: &Context,
+) -> Result<Action, PassFailed> {
     let began = Instant::now();
-    let result = pass(&mut cluster, &context).await;
-    let faulty = match &result {
-        Ok(ended) => ended.as_ref().is_some_and(|it| it.faulty),
-        Err(fault) => fault.reason != OTHER_OPERATOR,
-    };
+    let result = pass(&mut cluster, context).await;
+    let faulty = result.as_ref().map_or(true, |ended| ended.as_ref().is_some_and(|it| it.faulty));
     context.metrics.count_pass(KIND, began.elapsed(), faulty);
     match result {
         Ok(Some(ended)) => {
@@ -117,11 +137,7 @@ async fn reconcile(
             Ok(Action::await_change())
         }
         Err(fault) => {
-            tell_failed(&context, KIND, &*cluster, &fault).await;
-            // The log has one line about it.
-            if fault.reason == OTHER_OPERATOR {
-                return Ok(back_off(&cluster, &context));
-            }
+            tell_failed(context, KIND, &*cluster, &fault).await;
             Err(PassFailed(fault))
         }
     }
@@ -138,9 +154,6 @@ struct Ended {
 /// One pass over `cluster`, which becomes what the API server has; `None` when it is gone.
 async fn pass(cluster: &mut Arc<KafkaCluster>, context: &Context) -> Result<Option<Ended>, Fault> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    if let Some(fault) = not_ours(context, &named(KIND, &**cluster)).await {
-        return Err(fault);
-    }
     // What woke this pass may be behind: its own last status, or a spec that another replica acts
     // on already.
     let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);
@@ -168,7 +181,8 @@ async fn pass(cluster: &mut Arc<KafkaCluster>, context: &Context) -> Result<Opti
     .await?;
     let faulty = !pass.faults.is_empty();
     // Before it is written: topics act on it from now on, whatever becomes of the status.
-    context.looked.note(cluster, began, &pass.observed, &pass.status);
+    let since = ours_since(context, &namespace, began).unwrap_or(began);
+    context.looked.note(cluster, (since, began), &pass.observed, &pass.status);
     let next = tell(context, cluster, pass).await?;
     Ok(Some(Ended { next, faulty }))
 }
@@ -282,6 +296,7 @@ async fn write_status(
     cluster: &KafkaCluster,
     pass: &ClusterPass,
 ) -> Result<bool, Fault> {
-    let written = Own::of(&context.client, cluster).write_status(&json!(pass.status)).await;
-    Ok(written?.is_some())
+    let had_waits = !cluster.waits().is_empty();
+    let own = Own::of(&context.client, cluster);
+    Ok(own.write_status(json!(pass.status), had_waits).await?.is_some())
 }

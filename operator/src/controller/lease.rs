@@ -54,6 +54,9 @@ const LEADER: Pace = Pace {
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// How long one call may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long after one another two attempts read the Lease while the API server answers: the longest
+/// pause, and a call.
+const LOOKS_APART_MAX: Duration = Duration::from_secs(10);
 /// How long a stopping operator takes to give the Lease back.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
 /// So often a Lease is deleted that changes meanwhile.
@@ -73,6 +76,8 @@ pub(crate) struct Held {
 pub(crate) enum Waits {
     /// Somebody else holds it; `None` when it was deleted and may be held on.
     Other(Option<String>),
+    /// There is none, and whether one was deleted is not known.
+    Missing,
     /// Somebody else has just written it.
     Conflict,
     /// What the API server says.
@@ -86,8 +91,11 @@ impl Waits {
     pub(crate) fn told(&self, options: &LeaseOptions) -> Option<String> {
         Some(match self {
             Self::Other(Some(holder)) => format!("another replica leads: {holder}"),
-            Self::Other(None) => "the Lease of another holder was deleted".to_owned(),
-            Self::Conflict => return None,
+            Self::Other(None) => format!(
+                "the Lease {}/{} does not exist, and whoever held it may not know that yet",
+                options.namespace, options.name
+            ),
+            Self::Missing | Self::Conflict => return None,
             Self::Error(error) => format!(
                 "the Lease {}/{} cannot be acquired: {}",
                 options.namespace,
@@ -101,8 +109,43 @@ impl Waits {
     }
 }
 
-/// The version that a Lease of somebody else had last, `None` once it was deleted; and since when.
-pub(crate) type Seen = (Option<String>, Instant);
+/// What was seen of the Lease of somebody else.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// Its version; `None` once it was deleted.
+    version: Option<String>,
+    /// For how long it has had this version while it could be renewed.
+    unrenewed: Duration,
+    /// When it was read last.
+    read: Instant,
+}
+
+impl Seen {
+    /// A Lease of this version, which is read now.
+    fn of(version: Option<String>) -> Self {
+        Self { version, unrenewed: Duration::ZERO, read: Instant::now() }
+    }
+
+    /// A Lease that was deleted, as far as is known now.
+    pub(crate) fn deleted() -> Self {
+        Self::of(None)
+    }
+
+    /// Whether nobody is known who has it.
+    pub(crate) fn is_of_nobody(&self) -> bool {
+        self.version.is_none()
+    }
+
+    /// Takes up that it is read again. The time since it was read last does not count when that is
+    /// long: the API server did not answer, and nobody could renew it.
+    fn read_again(&mut self) {
+        let since = self.read.elapsed();
+        self.read = Instant::now();
+        if since <= LOOKS_APART_MAX {
+            self.unrenewed += since;
+        }
+    }
+}
 
 /// Attempts to hold a Lease, one after the other.
 pub(crate) struct Attempts {
@@ -111,12 +154,21 @@ pub(crate) struct Attempts {
     options: LeaseOptions,
     pace: Pace,
     pub(crate) seen: Option<Seen>,
+    /// Whether a Lease that does not exist, and was not seen before, is made.
+    pub(crate) may_make: bool,
 }
 
 impl Attempts {
     pub(crate) fn new(env: &Env, client: &Client, options: &LeaseOptions, pace: Pace) -> Self {
         let api = Api::namespaced(client.clone(), &options.namespace);
-        Self { env: env.clone(), api, options: options.clone(), pace, seen: None }
+        Self { env: env.clone(), api, options: options.clone(), pace, seen: None, may_make: true }
+    }
+
+    /// Whether somebody else may hold the Lease, as far as was read less than [`Pace::honoured`]
+    /// ago.
+    pub(crate) fn is_others(&self) -> bool {
+        let lasts = |time: Duration| time <= self.pace.honoured;
+        self.seen.as_ref().is_some_and(|seen| lasts(seen.unrenewed) && lasts(seen.read.elapsed()))
     }
 
     /// One attempt.
@@ -140,14 +192,22 @@ impl Attempts {
     async fn attempt(&mut self) -> Result<Lease, Waits> {
         let (env, api, options) = (&self.env, &self.api, &self.options);
         let live = api.get_opt(&options.name).await.map_err(Waits::Error)?;
+        if live.is_none() && self.seen.is_none() && !self.may_make {
+            return Err(Waits::Missing);
+        }
         let holder = live.as_ref().map(|live| holder_of(live).unwrap_or_default());
         let is_free = holder
             .map_or(self.seen.is_none(), |holder| holder.is_empty() || holder == options.identity);
         if !is_free {
             let version = live.as_ref().and_then(Lease::resource_version);
-            let known = self.seen.take().filter(|(known, _)| *known == version);
-            let (_, since) = self.seen.insert(known.unwrap_or((version, Instant::now())));
-            if since.elapsed() <= self.pace.honoured {
+            let seen = match self.seen.take() {
+                Some(mut known) if known.version == version => {
+                    known.read_again();
+                    known
+                }
+                _ => Seen::of(version),
+            };
+            if self.seen.insert(seen).unrenewed <= self.pace.honoured {
                 return Err(Waits::Other(holder.map(ToOwned::to_owned)));
             }
         }

@@ -61,11 +61,12 @@ impl Looked {
 
     /// Takes up what the pass over `cluster` that began then found. One that could not see the
     /// volumes, neither by their claims nor by what the brokers say that they use, says nothing
-    /// about them, and what was found before counts on.
+    /// about them, and what was found before counts on. What was found before this operator acts
+    /// in the namespace, `since` then, counts for nothing.
     pub(super) fn note(
         &self,
         cluster: &KafkaCluster,
-        began: Instant,
+        (since, began): (Instant, Instant),
         observed: &Observed,
         status: &KafkaClusterStatus,
     ) {
@@ -79,6 +80,7 @@ impl Looked {
         let look = Look { uid: cluster.uid(), began, misses_records };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let old = last.insert(key_of(cluster), look.clone());
+        let old = old.filter(|old| old.began >= since);
         let is_news =
             old.is_none_or(|old| (old.uid, old.misses_records) != (look.uid, misses_records));
         if is_news {

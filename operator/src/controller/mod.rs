@@ -199,8 +199,7 @@ async fn keep(held: &mut Option<Held>) -> String {
 }
 
 /// Reconciles for ever. Watches begin afresh when the API server, or a definition, is back after it
-/// was missing, and when this operator begins to act in a namespace of another one, or no longer
-/// acts in one.
+/// was missing.
 async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health>) {
     loop {
         probe::well(health).await;
@@ -213,7 +212,7 @@ async fn work(context: &Arc<Context>, health: &mut watch::Receiver<probe::Health
         tokio::select! {
             biased;
             () = probe::returned(health) => {}
-            why = owner::keep(context) => tracing::warn!(why, "everything is looked at anew"),
+            never = owner::keep(context) => match never {},
             () = reconcile_all(context.clone()) => return,
         }
     }

@@ -19,14 +19,14 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Context;
-use super::owner::not_ours;
+use super::owner::{not_ours, while_ours};
 use crate::api::{
     ACCEPT_LOSS_ANNOTATION, CLUSTER_CONFIG_MAX, CLUSTER_FINALIZER, ClusterRef, DeletionPolicy,
     KafkaCluster, KafkaClusterSpec, KafkaTopic, KafkaTopicSpec, PAUSE_ANNOTATION, Resources,
-    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, is_paused, too_large,
+    TOPIC_CONFIG_MAX, TOPIC_FINALIZER, WaitStatus, is_paused, too_large,
 };
 use crate::platform::kubernetes::said;
-use crate::status::{Fault, not_understood};
+use crate::status::{Fault, not_understood, only};
 
 /// `KafkaCluster` or `KafkaTopic`.
 pub(super) trait Ours:
@@ -41,8 +41,14 @@ pub(super) trait Ours:
     /// An object of which nothing is known but this.
     fn bare(metadata: ObjectMeta) -> Self;
 
+    /// The subject of what is told about all of it.
+    const SUBJECT: &'static str;
+
     /// What its status says.
     fn conditions(&self) -> &[Condition];
+
+    /// What its status says that is waited for.
+    fn waits(&self) -> &[WaitStatus];
 
     /// Its configuration, and how many bytes that may have.
     fn config(&self) -> (&BTreeMap<String, String>, usize);
@@ -57,12 +63,18 @@ pub(super) trait Ours:
 }
 
 impl Ours for KafkaCluster {
+    const SUBJECT: &'static str = "cluster";
+
     fn bare(metadata: ObjectMeta) -> Self {
         Self { metadata, ..Self::new("", KafkaClusterSpec::default()) }
     }
 
     fn conditions(&self) -> &[Condition] {
         self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+
+    fn waits(&self) -> &[WaitStatus] {
+        self.status.as_ref().map(|status| status.waits.as_slice()).unwrap_or_default()
     }
 
     fn config(&self) -> (&BTreeMap<String, String>, usize) {
@@ -80,6 +92,8 @@ impl Ours for KafkaCluster {
 }
 
 impl Ours for KafkaTopic {
+    const SUBJECT: &'static str = "topic";
+
     fn bare(metadata: ObjectMeta) -> Self {
         let spec = KafkaTopicSpec {
             cluster_ref: ClusterRef::default(),
@@ -94,6 +108,10 @@ impl Ours for KafkaTopic {
 
     fn conditions(&self) -> &[Condition] {
         self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+
+    fn waits(&self) -> &[WaitStatus] {
+        self.status.as_ref().map(|status| status.waits.as_slice()).unwrap_or_default()
     }
 
     fn config(&self) -> (&BTreeMap<String, String>, usize) {
@@ -151,11 +169,29 @@ pub(super) struct NotUnderstood<K> {
     pub(super) bare: K,
     pub(super) names: Names,
     /// What its status says.
-    pub(super) conditions: Vec<Condition>,
+    pub(super) told: ToldBefore,
     /// Why.
     pub(super) error: String,
     /// Whether it was deleted.
     pub(super) is_gone: bool,
+}
+
+/// What the status of an object says, as far as it can be read and is not large.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ToldBefore {
+    conditions: Vec<Condition>,
+    waits: Vec<WaitStatus>,
+}
+
+impl ToldBefore {
+    fn of(raw: &Value) -> Self {
+        fn list<T: DeserializeOwned>(raw: &Value, pointer: &str) -> Vec<T> {
+            const LEN_MAX: usize = 8 << 10;
+            let all = raw.pointer(pointer).filter(|all| all.to_string().len() <= LEN_MAX);
+            all.and_then(|all| Vec::deserialize(all).ok()).unwrap_or_default()
+        }
+        Self { conditions: list(raw, "/status/conditions"), waits: list(raw, "/status/waits") }
+    }
 }
 
 /// The topic that an object speaks for, as far as that can be read.
@@ -192,15 +228,8 @@ pub(super) struct Guarded<K>(Result<K, Box<Unread>>);
 pub(super) struct Unread {
     metadata: ObjectMeta,
     names: Names,
-    conditions: Vec<Condition>,
+    told: ToldBefore,
     error: String,
-}
-
-/// The conditions of an object, as far as they can be read and are not large.
-fn conditions_of(raw: &Value) -> Vec<Condition> {
-    const LEN_MAX: usize = 8 << 10;
-    let all = raw.pointer("/status/conditions").filter(|all| all.to_string().len() <= LEN_MAX);
-    all.and_then(|all| Vec::deserialize(all).ok()).unwrap_or_default()
 }
 
 impl<'de, K: Ours> Deserialize<'de> for Guarded<K> {
@@ -223,8 +252,16 @@ impl<'de, K: Ours> Deserialize<'de> for Guarded<K> {
                 (reduced(partial.metadata), error.to_string())
             }
         };
-        let (names, conditions) = (Names::of(&raw), conditions_of(&raw));
-        Ok(Self(Err(Box::new(Unread { metadata, names, conditions, error }))))
+        let (names, told) = (Names::of(&raw), ToldBefore::of(&raw));
+        Ok(Self(Err(Box::new(Unread { metadata, names, told, error }))))
+    }
+}
+
+impl<K: Ours> Guarded<K> {
+    /// Whether an operator has written a status.
+    pub(super) fn has_status(&self) -> bool {
+        let told = self.0.as_ref().map_or_else(|unread| &*unread.told.conditions, K::conditions);
+        !told.is_empty()
     }
 }
 
@@ -269,7 +306,7 @@ impl<K: Ours> Resource for Guarded<K> {
 
 /// What is said of an object that this version cannot read.
 pub(super) const NOT_UNDERSTOOD: &str = "NotUnderstood";
-/// So many of them wait to be told at most; a watch that begins again tells the others.
+/// So many of them wait to be told, and are known, at most; a watch that begins again tells the others.
 const UNTOLD_MAX: usize = 1024;
 
 /// What `api` has and will have. What cannot be read is as if it were not there, and goes to
@@ -279,17 +316,17 @@ pub(super) fn watched<K: Ours>(
     mut not_understood: impl FnMut(NotUnderstood<K>) + Send + 'static,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static {
     let mut tell = move |unread: Unread, is_gone: bool| {
-        let Unread { metadata, names, conditions, error } = unread;
+        let Unread { metadata, names, told, error } = unread;
         let bare = K::bare(metadata);
-        not_understood(NotUnderstood { bare: bare.clone(), names, conditions, error, is_gone });
+        not_understood(NotUnderstood { bare: bare.clone(), names, told, error, is_gone });
         bare
     };
     let mut known = KnownUnread::default();
     let read = move |event: Event<Guarded<K>>| {
         for (namespace, name) in known.take(&event) {
             let metadata = ObjectMeta { namespace, name, ..ObjectMeta::default() };
-            let names = Names::default();
-            tell(Unread { metadata, names, conditions: Vec::new(), error: String::new() }, true);
+            let (names, told) = (Names::default(), ToldBefore::default());
+            tell(Unread { metadata, names, told, error: String::new() }, true);
         }
         understood(event, &mut tell)
     };
@@ -362,62 +399,93 @@ impl KnownUnread {
 pub(super) async fn tell_not_understood<K: Ours>(
     context: Arc<Context>,
     kind: &'static str,
+    scope: Option<&str>,
     mut found: mpsc::Receiver<NotUnderstood<K>>,
 ) {
-    let mut told: BTreeMap<(Option<String>, String), Option<i64>> = BTreeMap::new();
-    while let Some(found) = found.recv().await {
-        let NotUnderstood { bare: object, conditions, error, is_gone, .. } = found;
-        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        let place = (kind, namespace.clone(), name.clone());
-        if is_gone {
-            told.retain(|(_, known), _| *known != name);
-            context.owners.forget(&place);
-            context.metrics.set_not_ready(kind, &namespace, &name, None);
+    // What each is, by namespace and name, when it was told; `None` where another operator acts.
+    let mut known: BTreeMap<(String, String), Option<(Option<String>, Option<i64>)>> =
+        BTreeMap::new();
+    let mut changed = std::pin::pin!(context.owners.changed(kind, scope));
+    loop {
+        let found = tokio::select! {
+            found = found.recv() => match found {
+                Some(found) => found,
+                None => return,
+            },
+            Some(at) = changed.next() => match known.get_mut(&at) {
+                None => continue,
+                Some(told) => {
+                    *told = None;
+                    let Some(found) = read_again(&context, &at).await else { continue };
+                    found
+                }
+            },
+        };
+        let at = (found.bare.namespace().unwrap_or_default(), found.bare.name_any());
+        let object = (kind, at.0.clone(), at.1.clone());
+        if found.is_gone {
+            known.remove(&at);
+            context.owners.forget(&object);
+            context.metrics.set_not_ready(kind, &at.0, &at.1, None);
             continue;
         }
-        if not_ours(&context, &place).await.is_some() {
+        // Those that do not fit are told by the next watch.
+        if known.len() >= UNTOLD_MAX {
+            known.clear();
+        }
+        let told = known.entry(at.clone()).or_default();
+        if not_ours(&context, &object).await.is_some() {
+            context.metrics.set_not_ready(kind, &at.0, &at.1, None);
             continue;
         }
-        let generation = object.meta().generation;
-        let key = (object.uid(), name.clone());
-        if told.get(&key) == Some(&generation) {
-            continue;
+        let now = Some((found.bare.uid(), found.bare.meta().generation));
+        if *told != now {
+            *told = now;
+            while_ours(&context, &at.0, tell_unread(&context, kind, found)).await;
         }
-        if told.len() >= UNTOLD_MAX {
-            told.clear();
-        }
-        told.insert(key, generation);
-        let reason = NOT_UNDERSTOOD;
-        let message = format!(
-            "this version of the operator cannot parse the object, so that it is not reconciled: \
-             {error}"
-        );
+    }
+}
+
+/// An object that could not be read when it was read last, if it cannot be read now.
+async fn read_again<K: Ours>(
+    context: &Context,
+    (namespace, name): &(String, String),
+) -> Option<NotUnderstood<K>> {
+    let api: Api<Guarded<K>> = Api::namespaced(context.client.clone(), namespace);
+    // The watch brings what is so then.
+    let live = api.get_opt(name).await.ok()??;
+    let Unread { metadata, names, told, error } = *live.0.err()?;
+    Some(NotUnderstood { bare: K::bare(metadata), names, told, error, is_gone: false })
+}
+
+async fn tell_unread<K: Ours>(context: &Context, kind: &'static str, found: NotUnderstood<K>) {
+    let NotUnderstood { bare: object, told, error, .. } = found;
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    tracing::warn!(kind, name, namespace, error, "cannot parse an object; it is not reconciled");
+    context.metrics.set_not_ready(kind, &namespace, &name, Some(NOT_UNDERSTOOD));
+    let message = format!(
+        "this version of the operator cannot parse the object, so that it is not reconciled: \
+         {error}"
+    );
+    let fault = Fault { reason: NOT_UNDERSTOOD.to_owned(), message };
+    let (now, is_paused, generation) =
+        (context.now(), is_paused(object.meta()), object.meta().generation);
+    let conditions = not_understood(told.conditions, generation, &now, is_paused, &fault);
+    let mut status = K::phase("Not understood", &now);
+    status["observedGeneration"] = json!(generation);
+    status["conditions"] = json!(conditions);
+    status["waits"] = json!(only(&told.waits, K::SUBJECT, &fault, &now));
+    let api: Api<DeserializeGuard<K>> = Api::namespaced(context.client.clone(), &namespace);
+    let patch = Patch::Merge(json!({ "status": status }));
+    if let Err(error) = api.patch_status(&name, &PatchParams::default(), &patch).await {
         tracing::warn!(
-            kind,
+            error = said(&error),
             name,
             namespace,
-            error,
-            "cannot parse an object; it is not reconciled"
+            "cannot write the status of an object that cannot be parsed"
         );
-        context.metrics.set_not_ready(kind, &namespace, &name, Some(reason));
-        let fault = Fault { reason: reason.to_owned(), message: message.clone() };
-        let (now, is_paused) = (context.now(), is_paused(object.meta()));
-        let conditions = not_understood(conditions, generation, &now, is_paused, &fault);
-        let mut status = K::phase("Not understood", &now);
-        (status["observedGeneration"], status["conditions"]) =
-            (json!(generation), json!(conditions));
-        let api: Api<DeserializeGuard<K>> = Api::namespaced(context.client.clone(), &namespace);
-        let patch = Patch::Merge(json!({ "status": status }));
-        if let Err(error) = api.patch_status(&name, &PatchParams::default(), &patch).await {
-            tracing::warn!(
-                error = said(&error),
-                name,
-                namespace,
-                "cannot write the status of an object that cannot be parsed"
-            );
-        }
-        context.events.tell(&object, true, reason, "Read", &message).await;
     }
+    context.events.tell(&object, true, NOT_UNDERSTOOD, "Read", &fault.message).await;
 }
 
 /// What about an object a pass is for, as a hash: its own status is no news.

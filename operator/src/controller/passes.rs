@@ -16,10 +16,10 @@ use super::metrics::Object;
 use super::objects::{Guarded, Ours};
 use super::owner::{OTHER_OPERATOR, OWNER_NOT_KNOWN};
 use super::{Context, upgrade_command};
-use crate::api::{DEGRADED, READY, condition, find_condition, set_condition};
+use crate::api::{READY, find_condition};
 use crate::platform::kubernetes::said;
 use crate::platform::own::{MAY_BE_OLDER, STATUS_NOT_WRITTEN};
-use crate::status::Fault;
+use crate::status::{Fault, not_checked, only};
 
 /// So many passes over an object in a row have to end with an error before that is told: one may
 /// meet a fault of a moment.
@@ -116,8 +116,8 @@ pub(super) fn named<K: Ours>(kind: &'static str, object: &K) -> Object {
 }
 
 /// Says of an object, when a second pass over it has ended with an error, that its status is out of
-/// date. Its conditions and its phase are of a form that every version has. Answers with the object
-/// that has them, once they are written.
+/// date. What that writes is of a form that every version has. Answers with the object that has it,
+/// once it is written.
 pub(super) async fn tell_failed<K: Ours>(
     context: &Context,
     kind: &'static str,
@@ -137,18 +137,18 @@ pub(super) async fn tell_failed<K: Ours>(
         }
         return None;
     }
-    let mut all = object.conditions().to_vec();
-    let is_told = |ready: &Condition| ready.reason == reason && ready.message == message;
-    if !is_due || find_condition(&all, READY).is_some_and(is_told) {
+    let (told, now) = (Fault { reason: reason.to_owned(), message }, context.now());
+    let (before, generation) = (object.conditions(), object.meta().generation);
+    let conditions = not_checked(before.to_vec(), generation, &now, &told);
+    let ready = |all: &[Condition]| {
+        find_condition(all, READY).map(|ready| (ready.reason.clone(), ready.message.clone()))
+    };
+    if !is_due || ready(&conditions) == ready(before) {
         return None;
     }
-    let (generation, now) = (object.meta().generation, context.now());
-    for (type_, status) in [(READY, "Unknown"), (DEGRADED, "True")] {
-        let new = condition(type_, false, reason, message.clone(), generation, now.clone());
-        set_condition(&mut all, Condition { status: status.to_owned(), ..new });
-    }
     let mut status = K::phase("Not checked", &now);
-    status["conditions"] = json!(all);
+    status["conditions"] = json!(conditions);
+    status["waits"] = json!(only(object.waits(), K::SUBJECT, &told, &now));
     let api: Api<Guarded<K>> = Api::namespaced(context.client.clone(), &namespace);
     let patch = json!({"metadata": {"uid": object.uid()}, "status": status});
     let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
@@ -160,7 +160,7 @@ pub(super) async fn tell_failed<K: Ours>(
             "cannot write the conditions of an object whose reconcile failed"
         );
     }
-    context.events.tell(object, true, reason, "Reconcile", &message).await;
+    context.events.tell(object, true, reason, "Reconcile", &told.message).await;
     written.ok()?.understood().ok()
 }
 

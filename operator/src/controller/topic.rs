@@ -18,8 +18,10 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::doomed::{NAMESPACE_FRESH, is_terminating};
-use super::objects::{Guarded, news_of, tell_later, tell_not_understood, untold, watched};
-use super::owner::{OTHER_OPERATOR, OWNER_NOT_KNOWN, not_ours};
+use super::objects::{
+    Guarded, Ours as _, news_of, tell_later, tell_not_understood, untold, watched,
+};
+use super::owner::{OTHER_OPERATOR, not_ours, ours_since, while_ours};
 use super::passes::{named, tell_failed};
 use super::topics::{ClusterKey, Topics, cluster_key_of};
 use super::{Context, PassFailed, RESYNC, jittered, scoped, told_gone, watches};
@@ -95,7 +97,7 @@ impl Admins {
 /// What a pass over a topic needs.
 struct TopicContext {
     shared: Arc<Context>,
-    /// When these passes began: an operator before may have asked for topics and have been killed.
+    /// When these passes began.
     began: Instant,
     topics: Arc<Topics>,
     /// The clusters as the watch that wakes their topics last saw them: a pass never misses what
@@ -152,16 +154,24 @@ impl TopicContext {
         self.clusters.get(&ObjectRef::new(&key.1).within(&key.0))
     }
 
+    /// Since when this operator acts in a namespace: one before may have asked for topics and have
+    /// been killed. `None` where it does not act.
+    fn ours_since(&self, namespace: &str) -> Option<Instant> {
+        ours_since(&self.shared, namespace, self.began)
+    }
+
     /// How `cluster` is, as its status says and as this operator's own last pass over it found. It
     /// is not asked about topics before that, because its status may be from before it lost them.
     fn state_of(&self, cluster: Option<&KafkaCluster>) -> ClusterState {
         let state = ClusterState::of(cluster, &self.shared.now());
         let (ClusterState::Ready, Some(cluster)) = (&state, cluster) else { return state };
-        match self.shared.looked.last(cluster) {
+        let since = self.ours_since(&cluster.namespace().unwrap_or_default());
+        let Some(since) = since else { return ClusterState::NotChecked };
+        match self.shared.looked.last(cluster).filter(|look| look.began >= since) {
             Some(look) if look.misses_records => ClusterState::NotReady,
             Some(_) => state,
-            // That an operator starts changes nothing about a topic.
-            None if self.began.elapsed() < RESTART_PATIENCE => ClusterState::Restarting,
+            // That an operator begins to act changes nothing about a topic.
+            None if since.elapsed() < RESTART_PATIENCE => ClusterState::Restarting,
             None => ClusterState::NotChecked,
         }
     }
@@ -324,7 +334,13 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
         .inspect_ok(told_gone(&context, KIND))
         .applied_objects()
         .predicate_filter(news_of, PredicateConfig::default());
+    let reader = store.clone();
+    let taken = context.owners.changed(KIND, scope).filter_map(move |(namespace, name)| {
+        let topic = ObjectRef::new(&name).within(&namespace);
+        std::future::ready(reader.get(&topic).map(|_| topic))
+    });
     let controller = Controller::for_stream(seen, store)
+        .reconcile_on(taken)
         .with_config(kube::runtime::controller::Config::default().concurrency(16));
     let (clusters, writer) = reflector::store();
     let own_context = Arc::new(TopicContext {
@@ -350,7 +366,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: Option<String>) {
             super::told(&context, KIND, result);
             std::future::ready(())
         });
-    futures::join!(passes, tell_not_understood(context.clone(), KIND, not_understood));
+    futures::join!(passes, tell_not_understood(context.clone(), KIND, scope, not_understood));
 }
 
 /// The topics of each cluster whose state, as far as topics are concerned, changed.
@@ -413,7 +429,7 @@ fn woken_by_cluster(
         let made = futures::stream::iter(batches).then(move |batch| {
             let (context, key) = (context.clone(), key.clone());
             async move {
-                context.make(&key, &batch).await;
+                while_ours(&context.shared, &key.0, context.make(&key, &batch)).await;
                 futures::stream::iter(batch.into_iter().map(|(topic, _)| topic))
             }
         });
@@ -456,13 +472,32 @@ async fn reconcile(
     context: Arc<TopicContext>,
 ) -> Result<Action, PassFailed> {
     let shared = &context.shared;
+    let (began, object) = (Instant::now(), named(KIND, &*topic));
+    if let Some(fault) = not_ours(shared, &object).await {
+        let is_others = fault.reason == OTHER_OPERATOR;
+        shared.metrics.count_pass(KIND, began.elapsed(), !is_others);
+        // The cluster tells it once for all.
+        shared.metrics.set_not_ready(KIND, &object.1, &object.2, None);
+        if !is_others {
+            return Err(PassFailed(fault));
+        }
+        shared.passes.forget(&object);
+        return Ok(Action::requeue(jittered(&shared.env, RETRY_MAX)));
+    }
+    let passes = while_ours(shared, &object.1, reconcile_ours(topic, &context)).await;
+    passes.unwrap_or_else(|| Ok(Action::requeue(jittered(&shared.env, RETRY_MIN))))
+}
+
+async fn reconcile_ours(
+    topic: Arc<KafkaTopic>,
+    context: &TopicContext,
+) -> Result<Action, PassFailed> {
+    let shared = &context.shared;
     let began = Instant::now();
     let mut topic = context.topics.newest(topic);
-    let result = newest_pass(&mut topic, &context).await;
-    let faulty = match &result {
-        Ok(pass) => pass.as_ref().is_some_and(|pass| pass.fault.is_some()),
-        Err(fault) => fault.reason != OTHER_OPERATOR,
-    };
+    let result = newest_pass(&mut topic, context).await;
+    let faulty =
+        result.as_ref().map_or(true, |pass| pass.as_ref().is_some_and(|it| it.fault.is_some()));
     shared.metrics.count_pass(KIND, began.elapsed(), faulty);
     let (namespace, name) = (topic.namespace().unwrap_or_default(), topic.name_any());
     let mut pass = match result {
@@ -472,12 +507,6 @@ async fn reconcile(
             shared.gone(&named(KIND, &*topic));
             context.forget(&topic);
             return Ok(Action::await_change());
-        }
-        // The cluster tells it once for all.
-        Err(fault) if fault.reason == OWNER_NOT_KNOWN => return Err(PassFailed(fault)),
-        Err(fault) if fault.reason == OTHER_OPERATOR => {
-            shared.passes.forget(&named(KIND, &*topic));
-            return Ok(Action::requeue(jittered(&shared.env, RETRY_MAX)));
         }
         Err(fault) => {
             let told = tell_failed(shared, KIND, &*topic, &fault).await;
@@ -514,9 +543,6 @@ async fn newest_pass(
     topic: &mut Arc<KafkaTopic>,
     context: &TopicContext,
 ) -> Result<Option<TopicPass>, Fault> {
-    if let Some(fault) = not_ours(&context.shared, &named(KIND, &**topic)).await {
-        return Err(fault);
-    }
     match pass(topic, context).await? {
         // Somebody else has changed it, or a write was carried out and not answered.
         Some(first) if first.is_outdated => tell(&context.shared, topic, &first).await,
@@ -569,7 +595,8 @@ async fn pass(topic: &KafkaTopic, context: &TopicContext) -> Result<Option<Topic
     if let Some(cluster) = cluster.as_deref().filter(|_| state == ClusterState::Ready) {
         state = context.after_look(topic, cluster, is_missed);
     }
-    may_come |= live.is_none() && !is_seen && context.began.elapsed() < UNANSWERED;
+    let is_new = || context.ours_since(&namespace).is_none_or(|it| it.elapsed() < UNANSWERED);
+    may_come |= live.is_none() && !is_seen && is_new();
     // A namespace that is being deleted loses its pods first: its clusters stop serving before its
     // topics are reached.
     let may_hold = held || topic.spec.deletion_policy == DeletionPolicy::Delete;
@@ -728,7 +755,8 @@ impl TopicHome for KubernetesHome {
         status: &'a KafkaTopicStatus,
     ) -> BoxFuture<'a, Result<bool, Fault>> {
         Box::pin(async move {
-            let version = Own::of(&self.client, topic).write_status(&json!(status)).await?;
+            let (own, had_waits) = (Own::of(&self.client, topic), !topic.waits().is_empty());
+            let version = own.write_status(json!(status), had_waits).await?;
             let Some(version) = version else { return Ok(false) };
             topic.metadata.resource_version = Some(version);
             topic.status = Some(status.clone());

@@ -247,6 +247,8 @@ mod tests {
     use kube::runtime::reflector;
     use serde_json::{Value, json};
 
+    use super::super::objects::ToldBefore;
+
     use super::*;
 
     fn topic(object: &str, cluster: &str, name: &str, second: u32) -> KafkaTopic {
@@ -263,8 +265,8 @@ mod tests {
     fn unread(object: &str, second: u32, spec: Value, is_gone: bool) -> NotUnderstood<KafkaTopic> {
         let bare = KafkaTopic { status: None, ..topic(object, "", "", second) };
         let names = Names::of(&json!({"metadata": {"name": object}, "spec": spec}));
-        let conditions = Vec::new();
-        NotUnderstood { bare, names, conditions, error: String::new(), is_gone }
+        let told = ToldBefore::default();
+        NotUnderstood { bare, names, told, error: String::new(), is_gone }
     }
 
     #[test]

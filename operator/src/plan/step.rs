@@ -1,6 +1,6 @@
 //! What can be done about a cluster.
 
-use super::wait::{CLUSTER, broker_of, volume_of};
+use super::wait::{CLUSTER, broker_of, listed, volume_of};
 use crate::api::shown;
 use crate::desired::objects::ObjectKey;
 use crate::observe::Part;
@@ -139,7 +139,7 @@ impl std::fmt::Display for VolumesAtEnd {
                 f,
                 "its volumes are deleted, except those of the claims {}: the operator did not make \
                  them for this cluster, or they name a snapshot",
-                but.join(", ")
+                listed(but)
             ),
             Self::Retained => {
                 f.write_str("its volumes stay, because spec.storage.deletionPolicy is Retain")
@@ -153,7 +153,7 @@ impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::ApplyAccess { what, .. } | Self::ApplyBudget { what } => {
-                write!(f, "apply {}", what.join(", "))
+                write!(f, "apply {}", listed(what))
             }
             Self::Prune(key) => write!(f, "remove {key}"),
             Self::MakeClaim { broker, volume } => {
@@ -180,10 +180,10 @@ impl std::fmt::Display for Step {
             ),
             Self::LetGo { volumes } => write!(f, "remove the finalizer; {volumes}"),
             Self::ApplyBroker { broker, restarts: true, what } => {
-                write!(f, "change broker {broker}, which restarts: {}", what.join(", "))
+                write!(f, "change broker {broker}, which restarts: {}", listed(what))
             }
             Self::ApplyBroker { broker, restarts: false, what } => {
-                write!(f, "set up broker {broker}: {}", what.join(", "))
+                write!(f, "set up broker {broker}: {}", listed(what))
             }
             Self::RestartBroker { broker, .. } => {
                 write!(f, "restart broker {broker}, so that it uses its new definition")

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use letterbox_env::Gather;
 
-use super::wait::being_deleted;
+use super::wait::{being_deleted, listed};
 use crate::admin::{NewTopic, Topic};
 use crate::api::{
     DeletionPolicy, KafkaCluster, KafkaTopic, NodeStatus, READY, TOPIC_FINALIZER, find_condition,
@@ -546,7 +546,7 @@ impl std::fmt::Display for TopicWait {
                 "the topic does not exist, and is not created while the object is paused",
             ),
             Self::NotChanged(changes) => {
-                write!(f, "not done while the object is paused: {}", changes.join(", "))
+                write!(f, "not done while the object is paused: {}", listed(changes))
             }
             Self::OtherOwner(other) => {
                 write!(

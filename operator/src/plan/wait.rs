@@ -215,6 +215,16 @@ pub enum Note {
     },
 }
 
+/// So many of what is told together are named.
+const NAMED_MAX: usize = 8;
+
+/// The first of `names`, and how many more there are.
+pub(super) fn listed(names: &[String]) -> String {
+    let (named, more) = names.split_at(names.len().min(NAMED_MAX));
+    let named = named.join(", ");
+    if more.is_empty() { named } else { format!("{named} and {} more", more.len()) }
+}
+
 /// Says that an object is being deleted, and what it waits for.
 pub(super) fn being_deleted(
     f: &mut std::fmt::Formatter<'_>,
@@ -225,7 +235,7 @@ pub(super) fn being_deleted(
         held_by => write!(
             f,
             "the object is being deleted and goes when these finalizers are removed: {}",
-            held_by.join(", ")
+            listed(held_by)
         ),
     }
 }
@@ -431,11 +441,7 @@ impl std::fmt::Display for Wait {
                 write!(f, "cannot check {part}, so that they are not changed: {message}")
             }
             Self::Address { broker, listeners } => {
-                write!(
-                    f,
-                    "broker {broker} waits for the address of listener {}",
-                    listeners.join(", ")
-                )
+                write!(f, "broker {broker} waits for the address of listener {}", listed(listeners))
             }
             Self::OtherBrokerDown { broker, other } => {
                 write!(
@@ -489,7 +495,7 @@ impl std::fmt::Display for Wait {
                  accepted; waiting until it serves with a new volume"
             ),
             Self::NotMade { what } => {
-                write!(f, "not created while the object is paused: {}", what.join(", "))
+                write!(f, "not created while the object is paused: {}", listed(what))
             }
             Self::IdentityUnknown { broker } => write!(
                 f,
@@ -528,7 +534,7 @@ impl std::fmt::Display for Wait {
                  status.nodes, so that nobody can read what is on their volumes; the operator \
                  neither uses nor deletes them: delete them if the records are not needed, or \
                  remove the label",
-                claims.join(", ")
+                listed(claims)
             ),
             Self::Foreign { pod } => write!(
                 f,

@@ -77,13 +77,22 @@ impl Own {
         }
     }
 
-    /// Writes the status in the place of the one that it follows from: what another replica has
-    /// recorded since is not taken back. Answers with the version that the object has then; `None`
-    /// when it was not written, because the object has changed or is gone.
+    /// Writes the status in the place of the one that it follows from, which `had_waits` or not:
+    /// what another replica has recorded since is not taken back. Answers with the version that the
+    /// object has then; `None` when it was not written, because the object has changed or is gone.
     ///
     /// # Errors
     /// With the reason [`STATUS_NOT_WRITTEN`].
-    pub(crate) async fn write_status(&self, status: &Value) -> Result<Option<String>, Fault> {
+    pub(crate) async fn write_status(
+        &self,
+        mut status: Value,
+        had_waits: bool,
+    ) -> Result<Option<String>, Fault> {
+        // What a merge patch has written (`controller/passes.rs`) stays where an apply leaves the
+        // field out.
+        if had_waits && status.get("waits").is_none() {
+            status["waits"] = json!([]);
+        }
         let patch = json!({
             "apiVersion": self.resource.api_version, "kind": self.resource.kind,
             "metadata": {"name": self.name, "uid": self.uid, "resourceVersion": self.version},

@@ -133,7 +133,6 @@ fn progress_of(
             let done = desired.brokers.keys().filter(is_done).count();
             (progress(done as u64, desired.brokers.len() as u64, "brokers"), None)
         }
-        Wait::VolumeGrowing { from, to, .. } => (progress(*from, *to, "bytes"), None),
         _ => (None, None),
     }
 }
@@ -256,7 +255,30 @@ fn tag_of(image: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::tag_of;
+    use super::*;
+    use crate::api::KafkaClusterSpec;
+    use crate::desired::Facts;
+
+    #[test]
+    fn what_grows_at_once_has_no_progress_and_long_words_are_cut() {
+        let cluster = KafkaCluster::new("c", KafkaClusterSpec::default());
+        let desired = Blueprint::build(&cluster, &Facts::default());
+        let grows = Wait::VolumeGrowing {
+            broker: 0,
+            volume: "data".to_owned(),
+            from: 1 << 30,
+            to: 2 << 30,
+        };
+        let unused = Wait::UnusedClaims {
+            claims: (0..1000).map(|number| format!("data-c-broker-{number}-0")).collect(),
+        };
+        let long = Wait::NotRestarted { broker: 0, why: "é".repeat(5_000) };
+        let plan = Plan { waits: vec![grows, unused, long], ..Plan::default() };
+        let told = all_waits(&desired, &Observed::default(), &plan, &[]);
+        assert_eq!(told[0].progress, None);
+        assert!(told[1].message.contains("data-c-broker-7-0 and 992 more have this"));
+        assert!(told[2].message.ends_with("é…") && told[2].message.chars().count() == 2_001);
+    }
 
     #[test]
     fn the_version_is_the_tag() {

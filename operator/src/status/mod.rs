@@ -11,7 +11,7 @@ pub use cluster::cluster_status;
 pub use topic::topic_status;
 
 #[cfg(feature = "kubernetes")]
-use crate::api::{DEGRADED, PAUSED, PROGRESSING};
+use crate::api::{DEGRADED, PAUSED, PROGRESSING, WaitStatus};
 use crate::api::{READY, condition, find_condition, set_condition};
 
 /// What one condition says.
@@ -21,9 +21,22 @@ struct Told {
     message: String,
 }
 
+/// So many characters are told of each thing: the words of others may be many.
+const WORDS_MAX: usize = 2_000;
+
+/// `message`, or the beginning of a long one.
+fn words(message: impl ToString) -> String {
+    let mut message = message.to_string();
+    if let Some((end, _)) = message.char_indices().nth(WORDS_MAX) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
 impl Told {
     fn new(status: &'static str, reason: &str, message: impl ToString) -> Self {
-        Self { status, reason: reason.to_owned(), message: message.to_string() }
+        Self { status, reason: reason.to_owned(), message: words(message) }
     }
 
     fn fault(status: &'static str, fault: &Fault) -> Self {
@@ -66,6 +79,33 @@ impl Conditions<'_> {
         self.set(READY, told);
         self.generation = newest;
     }
+}
+
+/// What is told of an object of which only `fault` is known.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn only(
+    old: &[WaitStatus],
+    subject: &str,
+    fault: &Fault,
+    now: &Time,
+) -> Vec<WaitStatus> {
+    let fault = waits::Waiting::new(&fault.reason, subject.to_owned(), &fault.message);
+    waits::waits(old, [fault], now)
+}
+
+/// The conditions of an object whose last pass ended with `fault`, so that they may be out of date.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn not_checked(
+    all: Vec<Condition>,
+    generation: Option<i64>,
+    now: &Time,
+    fault: &Fault,
+) -> Vec<Condition> {
+    let mut conditions = Conditions { all, generation, now };
+    for (type_, status) in [(READY, "Unknown"), (DEGRADED, "True")] {
+        conditions.set(type_, Told::fault(status, fault));
+    }
+    conditions.all
 }
 
 /// The conditions of an object that this version cannot read, and does not act on.

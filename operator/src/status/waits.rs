@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 
+use super::words;
 use crate::api::{WaitProgress, WaitStatus};
 
 /// So many are told.
@@ -24,7 +25,7 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub(super) fn new(reason: &str, subject: String, message: impl ToString) -> Self {
-        let (reason, message) = (reason.to_owned(), message.to_string());
+        let (reason, message) = (reason.to_owned(), words(message));
         Self { reason, subject, message, progress: None, left: None }
     }
 }

@@ -76,6 +76,8 @@ struct State {
     admission: Option<Admission>,
     /// How many requests of clients asked for a change, leases and events left out.
     asked: u64,
+    /// How often our own objects of each namespace were listed.
+    lists: BTreeMap<String, u64>,
     /// The objects that a client would have changed by an older version than it wrote last itself.
     behind: Vec<Key>,
     /// The resources that are not defined.
@@ -102,6 +104,7 @@ impl Default for ApiServer {
             clock: VirtualClock::default(),
             admission: None,
             asked: 0,
+            lists: BTreeMap::new(),
             behind: Vec::new(),
             undefined: BTreeSet::new(),
         };
@@ -164,6 +167,11 @@ impl ApiServer {
     #[must_use]
     pub(crate) fn writes_asked(&self) -> u64 {
         self.with(|state| state.asked)
+    }
+
+    /// How often our own objects of a namespace were listed.
+    pub(crate) fn lists(&self, namespace: &str) -> u64 {
+        self.with(|state| state.lists.get(namespace).copied().unwrap_or_default())
     }
 
     /// The objects of a resource that a client would have changed by an older version than it wrote

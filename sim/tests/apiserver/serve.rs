@@ -227,7 +227,13 @@ impl Served {
             );
         }
         match asked.method {
-            Method::GET if key.name.is_empty() => Ok(self.list(asked)),
+            Method::GET if key.name.is_empty() => {
+                if key.resource.starts_with("letterbox.dev/") {
+                    let namespace = key.namespace.clone();
+                    self.server.with(|state| *state.lists.entry(namespace).or_default() += 1);
+                }
+                Ok(self.list(asked))
+            }
             Method::GET => self.server.get(key).ok_or_else(|| not_found(key)),
             Method::POST => {
                 let name = text(body, "/metadata/name").unwrap_or_default();

@@ -466,7 +466,7 @@ impl Net for WorldNet {
     }
 }
 
-struct Pipe(tokio::io::DuplexStream);
+pub(crate) struct Pipe(pub(crate) tokio::io::DuplexStream);
 
 impl letterbox_env::Stream for Pipe {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
