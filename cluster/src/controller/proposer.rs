@@ -193,9 +193,8 @@ impl Proposer {
         let now = self.env.clock.wall_ms();
         let had_all = |id: &BrokerId| status.seen.get(id).and_then(|seen| seen.caught_up_ms);
         let is_in_step = |id: &&BrokerId| {
-            // A clock that was set back makes nobody recent.
-            let is_recent = |at: i64| (0..=IN_STEP_MS).contains(&now.saturating_sub(at));
-            **id == self.node || !unreachable.contains_key(id) && had_all(id).is_some_and(is_recent)
+            let is_in_step = had_all(id).is_some_and(|at| is_recent(now, at));
+            **id == self.node || !unreachable.contains_key(id) && is_in_step
         };
         let in_step = status.voters.keys().filter(is_in_step).copied().collect();
         Voters { all: status.voters.keys().copied().collect(), in_step }
@@ -226,5 +225,31 @@ impl Proposer {
             result = work => result,
             () = stopped => Err(QuorumError::OutcomeUnknown),
         }
+    }
+}
+
+/// Whether a voter that had all entries `at` then is in step. While a clock that was set back shows
+/// less than then, nobody is.
+fn is_recent(now: i64, at: i64) -> bool {
+    (0..=IN_STEP_MS).contains(&now.saturating_sub(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_voter_is_in_step_by_what_it_had_just_now_also_when_the_clock_is_set_back() {
+        let at = 3_600_000;
+        for (now, expected) in [
+            (at, true),
+            (at + IN_STEP_MS, true),
+            (at + IN_STEP_MS + 1, false),
+            (at - 1, false),
+            (0, false),
+        ] {
+            assert_eq!(is_recent(now, at), expected, "{now}");
+        }
+        assert!(!is_recent(i64::MIN, i64::MAX) && !is_recent(i64::MAX, i64::MIN));
     }
 }
