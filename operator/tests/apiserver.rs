@@ -655,6 +655,7 @@ async fn refuses_what_cannot_work(client: &Client) {
             "The name controller is taken",
         ),
         ("a", json!({"listeners": [{"name": "admin", "port": 9092}]}), "The name admin is taken"),
+        ("a", json!({"listeners": [{"name": "kafka", "port": 9092}]}), "The name kafka is taken"),
         ("a", json!({"listeners": [{"name": "a", "port": 9644}]}), "Port 9644 is taken"),
         (
             "a",

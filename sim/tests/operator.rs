@@ -25,7 +25,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use apiserver::faults::{Broken, Chances, Faults, How};
 use apiserver::kafka::Kafka;
 use apiserver::monitor::{Monitor, OPERATOR, Violation};
-use apiserver::world::{NEVER_SERVES, Pipe, World, WorldNet};
+use apiserver::world::{NEVER_SERVES, NOT_PULLED, Pipe, World, WorldNet};
 use apiserver::{ApiServer, Key};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -292,6 +292,84 @@ fn an_operator_that_is_killed_after_any_write_leaves_nothing_that_the_next_one_d
     seeds::for_each(6, "operator", test, |seed| {
         let killed = seed * 11 % writes;
         assert_eq!(lived(Some(killed)).0, undisturbed, "killed after {killed} writes");
+    });
+}
+
+#[test]
+fn a_broker_that_ends_while_its_definition_is_refused_starts_as_it_was() {
+    play(async |mut play: Play| {
+        make_cluster_of(&play, json!({"storage": {"size": "1Gi"}}));
+        let faults = Faults::none();
+        play.start(&faults, false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let pod = Key::new("/pods", "ns", "demo-broker-0-0");
+        // The uid of the pod, and the configuration that it has.
+        let config = |play: &Play| {
+            let pod = play.server().get(&pod)?;
+            let volumes = pod.pointer("/spec/volumes")?.as_array()?;
+            let map = volumes.iter().find_map(|it| it.pointer("/configMap/name")?.as_str())?;
+            let map = play.server().get(&Key::new("/configmaps", "ns", map))?;
+            Some((pod["metadata"]["uid"].clone(), map["data"].to_string()))
+        };
+        let maps = |play: &Play| play.server().all("/configmaps").len();
+        let (uid, before) = config(&play).unwrap();
+        let refused = Broken { resource: "apps/statefulsets", is_write: true, how: How::Refused };
+        faults.set_broken(&[refused]);
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+        play.until("its new ConfigMap is there", 30, |play| maps(play) == 2).await;
+        play.until("that is told", 30, |play| play.condition("Degraded")["status"] == "True").await;
+        play.server().remove("crash", &pod);
+        let is_other = |play: &Play| config(play).is_some_and(|now| now.0 != uid);
+        play.until("another pod runs", 30, is_other).await;
+        assert_eq!(config(&play).unwrap().1, before);
+        for _ in 0..30 {
+            play.tick().await;
+        }
+        assert!(!before.contains("num.partitions") && !play.is_settled(), "{}", play.told());
+        faults.set_broken(&[]);
+        play.until("it is as it should be", 60, Play::is_settled).await;
+        assert!(config(&play).unwrap().1.contains("num.partitions=3"));
+        play.until("the old ConfigMap is gone", 60, |play| maps(play) == 1).await;
+    });
+}
+
+#[test]
+fn another_repository_of_images_restarts_no_broker_of_a_version() {
+    play(async |mut play: Play| {
+        make_cluster_of(&play, json!({"version": "2", "storage": {"size": "1Gi"}}));
+        let release = |play: &mut Play, image: &str| {
+            play.operators.drain(..).for_each(|(_, task)| task.abort());
+            play.start_release(&Faults::none(), None, image);
+        };
+        release(&mut play, "here/letterbox:1");
+        play.until("it is ready", 120, Play::is_settled).await;
+        release(&mut play, "elsewhere/letterbox:3");
+        let set = Key::new("apps/statefulsets", "ns", "demo-broker-0");
+        let image = |play: &Play| {
+            let set = play.server().get(&set).unwrap();
+            set["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+        };
+        let is_defined = |play: &Play| image(play) == "elsewhere/letterbox:2";
+        play.until("the broker is defined with it", 60, is_defined).await;
+        play.is_at_rest().await;
+        assert_eq!((play.monitor.restarts, play.is_settled()), (0, true), "{}", play.told());
+        // One that does not run is started from there.
+        let pod = Key::new("/pods", "ns", "demo-broker-0-0");
+        play.server().remove("crash", &pod);
+        let asked = |play: &Play| {
+            let pod = play.server().get(&pod).unwrap_or_default();
+            pod["metadata"]["annotations"]["letterbox.dev/image"].clone()
+        };
+        play.until("it starts again", 60, |play| asked(play) == "elsewhere/letterbox:2").await;
+        play.until("it is ready", 60, Play::is_settled).await;
+        // And one that cannot be started from where it was to come.
+        release(&mut play, &format!("{NOT_PULLED}letterbox:3"));
+        play.until("it is defined with what is not there", 60, |play| !is_defined(play)).await;
+        play.server().remove("crash", &pod);
+        let fails = |play: &Play| play.condition("Ready")["reason"] == "BrokerFailing";
+        play.until("it cannot be pulled", 60, fails).await;
+        release(&mut play, "elsewhere/letterbox:3");
+        play.until("it is ready again", 60, Play::is_settled).await;
     });
 }
 
@@ -981,7 +1059,9 @@ async fn one_fault(play: &mut Play, broken: Broken, waits: &[&str], is_told: boo
     for job in waits {
         assert!(!is_done(play, job, &asked), "{broken:?}: {job} does not show it");
     }
-    let in_time = told_after.is_some_and(|second| second <= 25);
+    // A refusal is an answer; what hangs is given up after ten seconds.
+    let seconds = if matches!(broken.how, How::Refused) { 5 } else { 25 };
+    let in_time = told_after.is_some_and(|second| second <= seconds);
     // A broker is back before a list of events has hung for so long that it is told.
     let is_over = (broken.resource, broken.how) == ("/events", How::Hangs);
     let is_right = is_over || in_time == (is_told && blocks);
@@ -1246,6 +1326,7 @@ fn an_image_that_somebody_changes_again_and_again_is_restored_once_an_hour() {
             move |play: &Play| play.monitor.restarts == restarts && play.is_settled()
         };
         play.until("it is restored", 130, is_restored(1)).await;
+        assert_eq!(events_of(&play, "ImageChanged"), Vec::<String>::new(), "it was the first time");
         change("other:1");
         let is_told = |play: &Play| play.condition("Degraded")["reason"] == "ImageChanged";
         play.until("it is told", 130, is_told).await;
@@ -1904,6 +1985,9 @@ fn a_cluster_that_becomes_ready_makes_its_topics_with_few_requests_and_one_write
         })
         .await;
         make_cluster(&play);
+        // A tick is a second.
+        play.until("the cluster is ready", 120, Play::is_settled).await;
+        play.until("so is its first topic", 1, |play| topics_that_are(play, "Ready") > 0).await;
         play.until("all but one are ready", 120, |play| {
             topics_that_are(play, "Ready") == TOPICS as usize - 1
                 && topics_that_are(play, "InvalidConfig") == 1

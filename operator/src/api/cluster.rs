@@ -56,8 +56,9 @@ pub struct KafkaClusterSpec {
     pub replicas: i32,
 
     /// The version of Letterbox to run: a tag in the repository that the operator takes brokers
-    /// from (`broker.image.repository` of the Helm chart). Changing it restarts the brokers.
-    /// Absent: the operator's version when a broker of this cluster first became ready without one
+    /// from (`broker.image.repository` of the Helm chart). Changing it restarts the brokers; where
+    /// only that repository changes, each broker takes it up when it restarts anyway. Absent: the
+    /// operator's version when a broker of this cluster first became ready without one
     /// (`status.defaultImage`). It stays when the operator is upgraded, so that upgrading the
     /// operator never restarts a broker; set it to upgrade the brokers, and remove it again to go
     /// back.
@@ -176,10 +177,12 @@ pub enum DeletionPolicy {
     !has(self.brokers))").message(NODEPORT_ONLY_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
-    /// The listener's name: lower-case letters and digits, at most 11, beginning with a letter.
+    /// The listener's name: lower-case letters and digits, at most 11, beginning with a letter, and
+    /// none of `admin`, `controller` and `kafka`.
     #[schemars(length(min = 1, max = 11), regex(pattern = r"^[a-z][a-z0-9]*$"))]
     #[x_kube(validation = Rule::new("self != 'controller'").message(CONTROLLER_NAME_MESSAGE))]
     #[x_kube(validation = Rule::new("self != 'admin'").message(ADMIN_NAME_MESSAGE))]
+    #[x_kube(validation = Rule::new("self != 'kafka'").message(KAFKA_NAME_MESSAGE))]
     pub name: String,
 
     /// The port inside the Kubernetes cluster: 9092 or higher. 9644 is taken by health and metrics.
@@ -579,6 +582,8 @@ pub(crate) const CONTROLLER_NAME_MESSAGE: &str = "The name controller is taken b
     that brokers use among themselves; choose another one.";
 pub(crate) const ADMIN_NAME_MESSAGE: &str =
     "The name admin is taken by the port of health and metrics; choose another one.";
+pub(crate) const KAFKA_NAME_MESSAGE: &str = "The name kafka is taken: the Service of such a \
+    listener could have the name of another cluster's; choose another one.";
 pub(crate) const ADMIN_PORT_MESSAGE: &str =
     "Port 9644 is taken by health and metrics; choose another one.";
 pub(crate) const SIZE_MESSAGE: &str =

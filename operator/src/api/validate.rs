@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::cluster::{
     ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE,
-    DATA_VOLUME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, NAME_MESSAGE,
-    NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SEVERAL_NODES, SIZE_MESSAGE, SIZE_MIN,
-    TRIAL_MESSAGE, owned_keys_message,
+    DATA_VOLUME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, KAFKA_NAME_MESSAGE,
+    NAME_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SEVERAL_NODES,
+    SIZE_MESSAGE, SIZE_MIN, TRIAL_MESSAGE, owned_keys_message,
 };
 use super::topic::{DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE};
 use super::{
@@ -149,6 +149,7 @@ fn listeners(listeners: &[Listener], problems: &mut Problems) {
         );
         problems.unless(listener.name != "controller", &at("name"), CONTROLLER_NAME_MESSAGE);
         problems.unless(listener.name != "admin", &at("name"), ADMIN_NAME_MESSAGE);
+        problems.unless(listener.name != "kafka", &at("name"), KAFKA_NAME_MESSAGE);
         problems.unless(
             is_listener_name(&listener.name),
             &at("name"),
@@ -324,8 +325,12 @@ mod tests {
             json!({"listeners": [
                 {"name": "admin", "port": 9092},
                 {"name": "outside", "port": 9094, "type": "nodeport", "brokers": [{"broker": 1, "nodePort": 31000}]},
+                {"name": "kafka", "port": 9095, "type": "nodeport"},
             ]}),
-            &[&format!("spec.listeners[0].name: {ADMIN_NAME_MESSAGE}")],
+            &[
+                &format!("spec.listeners[0].name: {ADMIN_NAME_MESSAGE}"),
+                &format!("spec.listeners[2].name: {KAFKA_NAME_MESSAGE}"),
+            ],
         );
     }
 

@@ -747,7 +747,7 @@ mod tests {
                 let begins = second.leads(async {
                     for _ in 0..60 {
                         let (one, two) = (first.acts().await, second.acts().await);
-                        assert!(!(one && two) || !acted, "both act");
+                        assert!(!(one && two && acted), "both act");
                         assert!(one || two, "nobody acts");
                         tokio::time::sleep(Duration::from_secs(1)).await;
                     }

@@ -155,14 +155,19 @@ fn addresses(spec: &KafkaClusterSpec, facts: &BrokerFacts) -> Addresses {
 /// listeners, those count whose addresses are known. Nothing that the operator adds by itself is in
 /// it, so that upgrading the operator restarts nobody.
 pub(super) fn asked(spec: &KafkaClusterSpec, image: &str, facts: &BrokerFacts) -> String {
-    let mut texts = vec![format!("image={image}")];
+    // Where a version is to come from, the spec does not say.
+    let mut texts = match (&spec.image, &spec.version) {
+        (None, Some(version)) => vec![format!("version={version}")],
+        _ => vec![format!("image={image}")],
+    };
     texts.extend(spec.config.iter().map(|(key, value)| format!("config.{key}={value}")));
     for listener in &spec.listeners {
         if let Some(Some(address)) = facts.advertised.get(&listener.name) {
-            texts.push(format!(
-                "listener.{}={:?} {} {address}",
-                listener.name, listener.type_, listener.port
-            ));
+            let type_ = match listener.type_ {
+                ListenerType::Internal => "Internal",
+                ListenerType::Nodeport => "Nodeport",
+            };
+            texts.push(format!("listener.{}={type_} {} {address}", listener.name, listener.port));
         }
     }
     // Every broker has the first one.
@@ -338,6 +343,25 @@ mod tests {
         let (config, _) = build(&spec, 0, &larger, "v", None, "i:1");
         let log_dirs = "log.dirs=/data/kafka-log,/data-1/kafka-log\n";
         assert!(config.properties.contains(log_dirs), "{}", config.properties);
+    }
+
+    #[test]
+    fn what_was_asked_has_the_same_fingerprint_in_every_version_of_the_operator() {
+        let mut spec: KafkaClusterSpec = serde_yaml::from_str(
+            "{config: {num.partitions: 3}, resources: {requests: {cpu: 1, memory: 1Gi}, limits: \
+             {memory: 2Gi}}, listeners: [{name: plain, port: 9092}, {name: outside, port: 9094, \
+             type: nodeport}]}",
+        )
+        .unwrap();
+        let mut facts = facts();
+        let outside = Some(Address { host: Host::Node, port: 31_000 });
+        facts.advertised.insert("outside".to_owned(), outside);
+        facts.volumes.push(place("data-1"));
+        // Another one restarts every broker of every cluster as soon as the operator is upgraded.
+        assert_eq!(asked(&spec, "a/b:1", &facts), "5fbf3c09fb50e3c2dcc69e57e8a5fe89");
+        spec.version = Some("1".to_owned());
+        assert_eq!(asked(&spec, "a/b:1", &facts), "7b1866bfe686796a6891e8a3a0f2c498");
+        assert_eq!(asked(&spec, "elsewhere/b:1", &facts), asked(&spec, "a/b:1", &facts));
     }
 
     #[test]

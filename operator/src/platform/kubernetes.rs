@@ -38,8 +38,8 @@ use crate::api::{
 use crate::desired::compare::{differences, marked, taken_over};
 use crate::desired::objects::{
     self, ASKED_ANNOTATION, ASKED_CLASS_ANNOTATION, ASKED_SIZE_ANNOTATION, BROKER_LABEL,
-    CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, Kind, MADE_ANNOTATION, MANAGER,
-    ObjectKey, external_bootstrap_name, external_broker_name,
+    CLUSTER_ID_ANNOTATION, CLUSTER_LABEL, CONFIG_ANNOTATION, IMAGE_ANNOTATION, Kind,
+    MADE_ANNOTATION, MANAGER, ObjectKey, external_bootstrap_name, external_broker_name,
 };
 use crate::desired::{
     Address, Blueprint, BrokerFacts, CONTROLLER_PORT, Facts, Host, VolumePlace, advertised_in,
@@ -144,7 +144,8 @@ impl Kubernetes {
         let mut all = self.restored.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, known| known.at.elapsed() < RESTORE_PAUSE);
         let mut left = BTreeSet::new();
-        for pod in pods.iter().filter(|pod| has_other_image(pod)) {
+        let stays = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
+        for pod in pods.iter().filter(|pod| has_other_image(pod)).filter(stays) {
             let name = pod.name_any();
             let Some(known) = all.get_mut(&(namespace.to_owned(), name.clone())) else { continue };
             let since = known.does_not_serve.unwrap_or_else(Instant::now);
@@ -1329,7 +1330,8 @@ impl KubernetesLive {
         let is_current = has(ASKED_ANNOTATION, broker.map(|broker| broker.asked.as_str()))
             && (other.is_none() || is_image_left);
         let is_newest = is_current
-            && has(CONFIG_ANNOTATION, broker.map(|broker| broker.config.revision.as_str()));
+            && has(CONFIG_ANNOTATION, broker.map(|broker| broker.config.revision.as_str()))
+            && has(IMAGE_ANNOTATION, broker.map(|_| desired.image.as_str()));
         // A pod that is made now is made from the newest definition.
         let to_end = pod
             .filter(|pod| set.is_some_and(is_seen) && pod.metadata.deletion_timestamp.is_none())

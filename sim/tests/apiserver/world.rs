@@ -27,6 +27,8 @@ const SYNCS_IN: u64 = 3;
 
 /// An image with which no broker ever serves.
 pub(crate) const NEVER_SERVES: &str = "never-serves:1";
+/// The images that nobody can pull begin with this.
+pub(crate) const NOT_PULLED: &str = "gone/";
 
 /// The uids of the claims of a pod, by the names of its volumes.
 type Claims = BTreeMap<String, String>;
@@ -204,7 +206,13 @@ impl World {
         });
         // One that does not take its volumes waits for others.
         let opens = self.with(|inside| inside.opens.is_some());
-        let may_serve = text(pod, "/spec/containers/0/image") != Some(NEVER_SERVES);
+        let asked = text(pod, "/metadata/annotations/letterbox.dev~1image").unwrap_or_default();
+        let is_pulled = !asked.starts_with(NOT_PULLED);
+        let state = match is_pulled {
+            true => json!({"running": {}}),
+            false => json!({"waiting": {"reason": "ImagePullBackOff"}}),
+        };
+        let may_serve = is_pulled && text(pod, "/spec/containers/0/image") != Some(NEVER_SERVES);
         let is_ready =
             age > STARTS_IN && !opens && may_serve && self.start_broker(pod, &uid, &claims);
         let ready = if is_ready { "True" } else { "False" };
@@ -222,7 +230,7 @@ impl World {
                 ],
                 "containerStatuses": [{
                     "name": "kafka", "image": "letterbox:1", "imageID": "", "restartCount": 0,
-                    "ready": is_ready, "state": {"running": {}},
+                    "ready": is_ready, "state": state,
                 }],
             });
         });
