@@ -402,9 +402,10 @@ pub(super) async fn tell_not_understood<K: Ours>(
     scope: Option<&str>,
     mut found: mpsc::Receiver<NotUnderstood<K>>,
 ) {
-    // What each is, by namespace and name, when it was told; `None` where another operator acts.
-    let mut known: BTreeMap<(String, String), Option<(Option<String>, Option<i64>)>> =
-        BTreeMap::new();
+    /// The uid and generation of an object when it was told.
+    type Told = (Option<String>, Option<i64>);
+    // By namespace and name; `None` where another operator acts.
+    let mut known: BTreeMap<(String, String), Option<Told>> = BTreeMap::new();
     let mut changed = std::pin::pin!(context.owners.changed(kind, scope));
     loop {
         let found = tokio::select! {
