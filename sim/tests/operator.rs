@@ -163,6 +163,12 @@ impl Play {
         is("Ready", "True") && is("Progressing", "False") && is("Degraded", "False")
     }
 
+    /// Whether every broker has every record: only then does a cluster do without one.
+    fn is_in_sync(&self) -> bool {
+        let pods = self.server().all("/pods");
+        pods.iter().all(|(_, pod)| self.world.is_in_sync(pod))
+    }
+
     fn condition(&self, type_: &str) -> Value {
         let cluster = self.cluster();
         let all = cluster["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -812,6 +818,7 @@ fn a_set_that_was_made_again_with_what_nobody_can_change_is_made_again() {
         play(async |mut play: Play| {
             make_cluster(&play);
             play.until("it is ready", 120, Play::is_settled).await;
+            play.until("it is in sync", 120, Play::is_in_sync).await;
             let key = Key::new("apps/statefulsets", "ns", "demo-broker-1");
             let server = play.server().clone();
             let mut set = server.get(&key).unwrap();
@@ -2317,6 +2324,7 @@ fn the_monitor_sees_what_an_operator_must_not_do() {
     play(async |mut play: Play| {
         make_cluster(&play);
         play.until("it is ready", 120, Play::is_settled).await;
+        play.until("it is in sync", 120, Play::is_in_sync).await;
         let key = |resource: &str, name: &str| Key::new(resource, "ns", name);
         let server = play.server().clone();
         let pod = |id: u32| format!("demo-broker-{id}-0");
