@@ -227,11 +227,18 @@ pub(crate) fn knows(image: &str, since: [u64; 3]) -> bool {
 
 /// The version that the tag of an image is the number of.
 fn version_in(image: &str) -> Option<[u64; 3]> {
-    let (_, tag) = image.split('@').next()?.rsplit('/').next()?.split_once(':')?;
+    let tag = tag_of(image)?;
     let number = tag.strip_prefix('v').unwrap_or(tag).split(['-', '+']).next()?;
     let mut parts = number.split('.').map(|part| part.parse().ok());
     let version = [parts.next()??, parts.next()??, parts.next()??];
     parts.next().is_none().then_some(version)
+}
+
+/// The tag of an image reference; `None` when it has none.
+pub(crate) fn tag_of(image: &str) -> Option<&str> {
+    let name = image.split('@').next()?;
+    let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
+    Some(tag)
 }
 
 /// The image reference without tag and digest.
@@ -387,5 +394,12 @@ mod tests {
             repository_of("registry.example:5000/letterbox:1@sha256:0"),
             "registry.example:5000/letterbox"
         );
+    }
+
+    #[test]
+    fn the_version_is_the_tag() {
+        assert_eq!(tag_of("letterbox:0.1.0"), Some("0.1.0"));
+        assert_eq!(tag_of("registry.example:5000/a/letterbox:0.1.0@sha256:00"), Some("0.1.0"));
+        assert_eq!(tag_of("registry.example:5000/a/letterbox"), None);
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use letterbox_client::properties::{escape_key, escape_value};
 use letterbox_env::{Gather, join_address, split_address};
 
-use super::{BrokerConfig, BrokerFacts, knows};
+use super::{BrokerConfig, BrokerFacts, knows, tag_of};
 use crate::api::{KafkaClusterSpec, Listener, ListenerType, nanos_of};
 
 /// A host and a port that clients are told.
@@ -155,11 +155,12 @@ fn addresses(spec: &KafkaClusterSpec, facts: &BrokerFacts) -> Addresses {
 /// listeners, those count whose addresses are known. Nothing that the operator adds by itself is in
 /// it, so that upgrading the operator restarts nobody.
 pub(super) fn asked(spec: &KafkaClusterSpec, image: &str, facts: &BrokerFacts) -> String {
-    // Where a version is to come from, the spec does not say.
-    let mut texts = match (&spec.image, &spec.version) {
-        (None, Some(version)) => vec![format!("version={version}")],
-        _ => vec![format!("image={image}")],
-    };
+    // Where a version comes from, the spec does not say.
+    let version = tag_of(image).filter(|_| spec.image.is_none());
+    let mut texts = vec![match version {
+        Some(version) => format!("version={version}"),
+        None => format!("image={image}"),
+    }];
     texts.extend(spec.config.iter().map(|(key, value)| format!("config.{key}={value}")));
     for listener in &spec.listeners {
         if let Some(Some(address)) = facts.advertised.get(&listener.name) {
@@ -358,10 +359,13 @@ mod tests {
         facts.advertised.insert("outside".to_owned(), outside);
         facts.volumes.push(place("data-1"));
         // Another one restarts every broker of every cluster as soon as the operator is upgraded.
-        assert_eq!(asked(&spec, "a/b:1", &facts), "5fbf3c09fb50e3c2dcc69e57e8a5fe89");
+        let fingerprint = "7b1866bfe686796a6891e8a3a0f2c498";
+        assert_eq!(asked(&spec, "a/b:1", &facts), fingerprint);
         spec.version = Some("1".to_owned());
-        assert_eq!(asked(&spec, "a/b:1", &facts), "7b1866bfe686796a6891e8a3a0f2c498");
-        assert_eq!(asked(&spec, "elsewhere/b:1", &facts), asked(&spec, "a/b:1", &facts));
+        assert_eq!(asked(&spec, "a/b:1", &facts), fingerprint);
+        assert_eq!(asked(&spec, "elsewhere/b:1", &facts), fingerprint);
+        (spec.version, spec.image) = (None, Some("a/b:1".to_owned()));
+        assert_eq!(asked(&spec, "a/b:1", &facts), "5fbf3c09fb50e3c2dcc69e57e8a5fe89");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::api::{
     DEGRADED, KafkaCluster, KafkaClusterStatus, ListenerStatus, PAUSED, PROGRESSING, WaitProgress,
     is_paused,
 };
-use crate::desired::{Blueprint, objects};
+use crate::desired::{Blueprint, objects, tag_of};
 use crate::observe::{Observed, Part, Run};
 use crate::plan::{Plan, Step, Wait};
 
@@ -246,13 +246,6 @@ fn listeners(desired: &Blueprint, observed: &Observed) -> Vec<ListenerStatus> {
     listeners.collect()
 }
 
-/// The tag of an image reference; `None` when it has none.
-fn tag_of(image: &str) -> Option<&str> {
-    let name = image.split('@').next()?;
-    let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
-    Some(tag)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,12 +271,5 @@ mod tests {
         assert_eq!(told[0].progress, None);
         assert!(told[1].message.contains("data-c-broker-7-0 and 992 more have this"));
         assert!(told[2].message.ends_with("é…") && told[2].message.chars().count() == 2_001);
-    }
-
-    #[test]
-    fn the_version_is_the_tag() {
-        assert_eq!(tag_of("letterbox:0.1.0"), Some("0.1.0"));
-        assert_eq!(tag_of("registry.example:5000/a/letterbox:0.1.0@sha256:00"), Some("0.1.0"));
-        assert_eq!(tag_of("registry.example:5000/a/letterbox"), None);
     }
 }
