@@ -190,7 +190,10 @@ pub async fn reconcile_topic(
     let changes = |step: &TopicStep| {
         matches!(
             step,
-            TopicStep::Create(_) | TopicStep::CreatePartitions { .. } | TopicStep::AlterConfig(_)
+            TopicStep::Create(_)
+                | TopicStep::CreatePartitions { .. }
+                | TopicStep::ChangeReplicas { .. }
+                | TopicStep::AlterConfig(_)
         )
     };
     if done.iter().any(changes) {
@@ -263,6 +266,9 @@ async fn act(
         TopicStep::Create(new) => return create(admin, step, new).await,
         TopicStep::CreatePartitions { to, .. } => {
             admin.create_partitions(&name, *to).await.map_err(tell)
+        }
+        TopicStep::ChangeReplicas { to, .. } => {
+            admin.change_replicas(&name, *to).await.map_err(tell)
         }
         TopicStep::AlterConfig(changes) => {
             admin.alter_topic_config(&name, changes).await.map_err(tell)

@@ -1786,6 +1786,27 @@ fn a_cluster_is_asked_about_topics_while_a_broker_of_it_serves() {
 }
 
 #[test]
+fn topics_wait_while_so_many_brokers_miss_records_that_a_topic_may_be_lost() {
+    let lost = || json!({"id": 0, "dataLoss": "a loss"});
+    let accepted = || json!({"id": 0, "losses": [{"name": "a loss", "accepted": true}]});
+    let well = || json!({"id": 0});
+    for (nodes, expected) in [
+        (vec![well()], ClusterState::Ready),
+        (vec![lost()], ClusterState::NotReady),
+        (vec![accepted()], ClusterState::NotReady),
+        (vec![well(), lost(), well()], ClusterState::Ready),
+        (vec![well(), accepted(), lost()], ClusterState::NotReady),
+        (vec![lost(), well(), lost(), well(), well()], ClusterState::Ready),
+        (vec![lost(), well(), lost(), well(), accepted()], ClusterState::NotReady),
+    ] {
+        let mut cluster = cluster(json!({}));
+        let status = json!({"readyReplicas": 1, "clusterId": "id", "nodes": nodes});
+        cluster.status = Some(serde_json::from_value(status).unwrap());
+        assert_eq!(ClusterState::of(Some(&cluster), &now()), expected, "{nodes:?}");
+    }
+}
+
+#[test]
 fn an_unknown_address_is_waited_for_by_name_and_only_by_its_listener() {
     let model = Model::default();
     model.with(|state| state.addresses_pending = true);
@@ -1881,7 +1902,7 @@ fn a_paused_topic_is_left_alone_and_what_is_there_is_told() {
         assert_eq!(world.ready(), (status.into(), reason.into()));
     };
     // It was there before the object, and nobody has compared them.
-    let theirs = Topic { id: "theirs".into(), partitions: 1, replicas: 1, config: BTreeMap::new() };
+    let theirs = Topic { id: "theirs".into(), partitions: 1, replicas: 1, ..Topic::default() };
     world.admin.with(|state| state.topics.insert("orders".into(), theirs));
     pause(&world, true);
     tells(&world, "False", "Paused");
@@ -2256,6 +2277,60 @@ fn partitions_grow_and_a_shrink_is_refused_by_type() {
     });
     world.pass().unwrap();
     assert_eq!(world.ready(), ("False".into(), "Paused".into()));
+}
+
+#[test]
+fn another_number_of_replicas_is_waited_for_and_how_far_it_is_is_told() {
+    let world = World::new(json!({"partitions": 4, "replicas": 1}));
+    world.pass().unwrap();
+    assert_eq!(world.ready(), ("True".into(), "Ready".into()));
+    let set = |replicas: Option<i32>| world.home.with(|topic| topic.spec.replicas = replicas);
+    let live = |moving: i32| {
+        world.admin.with(|state| {
+            let topic = state.topics.get_mut("orders").unwrap();
+            topic.moving = moving;
+            topic.replicas
+        })
+    };
+    let told = || {
+        world.home.with(|topic| {
+            let waits = topic.status.clone().unwrap().waits;
+            let done = waits.iter().map(|it| it.progress.as_ref().map(|it| (it.done, it.total)));
+            (waits.iter().map(|it| it.reason.clone()).collect::<Vec<_>>(), done.collect::<Vec<_>>())
+        })
+    };
+    let moving = |done: i64| (vec!["ReplicasMoving".to_owned()], vec![Some((done, 4))]);
+    set(Some(3));
+    let begun = world.pass().unwrap();
+    assert_eq!(begun.done, [TopicStep::ChangeReplicas { from: 1, to: 3 }]);
+    assert_eq!(told(), moving(0));
+    assert_eq!(live(1), 3);
+    assert_eq!(world.pass().unwrap().done, []);
+    assert_eq!((told(), world.ready()), (moving(3), ("False".into(), "ReplicasMoving".into())));
+    live(0);
+    world.pass().unwrap();
+    assert_eq!((told(), world.ready()), ((vec![], vec![]), ("True".into(), "Ready".into())));
+    // Not all of them: a move was given up by hand.
+    world.admin.with(|state| state.topics.get_mut("orders").unwrap().fewer = 2);
+    assert_eq!(world.pass().unwrap().done, [TopicStep::ChangeReplicas { from: 3, to: 3 }]);
+    live(0);
+    // While the object is paused nothing is begun, and nobody is told that it was.
+    set(Some(2));
+    let pause = |paused: bool| {
+        let annotations = BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), paused.to_string())]);
+        world.home.with(|topic| topic.metadata.annotations = Some(annotations));
+    };
+    pause(true);
+    assert_eq!(world.pass().unwrap().done, []);
+    assert_eq!(world.ready(), ("False".into(), "Paused".into()));
+    pause(false);
+    world.pass().unwrap();
+    assert_eq!(live(0), 2);
+    // Who says nothing about it leaves it as it is.
+    world.admin.with(|state| state.topics.get_mut("orders").unwrap().fewer = 1);
+    set(None);
+    assert_eq!(world.pass().unwrap().done, []);
+    assert_eq!(world.ready(), ("True".into(), "Ready".into()));
 }
 
 #[test]

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use letterbox_client::{
     AlterOp, BrokerError, Client, ClientOptions, ConfigResource, ConfigSource, Error, ErrorCode,
+    TopicPartition,
 };
 use letterbox_env::{BoxFuture, Env, Gather};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::replicas::{Replicas, placed};
 use super::{AdminError, KafkaAdmin, NewTopic, Topic};
 
 /// A cluster behind its bootstrap address. Connects when first asked and again after a fault.
@@ -44,6 +46,39 @@ struct Asked {
     on_way: u32,
     /// When the last one that was never answered was given up.
     given_up: Option<Instant>,
+}
+
+/// So many partitions of a topic are begun to be moved with one request.
+const MOVES_MAX: usize = 1000;
+
+/// The replicas that the partitions of `topic` have, or are to have where they move; and how many
+/// move. A move ends as soon as all that is to stay is in sync, so that nobody is asked about a topic
+/// whose replicas all are.
+async fn targets(
+    client: &Client,
+    topic: &letterbox_client::Topic,
+) -> Result<(BTreeMap<i32, Replicas>, usize), Error> {
+    let is_behind = |it: &letterbox_client::Partition| it.isr.len() < it.replicas.len();
+    let behind = topic.partitions.values().filter(|it| is_behind(it));
+    let behind = behind.map(|it| TopicPartition::new(topic.name.clone(), it.index));
+    let behind: Vec<TopicPartition> = behind.collect();
+    let mut moving = match behind.is_empty() {
+        true => BTreeMap::new(),
+        false => client.partition_reassignments(Some(&behind)).await?,
+    };
+    let count = moving.len();
+    let replicas = topic.partitions.values().map(|it| {
+        let moves = moving.remove(&TopicPartition::new(topic.name.clone(), it.index));
+        let all = match moves {
+            Some(moves) => {
+                let stays = |id: &i32| !moves.removing.contains(id);
+                moves.replicas.iter().copied().filter(stays).collect()
+            }
+            None => it.replicas.clone(),
+        };
+        (it.index, Replicas { all, in_sync: it.isr.clone() })
+    });
+    Ok((replicas.gather(), count))
 }
 
 /// How long a request that was never answered may still be carried out: the broker gives one up
@@ -273,15 +308,16 @@ impl KafkaAdmin for ClientAdmin {
             let own = entries
                 .into_iter()
                 .filter(|entry| entry.source == ConfigSource::DYNAMIC_TOPIC_CONFIG);
+            let (replicas, moving) = targets(client, topic).await?;
+            let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+            let most = replicas.values().map(|it| it.all.len()).max().unwrap_or(0);
+            let fewer = replicas.values().filter(|it| it.all.len() < most).count();
             Ok(Some(Topic {
                 id: letterbox_client::encode_uuid(topic.id),
-                partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
-                replicas: topic
-                    .partitions
-                    .values()
-                    .map(|p| i32::try_from(p.replicas.len()).unwrap_or(i32::MAX))
-                    .max()
-                    .unwrap_or(0),
+                partitions: count(topic.partitions.len()),
+                replicas: count(most),
+                fewer: count(fewer),
+                moving: count(moving),
                 config: own.filter_map(|entry| Some((entry.name, entry.value?))).gather(),
             }))
         }))
@@ -316,6 +352,30 @@ impl KafkaAdmin for ClientAdmin {
                 .create_partitions(&BTreeMap::from([(name.to_owned(), (total, None))]))
                 .await?;
             one(outcomes.remove(name))
+        }))
+    }
+
+    fn change_replicas<'a>(
+        &'a self,
+        name: &'a str,
+        replicas: i32,
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
+        Box::pin(self.call(&self.changes, async move |client: &Client| {
+            let metadata = client.metadata(Some(&[name.to_owned()])).await?;
+            let Some(topic) = metadata.topics.get(name) else { return Ok(()) };
+            let (known, _) = targets(client, topic).await?;
+            let racks = metadata.brokers.iter().map(|(id, broker)| (*id, broker.rack.clone()));
+            let wanted = usize::try_from(replicas).unwrap_or(1).max(1);
+            let Some(moves) = placed(&known, &racks.gather(), wanted) else {
+                let (code, serve) = (ErrorCode::InvalidReplicationFactor, metadata.brokers.len());
+                let message = format!("{serve} brokers serve now, and {wanted} are needed");
+                return Err(BrokerError { code, message: Some(message) }.into());
+            };
+            let moves = moves.into_iter().take(MOVES_MAX).map(|(partition, replicas)| {
+                (TopicPartition::new(name.to_owned(), partition), Some(replicas))
+            });
+            let outcomes = client.alter_partition_reassignments(&moves.gather(), true).await?;
+            Ok(outcomes.into_values().collect::<Result<(), BrokerError>>()?)
         }))
     }
 

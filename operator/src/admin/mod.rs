@@ -4,6 +4,7 @@
 mod client;
 mod identity;
 mod lifecycle;
+mod replicas;
 
 use std::collections::BTreeMap;
 
@@ -44,6 +45,14 @@ pub trait KafkaAdmin: Send + Sync {
         total: i32,
     ) -> BoxFuture<'a, Result<(), AdminError>>;
 
+    /// Has each partition kept by `replicas` brokers: begins to move those that neither are nor are
+    /// to be, some at a time. Safe to repeat.
+    fn change_replicas<'a>(
+        &'a self,
+        name: &'a str,
+        replicas: i32,
+    ) -> BoxFuture<'a, Result<(), AdminError>>;
+
     /// Sets each key to its value, or back to the cluster's default where it is `None`.
     fn alter_topic_config<'a>(
         &'a self,
@@ -75,8 +84,12 @@ pub struct Topic {
     pub id: String,
     /// How many partitions it has.
     pub partitions: i32,
-    /// Replicas of each partition.
+    /// The most replicas that a partition has, or is to have where it moves.
     pub replicas: i32,
+    /// How many partitions have fewer, or are to have.
+    pub fewer: i32,
+    /// How many partitions move.
+    pub moving: i32,
     /// What was set on the topic itself.
     pub config: BTreeMap<String, String>,
 }

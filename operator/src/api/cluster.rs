@@ -435,13 +435,14 @@ impl KafkaClusterSpec {
 }
 
 impl KafkaClusterStatus {
-    /// Whether brokers miss records, or are to go on without some: a topic that is not there may
-    /// be one that is lost.
+    /// Whether a majority of the brokers misses records, or is to go on without some: a topic that is
+    /// not there may be one that is lost. What fewer lose, the others know.
     #[must_use]
     pub fn misses_records(&self) -> bool {
-        let misses =
-            |node: &NodeStatus| node.data_loss.is_some() || node.accepted_losses().next().is_some();
-        self.nodes.iter().any(misses)
+        let misses = |node: &&NodeStatus| {
+            node.data_loss.is_some() || node.accepted_losses().next().is_some()
+        };
+        self.nodes.iter().filter(misses).count() > self.nodes.len() / 2
     }
 }
 

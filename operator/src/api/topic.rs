@@ -55,7 +55,8 @@ pub struct KafkaTopicSpec {
     #[schemars(range(min = 1, max = 100_000))]
     pub partitions: Option<i32>,
 
-    /// How many brokers keep each partition: no more than the cluster has. Absent: what the
+    /// How many brokers keep each partition: no more than the cluster has. Another number is copied
+    /// to, or taken from, some of them. Absent: what the
     /// cluster's `default.replication.factor` says when the topic is made, and left alone
     /// afterwards; that is 3 where a cluster has several brokers.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -41,6 +41,6 @@ pub struct WaitProgress {
     /// So much there is to do altogether.
     pub total: i64,
 
-    /// What is counted: `brokers` or `logs`.
+    /// What is counted: `brokers`, `logs` or `partitions`.
     pub unit: String,
 }

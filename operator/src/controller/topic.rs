@@ -694,6 +694,7 @@ fn event_reason(step: &TopicStep) -> Option<&'static str> {
         Step::AddFinalizer | Step::RemoveFinalizer | Step::RecordConfigKeys(_) => None,
         Step::Create(_) => Some("TopicCreated"),
         Step::CreatePartitions { .. } => Some("PartitionsAdded"),
+        Step::ChangeReplicas { .. } => Some("ReplicasChanged"),
         Step::AlterConfig(_) => Some("ConfigChanged"),
         Step::Delete { .. } => Some("TopicDeleted"),
     }

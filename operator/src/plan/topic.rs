@@ -147,6 +147,13 @@ pub enum TopicStep {
         /// How many there should be.
         to: i32,
     },
+    /// Have each partition kept by more or fewer brokers.
+    ChangeReplicas {
+        /// How many there are at most.
+        from: i32,
+        /// How many there should be.
+        to: i32,
+    },
     /// Change its configuration; `None` goes back to the cluster's default.
     AlterConfig(BTreeMap<String, Option<String>>),
     /// Delete the topic with this id, and its records.
@@ -172,6 +179,13 @@ pub enum TopicWait {
         needed: i32,
         /// So many there are.
         there: i32,
+    },
+    /// Partitions whose replicas move.
+    Moving {
+        /// So many are where they are to be.
+        done: i32,
+        /// So many there are.
+        total: i32,
     },
     /// Another object speaks for the topic.
     OtherOwner(String),
@@ -200,13 +214,6 @@ pub enum Refusal {
         /// How many the cluster is to have.
         brokers: i32,
         /// How many replicas were asked for.
-        requested: i32,
-    },
-    /// The number of replicas cannot be changed.
-    ReplicasChange {
-        /// How many there are.
-        current: i32,
-        /// How many were asked for.
         requested: i32,
     },
     /// The topic that this object made is gone, and another one has its name: it is not deleted.
@@ -249,12 +256,18 @@ fn plan_pause(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         return TopicPlan { wait: plan.wait.or(missing), ..TopicPlan::default() };
     }
     let is_change = |step: &&TopicStep| {
-        matches!(step, TopicStep::CreatePartitions { .. } | TopicStep::AlterConfig(_))
+        matches!(
+            step,
+            TopicStep::CreatePartitions { .. }
+                | TopicStep::ChangeReplicas { .. }
+                | TopicStep::AlterConfig(_)
+        )
     };
     let changes: Vec<String> =
         plan.steps.iter().filter(is_change).map(ToString::to_string).collect();
     let differs = (!changes.is_empty()).then_some(TopicWait::NotChanged(changes));
-    let wait = plan.wait.or(missing).or(differs);
+    let begins = |wait: &TopicWait| matches!(wait, TopicWait::Moving { .. }) && differs.is_some();
+    let wait = plan.wait.filter(|wait| !begins(wait)).or(missing).or(differs);
     TopicPlan { wait, refusals: plan.refusals, ..TopicPlan::default() }
 }
 
@@ -375,17 +388,9 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         plan.steps.push(TopicStep::RecordConfigKeys(recorded.union(&wanted).cloned().gather()));
     }
     let Some(live) = &facts.topic else {
-        if let Some(BrokerCount { wanted, there, default }) = facts.brokers {
-            let needed = spec.replicas.unwrap_or(default);
-            if needed > wanted {
-                let refusal = Refusal::TooFewBrokers { brokers: wanted, requested: needed };
-                plan.refusals.push(refusal);
-                return plan;
-            }
-            if needed > there {
-                plan.wait = Some(TopicWait::Brokers { needed, there });
-                return plan;
-            }
+        plan_brokers(topic, facts, &mut plan);
+        if plan.wait.is_some() || !plan.refusals.is_empty() {
+            return plan;
         }
         plan.steps.push(TopicStep::Create(NewTopic {
             name: topic.kafka_name(),
@@ -405,9 +410,7 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
         }
         _ => {}
     }
-    if let Some(requested) = spec.replicas.filter(|requested| *requested != live.replicas) {
-        plan.refusals.push(Refusal::ReplicasChange { current: live.replicas, requested });
-    }
+    plan_replicas(topic, facts, live, &mut plan);
     let set = spec.config.iter().filter(|(key, value)| live.config.get(*key) != Some(value));
     let unset = recorded.difference(&wanted).filter(|key| live.config.contains_key(*key));
     let changes: BTreeMap<String, Option<String>> = set
@@ -421,6 +424,35 @@ fn plan_existence(topic: &KafkaTopic, facts: &TopicFacts) -> TopicPlan {
     plan
 }
 
+/// Whether there are, or will be, as many brokers as each partition is to have replicas.
+fn plan_brokers(topic: &KafkaTopic, facts: &TopicFacts, plan: &mut TopicPlan) {
+    let Some(BrokerCount { wanted, there, default }) = facts.brokers else { return };
+    let needed = topic.spec.replicas.unwrap_or(default);
+    if needed > wanted {
+        plan.refusals.push(Refusal::TooFewBrokers { brokers: wanted, requested: needed });
+    } else if needed > there {
+        plan.wait = Some(TopicWait::Brokers { needed, there });
+    }
+}
+
+/// Has each partition kept by as many brokers as the spec says, and tells which of them move.
+fn plan_replicas(topic: &KafkaTopic, facts: &TopicFacts, live: &Topic, plan: &mut TopicPlan) {
+    let to = topic.spec.replicas.unwrap_or(live.replicas);
+    let differs = topic.spec.replicas.is_some() && (to != live.replicas || live.fewer > 0);
+    if differs {
+        plan_brokers(topic, facts, plan);
+        if plan.wait.is_some() || !plan.refusals.is_empty() {
+            return;
+        }
+        plan.steps.push(TopicStep::ChangeReplicas { from: live.replicas, to });
+    }
+    if differs || live.moving > 0 {
+        // What this step begins moves from the next look on.
+        let done = if differs { 0 } else { live.partitions.saturating_sub(live.moving) };
+        plan.wait = Some(TopicWait::Moving { done, total: live.partitions });
+    }
+}
+
 /// After they were unset, keys that left the spec need not be known any more.
 fn forget(recorded: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Option<TopicStep> {
     (!recorded.is_subset(wanted)).then(|| TopicStep::RecordConfigKeys(wanted.clone()))
@@ -431,9 +463,7 @@ impl Refusal {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::PartitionsShrink { .. }
-            | Self::ReplicasChange { .. }
-            | Self::TooFewBrokers { .. } => "NotSupported",
+            Self::PartitionsShrink { .. } | Self::TooFewBrokers { .. } => "NotSupported",
             Self::NotOurTopic { .. } => "ResourceConflict",
         }
     }
@@ -452,11 +482,6 @@ impl std::fmt::Display for Refusal {
                 f,
                 "TooFewBrokers: each partition is to have {requested} replicas, and the cluster \
                  has {brokers} brokers; set spec.replicas to {brokers} or less"
-            ),
-            Self::ReplicasChange { current, requested } => write!(
-                f,
-                "ReplicasChange: the topic keeps {current} replicas of each partition and this \
-                 version cannot change that to {requested}; set spec.replicas to {current}"
             ),
             Self::NotOurTopic { ours, theirs } => {
                 write!(
@@ -489,6 +514,7 @@ impl TopicWait {
             Self::Cluster(_) => "WaitingForCluster",
             Self::BeingMade => "BeingMade",
             Self::Brokers { .. } => "WaitingForBrokers",
+            Self::Moving { .. } => "ReplicasMoving",
             Self::OtherOwner(_) => "ResourceConflict",
             Self::Deleting(_) | Self::NotDeleted(_) => "Deleting",
             Self::NotMade | Self::NotChanged(_) => "Paused",
@@ -540,6 +566,11 @@ impl std::fmt::Display for TopicWait {
                 f,
                 "waiting for {needed} brokers, one for each replica; {there} have started so far"
             ),
+            Self::Moving { done, total } => write!(
+                f,
+                "replicas are copied to other brokers, or taken from them: {done} of {total} \
+                 partitions are done"
+            ),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
             Self::Deleting(held_by) => being_deleted(f, held_by),
             Self::NotMade => f.write_str(
@@ -571,6 +602,9 @@ impl std::fmt::Display for TopicStep {
             }
             Self::Create(_) => f.write_str("create the topic"),
             Self::CreatePartitions { from, to } => write!(f, "grow from {from} to {to} partitions"),
+            Self::ChangeReplicas { from, to } => {
+                write!(f, "change the replicas of each partition from {from} to {to}")
+            }
             Self::AlterConfig(changes) => {
                 let said: Vec<String> = changes
                     .iter()

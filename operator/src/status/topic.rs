@@ -9,7 +9,8 @@ use super::waits::{Waiting, waits};
 use super::{Conditions, Fault, Told, nothing_changes, paused};
 use crate::admin::Topic;
 use crate::api::{
-    DEGRADED, KafkaTopic, KafkaTopicStatus, PAUSED, PROGRESSING, READY, find_condition, is_paused,
+    DEGRADED, KafkaTopic, KafkaTopicStatus, PAUSED, PROGRESSING, READY, WaitProgress,
+    find_condition, is_paused,
 };
 use crate::plan::{ClusterState, TopicPlan, TopicStep, TopicWait};
 
@@ -59,7 +60,15 @@ fn waiting(topic: &KafkaTopic, plan: &TopicPlan, fault: Option<&Fault>) -> Vec<W
             TopicWait::OtherOwner(other) => format!("KafkaTopic {other}"),
             _ => own(),
         };
-        Waiting::new(wait.reason(), subject, wait)
+        let progress = match wait {
+            TopicWait::Moving { done, total } => Some(WaitProgress {
+                done: (*done).into(),
+                total: (*total).into(),
+                unit: "partitions".to_owned(),
+            }),
+            _ => None,
+        };
+        Waiting { progress, ..Waiting::new(wait.reason(), subject, wait) }
     });
     refusals.chain(wait).collect()
 }

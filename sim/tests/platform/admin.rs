@@ -42,6 +42,8 @@ impl AdminState {
             id: format!("id-{}", self.made),
             partitions: new.partitions.unwrap_or(1),
             replicas: new.replicas.unwrap_or(1),
+            fewer: 0,
+            moving: 0,
             config: new.config.clone(),
         };
         self.topics.insert(new.name.clone(), topic);
@@ -114,6 +116,16 @@ impl KafkaAdmin for ModelAdmin {
         total: i32,
     ) -> BoxFuture<'a, Result<(), AdminError>> {
         self.change(name, |topic| topic.partitions = total)
+    }
+
+    fn change_replicas<'a>(
+        &'a self,
+        name: &'a str,
+        replicas: i32,
+    ) -> BoxFuture<'a, Result<(), AdminError>> {
+        self.change(name, |topic| {
+            (topic.replicas, topic.fewer, topic.moving) = (replicas, 0, topic.partitions);
+        })
     }
 
     fn alter_topic_config<'a>(
