@@ -304,6 +304,8 @@ impl Loop<'_> {
                 progress.moved(now, bytes as u64, whole as u64);
                 progress.until()
             }
+            // A whole frame need not go on.
+            None if whole > 0 && self.incoming.has_whole(whole) => now + self.idle,
             None => self.progress.insert(Progress::begin(now)).until(),
         }
     }

@@ -96,9 +96,10 @@ impl InFlight {
     }
 
     pub(super) fn len(&self) -> usize {
-        if !self.may_have.load(Ordering::Relaxed) {
-            return 0;
-        }
+        if self.may_have.load(Ordering::Relaxed) { self.count() } else { 0 }
+    }
+
+    fn count(&self) -> usize {
         let mut inner = self.begun.lock();
         let len = inner.requests.len();
         if len == 0 {

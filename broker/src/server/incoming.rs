@@ -98,9 +98,14 @@ impl Incoming {
         stream.read_buf(&mut (&mut self.large).limit(left)).await
     }
 
+    /// Whether all of the frame at the front is there, which is `len` bytes long without its size.
+    pub(super) fn has_whole(&self, len: usize) -> bool {
+        self.bytes().len() >= len.saturating_add(SIZE)
+    }
+
     /// The frame at the front without its size, which is `len` bytes long, when all of it is there.
     pub(super) fn take(&mut self, len: usize) -> Option<BytesMut> {
-        if self.bytes().len() < len.saturating_add(SIZE) {
+        if !self.has_whole(len) {
             return None;
         }
         if self.large.is_empty() {
