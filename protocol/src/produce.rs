@@ -362,6 +362,13 @@ pub struct ProducePartitionAnswer {
     pub log_append_time_ms: i64,
     /// −1 when unknown; from version 5 on.
     pub log_start_offset: i64,
+    /// More about what was not stored. In a box: nearly all is stored.
+    pub refusal: Option<Box<ProduceRefusal>>,
+}
+
+/// What is told of a batch that was not stored, beside its error.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProduceRefusal {
     /// Which records of the batch were refused, and why; from version 8 on.
     pub record_errors: Vec<(i32, Option<String>)>,
     /// Why the batch was refused; from version 8 on.
@@ -452,19 +459,21 @@ fn put_partition(
     if version >= 5 {
         out.int64(partition.log_start_offset);
     }
+    let refusal = partition.refusal.as_deref();
     if version >= 8 {
-        out.count(flexible, Some(partition.record_errors.len()));
-        for (index, message) in &partition.record_errors {
+        let errors = refusal.map_or(&[][..], |refusal| &refusal.record_errors);
+        out.count(flexible, Some(errors.len()));
+        for (index, message) in errors {
             out.int32(*index);
             out.nullable_string(flexible, message.as_deref());
             if flexible {
                 out.no_tags();
             }
         }
-        out.nullable_string(flexible, partition.error_message.as_deref());
+        out.nullable_string(flexible, refusal.and_then(|refusal| refusal.error_message.as_deref()));
     }
     if flexible {
-        let leader = partition.current_leader.filter(|_| version >= 10);
+        let leader = refusal.and_then(|refusal| refusal.current_leader).filter(|_| version >= 10);
         out.varint(leader.is_some().into());
         if let Some(leader) = leader {
             put_leader(out, 0, leader);

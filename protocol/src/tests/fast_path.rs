@@ -11,7 +11,7 @@ use super::make::{Maker, Rng};
 use crate::fetch::{EpochEndOffset, FetchAnswer, FetchPartitionAnswer, FetchTopicAnswer, Part};
 use crate::produce::{
     LeaderIdAndEpoch, NodeEndpoint, OwnedTopicKey, ProduceAnswer, ProducePartitionAnswer,
-    ProduceTopicAnswer, ProduceView, TopicKey, encode_produce_response,
+    ProduceRefusal, ProduceTopicAnswer, ProduceView, TopicKey, encode_produce_response,
 };
 use crate::schema;
 use crate::schema_table::REQUESTS;
@@ -159,11 +159,15 @@ fn produce_answer<'a>(rng: &mut Rng, version: i16, names: &'a Names) -> ProduceA
                 base_offset: rng.next() as i64,
                 log_append_time_ms: rng.next() as i64,
                 log_start_offset: rng.next() as i64,
-                record_errors: (0..rng.below(3))
-                    .map(|at| (at as i32, rng.chance(50).then(|| rng.text())))
-                    .collect(),
-                error_message: rng.chance(50).then(|| rng.text()),
-                current_leader: leader(rng),
+                refusal: rng.chance(70).then(|| {
+                    let errors = 0..rng.below(3);
+                    let error = |at| (at as i32, rng.chance(50).then(|| rng.text()));
+                    Box::new(ProduceRefusal {
+                        record_errors: errors.map(error).collect(),
+                        error_message: rng.chance(50).then(|| rng.text()),
+                        current_leader: leader(rng),
+                    })
+                }),
             })
             .collect(),
     });
@@ -177,6 +181,7 @@ fn produce_answer<'a>(rng: &mut Rng, version: i16, names: &'a Names) -> ProduceA
 
 fn codec_produce(answer: &ProduceAnswer<'_>, version: i16) -> m::ProduceResponse {
     let partition = |a: &ProducePartitionAnswer| {
+        let refusal = a.refusal.as_deref().cloned().unwrap_or_default();
         let mut out = p::PartitionProduceResponse::default()
             .with_index(a.index)
             .with_error_code(a.error_code)
@@ -191,10 +196,10 @@ fn codec_produce(answer: &ProduceAnswer<'_>, version: i16) -> m::ProduceResponse
                     .with_batch_index(*index)
                     .with_batch_index_error_message(message.as_deref().map(text))
             };
-            out.record_errors = a.record_errors.iter().map(error).collect();
-            out.error_message = a.error_message.as_deref().map(text);
+            out.record_errors = refusal.record_errors.iter().map(error).collect();
+            out.error_message = refusal.error_message.as_deref().map(text);
         }
-        if let Some(leader) = a.current_leader.filter(|_| version >= 10) {
+        if let Some(leader) = refusal.current_leader.filter(|_| version >= 10) {
             out.current_leader = p::LeaderIdAndEpoch::default()
                 .with_leader_id(leader.leader_id.into())
                 .with_leader_epoch(leader.leader_epoch);

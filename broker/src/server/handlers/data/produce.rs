@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 use letterbox_protocol::batch::{BatchHeader, Compression};
 use letterbox_protocol::model::{LeaderEpoch, Offset};
 use letterbox_protocol::produce::{
-    OwnedTopicKey, ProduceAnswer, ProducePartitionAnswer, ProduceTopicAnswer, ProduceView,
-    encode_produce_response,
+    OwnedTopicKey, ProduceAnswer, ProducePartitionAnswer, ProduceRefusal, ProduceTopicAnswer,
+    ProduceView, encode_produce_response,
 };
 use letterbox_protocol::{ErrorCode, WireError};
 use letterbox_storage::{COPIED_BELOW, Effort};
@@ -470,9 +470,7 @@ fn success(index: i32, appended: &Appended) -> ProducePartitionAnswer {
         base_offset: appended.base_offset,
         log_append_time_ms: appended.log_append_time,
         log_start_offset: appended.log_start_offset,
-        record_errors: Vec::new(),
-        error_message: None,
-        current_leader: None,
+        refusal: None,
     }
 }
 
@@ -494,15 +492,19 @@ impl Failure {
     }
 
     fn answer(self, index: i32) -> ProducePartitionAnswer {
+        let is_told = self.message.is_some() || !self.records.is_empty();
+        let refusal = is_told.then_some(ProduceRefusal {
+            record_errors: self.records,
+            error_message: self.message,
+            current_leader: None,
+        });
         ProducePartitionAnswer {
             index,
             error_code: self.error as i16,
             base_offset: -1,
             log_append_time_ms: -1,
             log_start_offset: self.log_start_offset,
-            record_errors: self.records,
-            error_message: self.message,
-            current_leader: None,
+            refusal: refusal.map(Box::new),
         }
     }
 }
