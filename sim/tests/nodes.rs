@@ -26,7 +26,9 @@ use letterbox_sim::rng::Rng;
 use letterbox_sim::seeds;
 use tokio::time::{Instant, sleep, timeout};
 
-use common::{Clients, DATA, NODES, PATIENCE, ask, connect, name, node, observer, show_log};
+use common::{
+    Clients, DATA, NODES, PATIENCE, ask, connect, name, node, node_with, observer, show_log,
+};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const REQUEST_TIMED_OUT: i16 = 7;
@@ -273,6 +275,33 @@ fn a_leader_that_stops_is_succeeded_at_once() {
         cluster.restart(leader);
         cluster.run_for(Duration::from_secs(3));
     }
+}
+
+/// Nobody of the others hears the active controller for five seconds, as where CPU lacks: another
+/// one follows unless `controller.quorum.fetch.timeout.ms` lets them wait for longer.
+#[test]
+fn voters_wait_for_an_active_controller_as_long_as_they_are_set_to() {
+    let waits = |more: &str| {
+        show_log();
+        let mut cluster = Cluster::new(8);
+        (1..).zip(NODES).for_each(|(id, name)| cluster.host(name, node_with(id, more)));
+        NODES.into_iter().for_each(|name| make_topic(&mut cluster, name, name));
+        let before = quorum(&mut cluster, "before");
+        let led = NODES[usize::try_from(before.leader_id.0).unwrap() - 1];
+        let others = || NODES.into_iter().filter(|name| *name != led);
+        others().for_each(|name| cluster.cut(led, name));
+        cluster.run_for(Duration::from_secs(5));
+        others().for_each(|name| cluster.mend(led, name));
+        cluster.run_for(Duration::from_secs(3));
+        let after = quorum(&mut cluster, "after");
+        // And goes on.
+        make_topic(&mut cluster, led, "after");
+        (after.leader_id, after.leader_epoch) == (before.leader_id, before.leader_epoch)
+    };
+    let one_replica = "offsets.topic.replication.factor=1";
+    assert!(!waits(one_replica), "nobody follows a controller that is gone");
+    let patient = format!("{one_replica}\ncontroller.quorum.fetch.timeout.ms=15000");
+    assert!(waits(&patient), "another node leads, although the others were to wait for 7.5 s");
 }
 
 /// The node that leads is cut off: what was passed on to it is answered when another leads.

@@ -68,7 +68,9 @@ type Shared = Rc<RefCell<Seen>>;
 
 const QUICK: QuorumTiming = QuorumTiming {
     heartbeat: Duration::from_millis(100),
-    election_timeout: Duration::from_millis(500),
+    lease: Duration::from_secs(1),
+    fetch_timeout: Duration::from_secs(2),
+    election_timeout: Duration::from_secs(1),
     session: Duration::from_secs(600),
 };
 

@@ -35,7 +35,9 @@ const DATA: &str = "/data";
 const SESSION: Duration = Duration::from_secs(600);
 const TIMING: QuorumTiming = QuorumTiming {
     heartbeat: Duration::from_millis(100),
-    election_timeout: Duration::from_millis(500),
+    lease: Duration::from_secs(1),
+    fetch_timeout: Duration::from_secs(2),
+    election_timeout: Duration::from_secs(1),
     session: SESSION,
 };
 

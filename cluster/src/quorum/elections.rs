@@ -34,12 +34,6 @@ pub(super) struct Would {
     last: Option<NodeLogId>,
 }
 
-/// For so long after it has heard of a leader, openraft votes for nobody
-/// (`election_timeout_max`).
-pub(super) fn lease(timing: &QuorumTiming) -> Duration {
-    timing.election_timeout.saturating_mul(2)
-}
-
 /// Has this node ask for votes in time.
 pub(super) struct Elections {
     pub(super) raft: Raft,
@@ -97,10 +91,10 @@ impl Elections {
 
     /// How long nothing has to be heard of a leader, or of an election.
     fn silence(&self, vote: &Vote, drawn: f64) -> Duration {
-        let timeout = self.timing.election_timeout;
+        let (patience, votes_within) = (self.timing.patience(), self.timing.votes_within());
         match vote.committed {
-            true => lease(&self.timing) + timeout.mul_f64(drawn),
-            false => timeout + timeout.saturating_mul(2).mul_f64(drawn),
+            true => patience + patience.mul_f64(drawn / 2.0),
+            false => votes_within + votes_within.mul_f64(drawn * 2.0),
         }
     }
 
@@ -132,7 +126,7 @@ impl Elections {
             }
             true
         };
-        tokio::time::timeout(self.timing.election_timeout, counted).await.unwrap_or(false)
+        tokio::time::timeout(self.timing.votes_within(), counted).await.unwrap_or(false)
     }
 }
 
@@ -147,9 +141,9 @@ pub(super) async fn would(
     let state = raft.with_raft_state(|state| (*state.vote_ref(), state.vote_last_modified()));
     let (vote, heard) = state.await.map_err(io::Error::other)?;
     // An election is under way for as long as its votes are waited for.
-    let held_for = if vote.committed { lease(timing) } else { timing.election_timeout };
+    let held_for = if vote.committed { timing.patience() } else { timing.votes_within() };
     let is_held = heard.is_some_and(|heard| heard + held_for >= Instant::now());
     let is_leader = vote.committed && vote.leader_id.voted_for == Some(identity.node_id);
-    let is_led = is_held || (is_leader && identity.is_followed(lease(timing)));
+    let is_led = is_held || (is_leader && identity.is_followed(timing.patience()));
     Ok(!is_led && question.last >= identity.log.last())
 }

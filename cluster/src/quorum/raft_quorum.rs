@@ -79,13 +79,21 @@ pub struct QuorumConfig {
     pub timing: QuorumTiming,
 }
 
-/// Times of heartbeats and elections. A slow flush holds up votes and heartbeats, so the election
-/// timeout must be well above the slowest flush of the disk.
+/// Times of heartbeats and elections. A slow flush holds up votes and heartbeats, so both timeouts
+/// must be well above the slowest flush of the disk.
+///
+/// `heartbeat < votes_within() < patience()` and `lease <= patience()`, in each node; `heartbeat`
+/// and `lease` are those of the release, so that nodes with other timeouts work together: a voter
+/// whose patience were shorter than the lease of a leader would elect another one beside it.
 #[derive(Clone, Copy, Debug)]
 pub struct QuorumTiming {
     /// Between two heartbeats of the leader; also the deadline of one replication request.
     pub heartbeat: Duration,
-    /// A follower that heard of no leader for twice as long, and up to three times, asks for votes.
+    /// For so long after a majority has answered it, a leader counts on being the leader.
+    pub lease: Duration,
+    /// `controller.quorum.fetch.timeout.ms`: who hears of no leader asks for votes before that.
+    pub fetch_timeout: Duration,
+    /// `controller.quorum.election.timeout.ms`: a typical time between two tries to be elected.
     pub election_timeout: Duration,
     /// A node that others have taken for no member for so long ends (`broker.session.timeout.ms`).
     pub session: Duration,
@@ -95,11 +103,26 @@ impl Default for QuorumTiming {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(250),
-            // With the leader's lease, which is twice as long, there is a new leader within about a
-            // second and a half.
-            election_timeout: Duration::from_millis(500),
+            lease: Duration::from_secs(1),
+            // There is a new leader within about a second and a half.
+            fetch_timeout: Duration::from_secs(2),
+            election_timeout: Duration::from_secs(1),
             session: Duration::from_secs(9),
         }
+    }
+}
+
+impl QuorumTiming {
+    /// For so long after it has heard of a leader, a voter votes for nobody. It asks for votes
+    /// itself after that and half of it more, at the latest, which leaves a quarter of the fetch
+    /// timeout for the vote.
+    pub(super) fn patience(&self) -> Duration {
+        self.fetch_timeout / 2
+    }
+
+    /// For so long votes are waited for.
+    pub(super) fn votes_within(&self) -> Duration {
+        self.election_timeout / 2
     }
 }
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::MetadataQuorum as _;
 use super::ask::Ears;
 use super::door::Door;
-use super::elections::{Elections, lease};
+use super::elections::Elections;
 use super::founding::{self, Cluster, ids};
 use super::identity::Identity;
 use super::log_store::LogStore;
@@ -93,7 +93,7 @@ impl Seat {
         }
         let own = config.voters.get(&config.node_id).or(config.reached_at.as_ref()).cloned();
         let reached_at = own.filter(|_| config.listener.is_some());
-        let says = (reached_at, config.joins, lease(&config.timing));
+        let says = (reached_at, config.joins, config.timing.lease);
         let (who, configured) = ((node_id, incarnation), voters(&config));
         let identity = Identity::new(&env, who, configured, says, known, store.clone());
         let identity = Arc::new(identity);
@@ -309,8 +309,10 @@ fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, OpenError> {
     openraft::Config {
         cluster_name: "letterbox".to_owned(),
         heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: millis(timing.election_timeout),
-        election_timeout_max: millis(lease(timing)),
+        // Votes are waited for so long,
+        election_timeout_min: millis(timing.votes_within()),
+        // and for so long who has heard of a leader votes for nobody.
+        election_timeout_max: millis(timing.patience()),
         // Among several voters, `Elections` says when.
         enable_elect: config.listener.is_none(),
         install_snapshot_timeout: 10_000,

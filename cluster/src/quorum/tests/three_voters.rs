@@ -25,7 +25,9 @@ pub(super) fn config(dir: &Path, id: i32, ports: &BTreeMap<i32, u16>) -> QuorumC
         must_exist: false,
         timing: QuorumTiming {
             heartbeat: Duration::from_millis(100),
-            election_timeout: Duration::from_millis(400),
+            lease: Duration::from_millis(800),
+            fetch_timeout: Duration::from_millis(1600),
+            election_timeout: Duration::from_millis(800),
             ..QuorumTiming::default()
         },
     }
