@@ -227,7 +227,12 @@ impl LogDir {
     /// Whether it takes no appends of clients for want of space.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.space.is_short_for(Origin::Client)
+        self.is_short_for(Origin::Client)
+    }
+
+    /// Whether it takes no appends of `origin` for want of space.
+    pub(super) fn is_short_for(&self, origin: Origin) -> bool {
+        self.space.is_short_for(origin)
     }
 
     /// Whether it takes no appends of `origin` for want of space, or has not taken them within
@@ -237,7 +242,7 @@ impl LogDir {
         let mut until = lock(&self.space.full_until);
         let [of_clients, of_coordinators] = &mut *until;
         let until = if origin == Origin::Coordinator { of_coordinators } else { of_clients };
-        if self.space.is_short_for(origin) {
+        if self.is_short_for(origin) {
             *until = Some(now + FULL_FOR);
         }
         until.is_some_and(|until| now < until)
@@ -400,7 +405,7 @@ impl LogDir {
                 reason: reason.clone(),
             });
         }
-        if self.space.is_short_for(origin) {
+        if self.is_short_for(origin) {
             self.say_space();
             return Err(AppendError::LogDirFull { dir: self.path.clone() });
         }

@@ -709,6 +709,12 @@ impl Log {
         self.dir.is_full_for(self.writer())
     }
 
+    /// Whether it takes nothing of what another broker leads for want of space.
+    #[must_use]
+    pub fn takes_no_copies(&self) -> bool {
+        self.dir.is_short_for(self.writer())
+    }
+
     /// Checks a batch of `origin` for [`Log::append_valid`], as long as that takes no more than
     /// `effort`.
     ///

@@ -30,6 +30,7 @@ pub(crate) struct Position {
     pub(crate) at: Offset,
     pub(crate) last_epoch: LeaderEpoch,
     pub(crate) counts: Offset,
+    pub(crate) is_full: bool,
 }
 
 /// What happens to a fetcher.
@@ -236,7 +237,7 @@ mod tests {
     const TOPIC: TopicId = TopicId::from_u128(1);
 
     fn position(at: Offset) -> Position {
-        Position { epoch: 0, at, last_epoch: 0, counts: at }
+        Position { epoch: 0, at, last_epoch: 0, counts: at, is_full: false }
     }
 
     fn tell(script: &str) {

@@ -10,6 +10,8 @@
 //!   never the own high watermark (KIP-101, KIP-279, KIP-320; by way of the fetch itself, KIP-595).
 //! - The high watermark and the log start are the leader's, within the own log.
 //! - What is reported to count is on stable storage, unless the topic opts out.
+//! - No records are asked for while there is no space for them. The leader is asked all the same:
+//!   by its log start it may say what is to be deleted.
 //!
 //! Sources: the KIPs named above; Apache Kafka's AbstractFetcherThread for what they leave open.
 
@@ -31,6 +33,8 @@ pub(crate) trait OwnLog {
     fn latest_epoch(&self) -> Option<LeaderEpoch>;
     /// Whether records are missing within it, which whoever leads may have.
     fn lacks_records(&self) -> bool;
+    /// Whether it takes none of a leader's records for want of space.
+    fn is_full(&self) -> bool;
     /// The largest epoch up to `epoch` that has a record, and where it ends.
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
 }
@@ -72,13 +76,14 @@ pub(crate) enum FollowerEvent {
 /// What is to be done, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FollowerEffect {
-    /// Ask the leader for what follows `at`.
+    /// Ask the leader for what follows `at`; without the records, where the log `is_full`.
     Fetch {
         leader: BrokerId,
         epoch: LeaderEpoch,
         at: Offset,
         last_epoch: LeaderEpoch,
         counts: Offset,
+        is_full: bool,
     },
     /// Tell the leader up to where the log counts.
     Report { leader: BrokerId, epoch: LeaderEpoch, counts: Offset, last_epoch: LeaderEpoch },
@@ -109,6 +114,7 @@ enum Doing {
     Nothing,
     Fetching {
         at: Offset,
+        is_full: bool,
     },
     /// The log is being changed; the high watermark and log start to take over then.
     Changing {
@@ -135,6 +141,8 @@ pub(crate) struct FollowerState {
     doing: Doing,
     /// What was reported last.
     reported: Offset,
+    /// When it looks next whether a full log has space again.
+    looks_ms: u64,
 }
 
 impl FollowerState {
@@ -147,11 +155,20 @@ impl FollowerState {
         backoff_ms: u64,
         (is_changing, may_have_more): (bool, bool),
         log: &impl OwnLog,
+        now_ms: u64,
     ) -> (Self, Vec<FollowerEffect>) {
         let doing = if is_changing { Doing::Changing { taken: None } } else { Doing::Nothing };
-        let (wait_ms, reported) = (FIRST_WAIT_MS, 0);
-        let mut this = Self { leader, epoch, backoff_ms, may_have_more, wait_ms, doing, reported };
-        let effects = if is_changing { Vec::new() } else { this.fetch(log) };
+        let mut this = Self {
+            leader,
+            epoch,
+            backoff_ms,
+            may_have_more,
+            wait_ms: FIRST_WAIT_MS,
+            doing,
+            reported: 0,
+            looks_ms: 0,
+        };
+        let effects = if is_changing { Vec::new() } else { this.fetch(log, now_ms) };
         (this, effects)
     }
 
@@ -180,7 +197,7 @@ impl FollowerState {
         match (event, self.doing) {
             (
                 FollowerEvent::Answered { epoch, at, answer, has_records },
-                Doing::Fetching { at: asked },
+                Doing::Fetching { at: asked, .. },
             ) if epoch == self.epoch && at == asked => {
                 // An append from before this epoch may have ended since. What it wrote is compared
                 // with the leader's log by the next fetch.
@@ -189,20 +206,24 @@ impl FollowerState {
                 } else if at == log.end() {
                     self.answered(answer, has_records, log, now_ms)
                 } else {
-                    self.fetch(log)
+                    self.fetch(log, now_ms)
                 }
             }
             (FollowerEvent::Done, Doing::Changing { taken }) => {
                 self.wait_ms = FIRST_WAIT_MS;
                 let mut effects = self.take(taken, log);
-                effects.extend(self.fetch(log));
+                effects.extend(self.fetch(log, now_ms));
                 effects
             }
             (FollowerEvent::Failed, Doing::Changing { .. }) => self.wait(now_ms),
             (FollowerEvent::Synced, Doing::Fetching { .. }) => self.report(log),
             (FollowerEvent::Tick, Doing::Waiting { until_ms }) if until_ms <= now_ms => {
-                self.fetch(log)
+                self.fetch(log, now_ms)
             }
+            (FollowerEvent::Tick, Doing::Fetching { is_full: true, .. }) => match log.is_full() {
+                true => self.look_again(now_ms).into_iter().collect(),
+                false => self.fetch(log, now_ms),
+            },
             _ => Vec::new(),
         }
     }
@@ -242,7 +263,7 @@ impl FollowerState {
                 }
                 self.wait_ms = FIRST_WAIT_MS;
                 let mut effects = self.take(taken, log);
-                effects.extend(self.fetch(log));
+                effects.extend(self.fetch(log, now_ms));
                 effects
             }
             Answer::Diverging { epoch, end } => {
@@ -330,7 +351,16 @@ impl FollowerState {
         }
     }
 
-    fn fetch(&mut self, log: &impl OwnLog) -> Vec<FollowerEffect> {
+    /// Nobody tells it that there is space again.
+    fn look_again(&mut self, now_ms: u64) -> Option<FollowerEffect> {
+        if now_ms < self.looks_ms {
+            return None;
+        }
+        self.looks_ms = now_ms.saturating_add(self.backoff_ms.max(1));
+        Some(FollowerEffect::WaitUntil(self.looks_ms))
+    }
+
+    fn fetch(&mut self, log: &impl OwnLog, now_ms: u64) -> Vec<FollowerEffect> {
         let Some(leader) = self.leader else {
             self.doing = Doing::Nothing;
             return Vec::new();
@@ -340,10 +370,12 @@ impl FollowerState {
             true => (0, -1, 0),
             false => (log.end(), log.latest_epoch().unwrap_or(-1), log.counts()),
         };
-        let epoch = self.epoch;
+        let (epoch, is_full) = (self.epoch, log.is_full());
         self.reported = counts;
-        self.doing = Doing::Fetching { at };
-        vec![FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts: self.reported }]
+        self.doing = Doing::Fetching { at, is_full };
+        let fetch = FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts, is_full };
+        let look = if is_full { self.look_again(now_ms) } else { None };
+        [fetch].into_iter().chain(look).collect()
     }
 }
 
@@ -372,10 +404,11 @@ impl fmt::Display for Answer {
 impl fmt::Display for FollowerEffect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fetch { leader, epoch, at, last_epoch, counts } => write!(
+            Self::Fetch { leader, epoch, at, last_epoch, counts, is_full } => write!(
                 f,
                 "fetch from broker {leader} in epoch {epoch}: at {at} after epoch {last_epoch}, \
-                 counts {counts}"
+                 counts {counts}{}",
+                if *is_full { ", no records" } else { "" }
             ),
             Self::Report { leader, epoch, counts, last_epoch } => write!(
                 f,
@@ -410,6 +443,7 @@ mod tests {
                 "log" => {
                     log = line.number("is");
                     log.high_watermark = line.number("hw");
+                    log.is_full = line.find("full").is_some();
                     return Vec::new();
                 }
                 "follow" => {
@@ -421,6 +455,7 @@ mod tests {
                         1_000,
                         (is_changing, line.find("may-have-more").is_some()),
                         &log,
+                        now_ms,
                     );
                     follower = Some(begun);
                     return told(effects, &mut log, &mut change);
@@ -828,6 +863,42 @@ mod tests {
             # The metadata goes on.
             > follow leader=3 epoch=4
               fetch from broker 3 in epoch 4: at 4 after epoch 0, counts 4
+            ",
+        );
+    }
+
+    #[test]
+    fn no_records_are_asked_for_while_there_is_no_space_for_them() {
+        tell(
+            "
+            > log is=0:4 hw=2
+            > follow leader=1 epoch=3
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
+            > answered epoch=3 at=4 records=3:2 hw=4
+              append in epoch 3
+            > log is=0:4 hw=2 full=yes
+            > failed now=5000
+              wait until 5025
+            > tick now=5025
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4, no records
+              wait until 6025
+            # What the leader tells beside records is taken, and makes no second look.
+            > answered epoch=3 at=4 hw=6 start=3 now=5500
+              high watermark 4
+              log start 3
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4, no records
+            > tick now=6025
+              wait until 7025
+            > tick now=6500
+            > log is=0:4 hw=4
+            > tick now=7025
+              fetch from broker 1 in epoch 3: at 4 after epoch 0, counts 4
+            > tick now=9000
+            # Full from the start on.
+            > log is=0:4 hw=4 full=yes
+            > follow leader=3 epoch=4 now=9500
+              fetch from broker 3 in epoch 4: at 4 after epoch 0, counts 4, no records
+              wait until 10500
             ",
         );
     }

@@ -256,7 +256,7 @@ mod tests {
     const KEY: Key = (TopicId::from_u128(1), 0);
 
     fn from(at: Offset) -> Position {
-        Position { epoch: 0, at, last_epoch: 0, counts: at }
+        Position { epoch: 0, at, last_epoch: 0, counts: at, is_full: false }
     }
 
     #[test]

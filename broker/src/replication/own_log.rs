@@ -31,6 +31,10 @@ impl OwnLog for Log {
         Log::lacks_records(self)
     }
 
+    fn is_full(&self) -> bool {
+        self.takes_no_copies()
+    }
+
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.end_offset_for_epoch(epoch)
     }

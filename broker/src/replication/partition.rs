@@ -628,8 +628,9 @@ impl Partition {
     fn carry_out_following(&self, effect: &FollowerEffect, log: Option<&Arc<Log>>) {
         let (key, outbox) = (self.key(), &self.shared.outbox);
         match *effect {
-            FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts } => {
-                outbox.fetch(key, leader, Position { epoch, at, last_epoch, counts });
+            FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts, is_full } => {
+                let from = Position { epoch, at, last_epoch, counts, is_full };
+                outbox.fetch(key, leader, from);
             }
             FollowerEffect::Report { leader, epoch, counts, last_epoch } => {
                 outbox.report(key, leader, Report { epoch, counts, last_epoch });

@@ -525,7 +525,8 @@ impl Replica {
             let leader = leader.filter(|_| !leads);
             let backoff_ms = self.times.backoff_ms;
             let how = (is_changing, self.assigned.may_have_more.contains(&self.me));
-            let (follower, asks) = FollowerState::begin(leader, epoch, backoff_ms, how, log);
+            let (follower, asks) =
+                FollowerState::begin(leader, epoch, backoff_ms, how, log, now_ms);
             effects.extend(of_follower(asks));
             self.role = Role::Follower(follower);
         }

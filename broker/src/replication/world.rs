@@ -42,6 +42,8 @@ pub(super) struct ModelLog {
     counts_page_cache: bool,
     /// Records are missing within it.
     pub(super) lacks_records: bool,
+    /// It takes no records for want of space.
+    pub(super) is_full: bool,
 }
 
 fn at(offset: Offset) -> usize {
@@ -107,6 +109,9 @@ impl OwnLog for ModelLog {
     }
     fn lacks_records(&self) -> bool {
         self.lacks_records
+    }
+    fn is_full(&self) -> bool {
+        self.is_full
     }
 
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
@@ -482,7 +487,7 @@ impl World {
             let broker = &mut self.brokers[of];
             self.trace.push(format!("    broker {}: {effect}", broker.id));
             match effect {
-                FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts } => {
+                FollowerEffect::Fetch { leader, epoch, at, last_epoch, counts, .. } => {
                     let fetch = FollowerFetch {
                         replica: broker.id,
                         broker_epoch: broker.epoch,
@@ -617,6 +622,7 @@ impl World {
             1_000,
             (is_changing, false),
             &broker.log,
+            now_ms,
         );
         broker.role = Role::Follower(follower);
         broker.unanswered.clear();

@@ -260,7 +260,8 @@ impl Fetching {
     fn request(&self, session: &FetchSession) -> m::FetchRequest {
         let config = &self.shared.config;
         let number = |key| i32::try_from(config.number(key)).unwrap_or(i32::MAX);
-        let partition_max_bytes = number("replica.fetch.max.bytes");
+        // None at all says that there is no space for them.
+        let partition_max_bytes = number("replica.fetch.max.bytes").max(1);
         let mut topics: Vec<(TopicId, Vec<FetchPartition>)> = Vec::new();
         for ((topic, index), position) in &session.asks {
             let hosted = self.shared.replicas.hosted(&(*topic, *index));
@@ -272,7 +273,7 @@ impl Fetching {
                 .with_fetch_offset(position.at)
                 .with_last_fetched_epoch(position.last_epoch)
                 .with_log_start_offset(start)
-                .with_partition_max_bytes(partition_max_bytes);
+                .with_partition_max_bytes(if position.is_full { 0 } else { partition_max_bytes });
             let standing = Standing { counts, high_watermark };
             replica::put_standing(&mut asked.unknown_tagged_fields, standing);
             match topics.last_mut().filter(|(last, _)| last == topic) {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
 use letterbox_protocol::batch::BatchBuilder;
+use letterbox_protocol::model::BrokerId;
 use letterbox_protocol::{ErrorCode, Response, apis};
 
 use super::Broker;
 use super::gate::{
     commit, describe_topics, fetch, fetch_offsets, group, offsets_of, produce, text, topic,
 };
-use crate::metadata::features::{FEATURE, Levels};
+use crate::metadata::Stamp;
+use crate::metadata::features::{FEATURE, Levels, Release};
 use crate::security::AllowAll;
 
 const NONE: i16 = 0;
@@ -528,6 +530,79 @@ async fn only_the_registered_broker_speaks_as_a_replica() {
     assert!(next > id);
     assert_eq!(go_on(id, 1).await, (0, not_found, 0));
     assert_eq!(go_on(0, -1).await, (0, NONE, 1), "without a session");
+}
+
+/// Broker 2 is registered, and does nothing by itself: its epoch and what proves that it asks.
+async fn second_broker(broker: &Broker) -> (i64, [u8; 16]) {
+    use crate::metadata::decide::RegisterBroker;
+    use crate::metadata::decide::liveness::Heartbeat;
+    let (services, id) = (broker.node.services(), BrokerId(2));
+    let registration = RegisterBroker {
+        id,
+        directories: [(uuid::Uuid::from_u128(2), Stamp::default())].into(),
+        absent: Default::default(),
+        endpoints: Vec::new(),
+        rack: None,
+        clean_start: true,
+        flushes_on_ack: true,
+        found: None,
+        min_insync_replicas: 1,
+        session_ms: 600_000,
+        replaces: None,
+        release: Release::own(),
+    };
+    let done = services.controller.run(registration).await.unwrap();
+    let (epoch, wants_fence, wants_stop) = (done.outcome.unwrap(), false, false);
+    let applied_index = services.replicas.image().applied_index.max(done.index);
+    let behind = Vec::new();
+    let heartbeat = Heartbeat { id, epoch, applied_index, wants_fence, wants_stop, behind };
+    let mut images = services.quorum.subscribe();
+    while services.controller.heartbeat(heartbeat.clone()).await.unwrap().is_fenced {
+        images.changed().await.unwrap();
+    }
+    let image = services.quorum.image();
+    (epoch, *image.brokers[&id].secret.unwrap().as_bytes())
+}
+
+#[tokio::test]
+async fn a_follower_without_space_is_sent_no_records_and_the_rest() {
+    use crate::metadata::decide::{CreateTopics, NewTopic, TopicPlacement};
+    use letterbox_protocol::replica;
+    use m::fetch_request::ReplicaState;
+    let (broker, any) = with_records(0).await;
+    let (epoch, secret) = second_broker(&broker).await;
+    let services = broker.node.services();
+    let placement = TopicPlacement {
+        num_partitions: -1,
+        replication_factor: -1,
+        assignments: vec![(0, vec![BrokerId(1), BrokerId(2)])],
+    };
+    let topics = vec![NewTopic { name: "r".into(), placement, configs: Default::default() }];
+    let create = CreateTopics {
+        topics,
+        validate_only: false,
+        default_partitions: 1,
+        default_replication_factor: 1,
+    };
+    let done = services.controller.run(create).await.unwrap();
+    assert!(services.shown.reaches(done.index, std::time::Duration::from_secs(30)).await);
+    let answer = answer!(broker, any, 9, produce(&["r"]).with_acks(1), Produce);
+    assert_eq!(answer.responses[0].partition_responses[0].error_code, NONE);
+    let id = services.replicas.image().topic("r").unwrap().id;
+    for (bytes, expected) in [(0, false), (1, true)] {
+        let state = ReplicaState::default().with_replica_id(m::BrokerId(2));
+        let mut request = fetch(&["r"]).with_replica_state(state.with_replica_epoch(epoch));
+        request.topics[0].topic_id = id;
+        let asked = &mut request.topics[0].partitions[0];
+        asked.current_leader_epoch = 0;
+        asked.partition_max_bytes = bytes;
+        replica::put_secret(&mut request.unknown_tagged_fields, &secret);
+        let answer = answer!(broker, any, 17, request, Fetch);
+        let told = &answer.responses[0].partitions[0];
+        let has_records = told.records.as_ref().is_some_and(|records| !records.is_empty());
+        assert_eq!((told.error_code, told.high_watermark), (NONE, 0));
+        assert_eq!(has_records, expected, "of {bytes} bytes");
+    }
 }
 
 /// As Apache Kafka answers on one broker.

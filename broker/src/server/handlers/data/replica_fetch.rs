@@ -302,14 +302,19 @@ struct Asked {
     found: Result<Weak<Partition>, FetchedPartition>,
     /// The high watermark that the follower knows; the log start is in `what`.
     known: Offset,
-    /// Of its end, and of its high watermark.
-    tickets: Option<(Ticket, Ticket)>,
+    /// Of its end, where records are wanted, and of its high watermark.
+    tickets: Option<(Option<Ticket>, Ticket)>,
 }
 
 impl Asked {
     /// The partition that is to be read.
     fn partition(&self) -> Option<Arc<Partition>> {
         self.found.as_ref().ok().and_then(Weak::upgrade)
+    }
+
+    /// A follower without space asks for none.
+    fn wants_records(&self) -> bool {
+        self.what.partition_max_bytes > 0
     }
 
     /// Has `marks` told when there is news.
@@ -321,14 +326,13 @@ impl Asked {
         // Of a high watermark past its own end it learns with the records.
         let news = if known < at { known.saturating_add(1) } else { past_end };
         let who = || Waiter::Session(marks.clone(), key);
-        let tickets =
-            (partition.ends.register(past_end, who()), partition.waiters.register(news, who()));
-        self.tickets = Some(tickets);
+        let end = self.wants_records().then(|| partition.ends.register(past_end, who()));
+        self.tickets = Some((end, partition.waiters.register(news, who())));
     }
 
     fn give_up(&mut self) {
         if let (Some(partition), Some((end, news))) = (self.partition(), self.tickets.take()) {
-            partition.ends.forget(end);
+            end.into_iter().for_each(|end| partition.ends.forget(end));
             partition.waiters.forget(news);
         }
     }
@@ -483,7 +487,8 @@ impl Session {
                 (Ok(_), Some(partition)) => {
                     let read = read(services, partition, &asked.what, &left, memory).await;
                     let is_there = read.error == ErrorCode::None && read.records.bytes == 0;
-                    (read, is_there && partition.end_offset() > asked.what.fetch_offset)
+                    let is_more = partition.end_offset() > asked.what.fetch_offset;
+                    (read, is_there && is_more && asked.wants_records())
                 }
                 (Ok(_), None) => (said(key.1, ErrorCode::NotLeaderOrFollower), false),
                 (Err(answer), _) => (answer.clone(), false),
@@ -548,10 +553,9 @@ async fn read(
 ) -> FetchedPartition {
     let may_keep = |bytes| memory.try_grow_to(memory.bytes() + bytes);
     let (epoch, index) = (what.current_leader_epoch, what.partition);
-    let shown = match partition
-        .read_for_follower(&services.env, epoch, left.wanted(what), may_keep)
-        .await
-    {
+    let mut wanted = left.wanted(what);
+    wanted.at_least_one_batch &= what.partition_max_bytes > 0;
+    let shown = match partition.read_for_follower(&services.env, epoch, wanted, may_keep).await {
         Ok(shown) => shown,
         Err(error) => return said(index, error),
     };
