@@ -11,17 +11,23 @@
 //! Invariants: at most one request is under way. What the leader remembers of the session, once it
 //! has a request, is what wanted records when that was sent, but for what an answer was about: the
 //! next request names that again, or forgets it, and repeats what was reported. What a request
-//! costs follows from what it names. After a failure nothing is sent before
-//! `replica.fetch.backoff.ms` are over, and the session begins anew.
+//! costs follows from what it names, so it names [`NAMED_MAX`] at most; the rest is for the next
+//! one, which follows at once. After a failure nothing is sent before `replica.fetch.backoff.ms`
+//! are over, and the session begins anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 
 use letterbox_env::Gather as _;
 use letterbox_protocol::model::{LeaderEpoch, Offset, TopicId};
 
 /// A partition.
 pub(crate) type Key = (TopicId, i32);
+
+/// Partitions that one request names. With more, at three elements for each, their leader would
+/// handle it where it handles what takes long, behind such requests of its clients.
+const NAMED_MAX: usize = 160;
 
 /// From where a partition wants records: see [`super::follower::FollowerEffect::Fetch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +87,8 @@ pub(crate) struct FetchSession {
     pub(crate) asks: Vec<(Key, Position)>,
     /// Not any more.
     pub(crate) forgets: Vec<Key>,
+    /// There are more of these: it is to be answered at once.
+    pub(crate) is_more: bool,
 }
 
 /// What is fetched from one leader.
@@ -97,6 +105,8 @@ pub(crate) struct Fetcher {
     /// The last that got records. Those behind it come first the next time: an answer is bounded,
     /// and who has a backlog would fill each of them.
     served: Option<Key>,
+    /// How many partitions a request names at most: all, where the leader keeps no session.
+    named_max: usize,
     is_asking: bool,
     /// Some are looking at the last answer.
     is_telling: bool,
@@ -112,6 +122,7 @@ impl Fetcher {
             asked: BTreeMap::new(),
             changed: BTreeSet::new(),
             served: None,
+            named_max: NAMED_MAX,
             is_asking: false,
             is_telling: false,
             wait_until_ms: None,
@@ -137,6 +148,7 @@ impl Fetcher {
                 self.served = served.or(self.served);
                 let next = self.session.map_or(1, |(_, epoch)| next_epoch(epoch));
                 self.session = (session != 0).then_some((session, next));
+                self.named_max = if session == 0 { usize::MAX } else { self.named_max };
                 for key in about {
                     self.changed.insert(key);
                     // What it wants may be another place by now, or nothing.
@@ -187,19 +199,29 @@ impl Fetcher {
             self.asked.clear();
             self.changed = self.wanting.keys().copied().gather();
         }
-        let (mut asks, mut behind, mut forgets) = (Vec::new(), Vec::new(), Vec::new());
-        for key in std::mem::take(&mut self.changed) {
+        let (mut asks, mut forgets) = (Vec::new(), Vec::new());
+        while asks.len() + forgets.len() < self.named_max
+            && let Some(key) = self.take_changed()
+        {
             if let Some(position) = self.wanting.get(&key) {
-                let is_behind = Some(key) <= self.served;
-                if is_behind { &mut behind } else { &mut asks }.push((key, *position));
+                asks.push((key, *position));
                 self.asked.insert(key, *position);
             } else if self.asked.remove(&key).is_some() {
                 forgets.push(key);
             }
         }
-        asks.append(&mut behind);
         self.is_asking = true;
-        Some(FetcherEffect::Send(FetchSession { id, epoch, asks, forgets }))
+        let is_more = !self.changed.is_empty();
+        Some(FetcherEffect::Send(FetchSession { id, epoch, asks, forgets, is_more }))
+    }
+
+    /// The first one behind what was served last, and those up to that at the end.
+    fn take_changed(&mut self) -> Option<Key> {
+        let behind = self.served.map(|served| (Bound::Excluded(served), Bound::Unbounded));
+        let next = behind.and_then(|behind| self.changed.range(behind).next());
+        let key = *next.or_else(|| self.changed.first())?;
+        self.changed.remove(&key);
+        Some(key)
     }
 }
 
@@ -211,7 +233,7 @@ fn next_epoch(epoch: i32) -> i32 {
 impl fmt::Display for FetcherEffect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Send(FetchSession { id, epoch, asks, forgets }) => {
+            Self::Send(FetchSession { id, epoch, asks, forgets, is_more }) => {
                 write!(f, "send in session {id}, epoch {epoch}:")?;
                 for ((_, index), position) in asks {
                     write!(f, " {index} from {}", position.at)?;
@@ -219,7 +241,7 @@ impl fmt::Display for FetcherEffect {
                 for (_, index) in forgets {
                     write!(f, " not {index}")?;
                 }
-                Ok(())
+                f.write_str(if *is_more { " and more" } else { "" })
             }
             Self::Tell((_, index), position) => write!(f, "tell {index} from {}", position.at),
             Self::WaitUntil(at_ms) => write!(f, "wait until {at_ms}"),
@@ -242,6 +264,7 @@ mod tests {
 
     fn tell(script: &str) {
         let (mut fetcher, mut now_ms) = (Fetcher::new(1_000), 1_000);
+        fetcher.named_max = 3;
         check(script, |line| {
             now_ms = line.find("now").map_or(now_ms, |now| now.parse().unwrap());
             let event = match line.word() {
@@ -317,6 +340,37 @@ mod tests {
         );
     }
 
+    /// Its leader would have it wait behind what takes long.
+    #[test]
+    fn a_request_names_only_so_many_and_the_next_one_the_rest() {
+        tell(
+            "
+            > wants of=0 at=10
+              send in session 0, epoch 0: 0 from 10
+            > wants of=1 at=10
+            > wants of=2 at=10
+            > wants of=3 at=10
+            > wants of=4 at=10
+            > wants of=5 at=10
+            > failed
+              wait until 2000
+            > tick now=2000
+              send in session 0, epoch 0: 0 from 10 1 from 10 2 from 10 and more
+            # What was served comes last, also when it has changed since.
+            > answered session=7 about=1 served=1
+              tell 1 from 10
+            > wants of=1 at=20
+            > gone of=0
+            > told
+              send in session 7, epoch 1: 3 from 10 4 from 10 5 from 10 and more
+            > answered session=7 about=
+              send in session 7, epoch 2: 1 from 20 not 0
+            > answered session=7 about=
+              send in session 7, epoch 3:
+            ",
+        );
+    }
+
     #[test]
     fn a_leader_that_keeps_no_session_is_told_all_each_time() {
         tell(
@@ -324,8 +378,10 @@ mod tests {
             > wants of=0 at=10
               send in session 0, epoch 0: 0 from 10
             > wants of=1 at=20
+            > wants of=2 at=20
+            > wants of=3 at=20
             > answered session=0 about=
-              send in session 0, epoch 0: 0 from 10 1 from 20
+              send in session 0, epoch 0: 0 from 10 1 from 20 2 from 20 3 from 20
             ",
         );
     }
@@ -410,12 +466,14 @@ mod tests {
 
     proptest! {
         /// Whatever happens, the leader's idea of the session is what is wanted when a request is
-        /// sent, one request is under way, and nothing that is wanted is left out for good.
+        /// sent that names all, one request is under way, and nothing that is wanted is left out for
+        /// good.
         #[test]
         fn the_leader_remembers_what_is_wanted(
             events in proptest::collection::vec((0u8..8, 0i32..4, 0i64..4), 0..200),
         ) {
             let (mut fetcher, mut wanted) = (Fetcher::new(10), BTreeMap::new());
+            fetcher.named_max = 2;
             let mut leader = BTreeMap::new();
             let (mut is_asking, mut now_ms, mut last_epoch) = (false, 0, 0);
             for (what, of, at) in events {
@@ -452,7 +510,9 @@ mod tests {
                         FetcherEffect::Tell(key, position) => {
                             prop_assert_eq!(wanted.remove(&key), Some(position));
                         }
-                        FetcherEffect::Send(FetchSession { epoch, asks, forgets, .. }) => {
+                        FetcherEffect::Send(session) => {
+                            let FetchSession { epoch, asks, forgets, is_more, .. } = session;
+                            prop_assert!(asks.len() + forgets.len() <= 2);
                             prop_assert!(!is_asking);
                             is_asking = true;
                             if epoch == 0 {
@@ -465,7 +525,14 @@ mod tests {
                             for key in forgets {
                                 prop_assert!(leader.remove(&key).is_some());
                             }
-                            prop_assert_eq!(&leader, &wanted);
+                            // What it does not know yet is what the next one names.
+                            let mut known = leader.clone();
+                            for key in &fetcher.changed {
+                                known.remove(key);
+                                known.extend(wanted.get(key).map(|position| (*key, *position)));
+                            }
+                            prop_assert_eq!(&known, &wanted);
+                            prop_assert_eq!(is_more, !fetcher.changed.is_empty());
                         }
                         FetcherEffect::WaitUntil(_) => {}
                     }

@@ -282,7 +282,10 @@ impl Fetching {
             }
         }
         as_replica(self.shared.me, topics)
-            .with_max_wait_ms(number("replica.fetch.wait.max.ms"))
+            .with_max_wait_ms(match session.is_more {
+                true => 0,
+                false => number("replica.fetch.wait.max.ms"),
+            })
             .with_min_bytes(number("replica.fetch.min.bytes"))
             .with_max_bytes(number("replica.fetch.response.max.bytes"))
             .with_session_id(session.id)
