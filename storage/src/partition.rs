@@ -37,7 +37,7 @@ use super::error::{AppendError, IoContext, LogError, ReadError};
 use super::lifecycle::make_aside;
 use super::memory::Memory;
 use super::partition_table::Kept;
-use super::producers::{ProducerView, Producers};
+use super::producers::{Ages, ProducerView, Producers};
 use super::recover::{self, Recovered};
 use super::retention::Renaming;
 use super::segment::{RESERVE_BYTE, Segment};
@@ -681,12 +681,12 @@ impl Log {
         // What a coordinator has written into its leader's reserve is committed only when it is here
         // too.
         let writer = match options.origin {
-            Origin::Replication => self.writer(),
+            Origin::Replication { .. } => self.writer(),
             origin => origin,
         };
         self.dir.check_writable_by(writer)?;
         let config = self.config.load();
-        if options.origin == Origin::Replication {
+        if matches!(options.origin, Origin::Replication { .. }) {
             return self.append_replicated(bytes, options, &config);
         }
         match validate(bytes, &config, options.origin, options.now_ms, &mut Effort::unbounded())? {
@@ -897,8 +897,10 @@ impl Log {
         inner.bytes_since_checkpoint += bytes.len() as u64;
         for (_, header) in headers {
             match options.origin {
-                Origin::Replication => inner.producers.note_old(header),
-                Origin::Client | Origin::Coordinator => inner.producers.note(header),
+                Origin::Replication { committed } if header.base_offset < committed => {
+                    inner.producers.note_old(header, Some(now));
+                }
+                _ => inner.producers.note(header),
             }
             inner.epochs_changed |= inner.epochs.assign(header.leader_epoch, header.base_offset);
         }
@@ -1232,8 +1234,8 @@ impl Log {
     }
 
     /// See [`Producers::expire`].
-    pub(super) fn expire_producers(&self, now: TimestampMs, expiration_ms: i64, early_ms: i64) {
-        lock(&self.inner).producers.expire(now, expiration_ms, early_ms);
+    pub(super) fn expire_producers(&self, now: TimestampMs, ages: &Ages) {
+        lock(&self.inner).producers.expire(now, ages);
     }
 
     /// Closes files, empties caches and gives back the reserve that nobody used since the last
@@ -1598,7 +1600,8 @@ fn fits_a_segment(
 ) -> Result<(), AppendError> {
     let max = config.segment_bytes;
     // What a leader has was taken by it: a segment of its own holds any batch.
-    let holds = if batches > 1 || origin != Origin::Replication { max } else { u64::MAX };
+    let is_copy = matches!(origin, Origin::Replication { .. });
+    let holds = if batches > 1 || !is_copy { max } else { u64::MAX };
     match size as u64 > holds.min(i32::MAX as u64) {
         true => Err(AppendError::RecordListTooLarge { size, max }),
         false => Ok(()),

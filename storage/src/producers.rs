@@ -38,9 +38,11 @@ const AFTER_REFUSAL_MS: i64 = 60_000;
 ///
 /// A producer that is forgotten while it repeats a batch would have that stored twice, and one of
 /// which only the second batch is taken has them out of order. So none is forgotten that has sent
-/// something within the time of its retries; when there is no room, what is refused are the batches
-/// of those that are not known. What is read from disk or from a leader is always taken: a leader
-/// has a bound of its own.
+/// something within the time of its retries, whatever timestamps its records have; when there is no
+/// room, what is refused are the batches of those that are not known. What is read from disk or from
+/// a leader is always taken: a leader has a bound of its own. Only what was committed before it was
+/// copied, or was read from disk, may be more than a leader ever remembers at once: of those
+/// producers the ones that came here first go when there are more than the bound.
 pub(super) struct ProducerMemory {
     known: AtomicUsize,
     max: usize,
@@ -83,6 +85,11 @@ impl ProducerMemory {
         // One refused batch makes room for many: others follow it.
         let wanted = |len: usize| len.saturating_add(self.max / 16);
         self.known() > self.max / 4 * 3 || refused.is_some_and(|len| !self.has_room(wanted(len)))
+    }
+
+    /// Whether there are more than there may be.
+    pub(super) fn is_over(&self) -> bool {
+        self.known() > self.max
     }
 
     /// Those that are idle were forgotten; says, once, that none was refused meanwhile.
@@ -142,6 +149,38 @@ struct Producer {
     idle_since: Option<TimestampMs>,
     /// When its last batch came here, from whomever; `None` when it came after the last look.
     noted: Option<TimestampMs>,
+    /// Its last batch was committed before it was copied to here, or was read from disk.
+    is_late: bool,
+}
+
+/// How old the producers are that are forgotten, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ages {
+    /// `producer.id.expiration.ms`.
+    pub(super) expiration_ms: i64,
+    /// Those that have sent nothing for so long go too, while there is no room for new ones.
+    pub(super) early_ms: i64,
+    /// So do those that came late ([`Producer::is_late`]) so long ago, while there are more than
+    /// there may be.
+    pub(super) late_ms: i64,
+}
+
+impl Ages {
+    pub(super) fn new(expiration_ms: i64) -> Self {
+        Self { expiration_ms, early_ms: expiration_ms, late_ms: RETRIES_END_MS }
+    }
+
+    /// The next to be forgotten, after all of these were; `None`: nobody else goes.
+    pub(super) fn next(mut self, memory: &ProducerMemory) -> Option<Self> {
+        if self.early_ms > RETRIES_END_MS {
+            self.early_ms = (self.early_ms / 2).max(RETRIES_END_MS);
+            memory.is_tight().then_some(self)
+        } else {
+            let is_last = self.late_ms == 0;
+            self.late_ms /= 2;
+            (!is_last && memory.is_over()).then_some(self)
+        }
+    }
 }
 
 /// What is told of a producer.
@@ -277,9 +316,10 @@ impl Producers {
                 last_timestamp: header.max_timestamp,
                 idle_since: None,
                 noted: None,
+                is_late: false,
             }
         });
-        (producer.idle_since, producer.noted) = (None, None);
+        (producer.idle_since, producer.noted, producer.is_late) = (None, None, false);
         if producer.epoch != header.producer_epoch {
             producer.epoch = header.producer_epoch;
             producer.batches.clear();
@@ -295,13 +335,15 @@ impl Producers {
         }
     }
 
-    /// Notes a stored batch that no client sent here just now: it is as old as its records.
-    pub(super) fn note_old(&mut self, header: &BatchHeader) {
+    /// Notes a stored batch that no client sent here, nor to a leader that still waited for this
+    /// broker: it is as old as its records, and came here at `now`, where that is known.
+    pub(super) fn note_old(&mut self, header: &BatchHeader, now: Option<TimestampMs>) {
         let known = self.by_id.get(&header.producer_id);
         let before = known.map(|producer| producer.idle_since.unwrap_or(producer.last_timestamp));
         self.note(header);
         if let Some(producer) = self.by_id.get_mut(&header.producer_id) {
             producer.idle_since = before.max(Some(header.max_timestamp));
+            (producer.noted, producer.is_late) = (now, true);
         }
     }
 
@@ -315,12 +357,11 @@ impl Producers {
         self.by_id.iter().map(view).collect()
     }
 
-    /// Forgets producers that have sent nothing for `expiration_ms` (`producer.id.expiration.ms`).
-    /// What counts is when their batches came, not the timestamps of their records: who sends
-    /// records of last year is still known when it sends one of them again, also to a broker that
-    /// has copied or read them. While there is no room for new ones, those go too that have sent
-    /// nothing for `early_ms`.
-    pub(super) fn expire(&mut self, now: TimestampMs, expiration_ms: i64, early_ms: i64) {
+    /// Forgets producers of these ages. What counts is when their batches came, not the timestamps
+    /// of their records: who sends records of last year is still known when it sends one of them
+    /// again, also to a broker that has copied or read them.
+    pub(super) fn expire(&mut self, now: TimestampMs, ages: &Ages) {
+        let Ages { expiration_ms, early_ms, late_ms } = *ages;
         let memory = &self.memory;
         self.by_id.retain(|_, producer| {
             // Neither records nor a clock of before are of the future.
@@ -329,13 +370,13 @@ impl Producers {
             let idle_ms = now.saturating_sub(*since);
             let noted = producer.noted.get_or_insert(now);
             *noted = (*noted).min(now);
-            let may_retry = now.saturating_sub(*noted) < RETRIES_END_MS.min(early_ms);
+            let noted_ms = now.saturating_sub(*noted);
             let is_tight = || memory.as_ref().is_some_and(|memory| memory.is_tight());
-            let stays = match idle_ms >= expiration_ms {
-                // What was copied just now may be old, and is never refused.
-                true => may_retry && !is_tight(),
-                false => may_retry || idle_ms < early_ms || !is_tight(),
-            };
+            let is_over = || memory.as_ref().is_some_and(|memory| memory.is_over());
+            let may_retry = noted_ms < RETRIES_END_MS.min(early_ms);
+            let is_in_time = idle_ms < expiration_ms && (idle_ms < early_ms || !is_tight());
+            let is_too_many = producer.is_late && noted_ms >= late_ms && is_over();
+            let stays = (may_retry || is_in_time) && !is_too_many;
             if !stays && let Some(memory) = memory {
                 memory.known.fetch_sub(1, Ordering::Relaxed);
             }
@@ -421,6 +462,7 @@ impl Producers {
                 last_timestamp: entry.timestamp,
                 idle_since: None,
                 noted: None,
+                is_late: true,
             });
             if producer.epoch != epoch {
                 (producer.epoch, producer.batches) = (epoch, VecDeque::new());
@@ -472,16 +514,16 @@ mod tests {
             let mut batch = BatchBuilder::new(timestamp).producer(9, 0, number);
             batch = batch.at(number.into(), 0);
             batch.push(timestamp, None, None, &[]);
-            producers.note_old(&BatchHeader::parse(&batch.build()).unwrap());
+            producers.note_old(&BatchHeader::parse(&batch.build()).unwrap(), None);
         }
         let restored = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
         for mut producers in [producers, restored] {
             assert_eq!(producers.views()[0].last_timestamp, 1_500);
             // It is as old as the newest of its records, and spared as long as it may repeat them.
-            producers.expire(2_000, 1_000, 1_000);
-            producers.expire(2_999, 1_000, 1_000);
+            producers.expire(2_000, &Ages::new(1_000));
+            producers.expire(2_999, &Ages::new(1_000));
             assert_eq!(producers.len(), 1);
-            producers.expire(3_000, 1_000, 1_000);
+            producers.expire(3_000, &Ages::new(1_000));
             assert_eq!(producers.len(), 0);
         }
     }
@@ -593,7 +635,7 @@ mod tests {
         (0..50).for_each(|id| of_logs[1].note(&of(id, 0)));
         let expire = |of_logs: &mut [Producers; 2], now| {
             of_logs.each_mut().map(|producers| {
-                producers.expire(now, 1_000, 500);
+                producers.expire(now, &Ages { early_ms: 500, ..Ages::new(1_000) });
                 producers.len()
             })
         };
@@ -617,7 +659,7 @@ mod tests {
         producers.count_in(Arc::new(ProducerMemory::new(2 * BYTES_EACH)));
         producers.note(&of(1, 0));
         assert_eq!(producers.check(&of(2, 0), 50).unwrap_err().code().code(), 19);
-        producers.expire(50, 0, 0);
+        producers.expire(50, &Ages::new(0));
         for (first, now, is_taken) in
             [(1, 51, false), (0, 51, true), (1, 60_049, false), (1, 60_050, true)]
         {
@@ -630,25 +672,77 @@ mod tests {
         let mut producers = Producers::default();
         producers.note(&batch(0, 0, 1, 0));
         for (now, left) in [(50_000, 1), (50_999, 1), (51_000, 0)] {
-            producers.expire(now, 1_000, 1_000);
+            producers.expire(now, &Ages::new(1_000));
             assert_eq!(producers.len(), left, "at {now}");
         }
         // Its records are of 1970, but they come now.
         for now in [50_000, 50_900, 51_800] {
             producers.note(&batch(0, 0, 1, 0));
-            producers.expire(now, 1_000, 1_000);
+            producers.expire(now, &Ages::new(1_000));
             assert_eq!(producers.len(), 1, "at {now}");
         }
         // After a restart, and where they are copied to, the records alone tell how long it has
         // been silent, but it may have sent them just now.
         let read = Producers::from_snapshot(&producers.to_snapshot()).unwrap();
         let mut copied = Producers::default();
-        copied.note_old(&batch(0, 0, 1, 0));
+        copied.note_old(&batch(0, 0, 1, 0), None);
         for mut producers in [read, copied] {
             for (now, left) in [(51_801, 1), (52_800, 1), (52_801, 0)] {
-                producers.expire(now, 1_000, 1_000);
+                producers.expire(now, &Ages::new(1_000));
                 assert_eq!(producers.len(), left, "at {now}");
             }
         }
+    }
+    const MINUTE: TimestampMs = 60_000;
+
+    fn expire_all(memory: &ProducerMemory, of_logs: &mut [&mut Producers], now: TimestampMs) {
+        let mut ages = Some(Ages::new(24 * 60 * MINUTE));
+        while let Some(these) = ages {
+            of_logs.iter_mut().for_each(|producers| producers.expire(now, &these));
+            ages = these.next(memory);
+        }
+    }
+
+    /// All have sent records of 1970. A batch that one of them repeats is not stored twice.
+    #[test]
+    fn who_may_repeat_a_batch_of_old_records_is_known_though_there_is_hardly_room() {
+        const NOW: TimestampMs = 1_700_000_000_000;
+        let memory = Arc::new(ProducerMemory::new(100 * BYTES_EACH));
+        let mut sent = Producers::default();
+        sent.count_in(memory.clone());
+        (0..40).for_each(|id| sent.note(&of(id, 0)));
+        let mut read = Producers::from_snapshot(&sent.to_snapshot()).unwrap();
+        read.count_in(memory.clone());
+        let mut copied = Producers::default();
+        copied.count_in(memory.clone());
+        (0..10).for_each(|id| copied.note_old(&of(id, 0), Some(NOW)));
+        assert!(memory.is_tight());
+        for minutes in [0, 1, 14] {
+            let now = NOW + minutes * MINUTE;
+            expire_all(&memory, &mut [&mut sent, &mut read, &mut copied], now);
+            let known = (sent.len(), read.len(), copied.len());
+            assert_eq!(known, (40, 40, 10), "after {minutes} minutes");
+        }
+        assert_eq!(code(&mut sent, &of(7, 0)), 1, "it repeats a batch");
+        assert_eq!(code(&mut sent, &of(100, 0)), 19, "a new one is told to try again");
+        expire_all(&memory, &mut [&mut sent, &mut read, &mut copied], NOW + 15 * MINUTE);
+        assert!(read.len() == 0 && copied.len() == 0, "their records are old, and came long ago");
+    }
+
+    /// A copy of a long log has more producers than any leader remembers at once.
+    #[test]
+    fn of_those_that_were_committed_before_they_were_copied_the_last_stay() {
+        let memory = Arc::new(ProducerMemory::new(100 * BYTES_EACH));
+        let (mut copied, mut in_sync) = (Producers::default(), Producers::default());
+        copied.count_in(memory.clone());
+        in_sync.count_in(memory.clone());
+        for id in 0..400 {
+            copied.note_old(&of(400 - id, 0), Some((id * 100).into()));
+        }
+        (0..30).for_each(|id| in_sync.note(&of(id, 0)));
+        expire_all(&memory, &mut [&mut copied, &mut in_sync], 40_000);
+        assert_eq!((copied.len(), in_sync.len()), (70, 30));
+        let last = copied.views().last().map(|view| view.id);
+        assert!(last.is_some_and(|id| id <= 100), "{last:?} came before others that are gone");
     }
 }

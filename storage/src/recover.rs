@@ -495,7 +495,7 @@ pub(super) fn read_producers(
             for batch in segment.scan_from(position).during("read", &path)? {
                 let Ok((_, header)) = batch.during("read", &path)? else { break };
                 if header.base_offset >= from && header.base_offset < end {
-                    producers.note_old(&header);
+                    producers.note_old(&header, None);
                 }
             }
         }

@@ -93,6 +93,9 @@ fn client(now_ms: i64) -> AppendOptions {
     AppendOptions { leader_epoch: 0, now_ms, origin: Origin::Client }
 }
 
+/// What a leader has, all of which is committed.
+const COPIED: Origin = Origin::Replication { committed: Offset::MAX };
+
 fn append(log: &Arc<Log>, timestamp: i64, values: &[&str]) -> AppendInfo {
     log.append(batch(timestamp, values), &client(timestamp)).unwrap()
 }
@@ -222,7 +225,7 @@ async fn no_record_is_appended_in_an_epoch_that_is_over() {
         (refusal.code().code(), refusal.to_string()),
         (74, "leader epoch 499 is older than the log's 500".into())
     );
-    let followed = AppendOptions { origin: Origin::Replication, ..stale };
+    let followed = AppendOptions { origin: COPIED, ..stale };
     assert_eq!(log.append(batch(0, &["a"]), &followed).unwrap_err().code().code(), 74);
 }
 
@@ -726,7 +729,7 @@ async fn the_reserve_is_for_coordinators_and_fits_the_file_system() {
 async fn a_follower_takes_into_its_reserve_what_a_coordinator_may_write() {
     let disk = SimDisk::new(1);
     let manager = open(&disk.env(), Path::new(DIR)).await;
-    let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: Origin::Replication };
+    let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: COPIED };
     for (topic, free, expected) in [
         (TOPIC, 999_999, true),
         ("__consumer_offsets", 999_999, false),
@@ -939,7 +942,7 @@ async fn followers_truncate_and_continue() {
         builder.push(base, None, Some(b"r"), &[]);
         builder.build()
     };
-    let options = AppendOptions { leader_epoch: 9, now_ms: 0, origin: Origin::Replication };
+    let options = AppendOptions { leader_epoch: 9, now_ms: 0, origin: COPIED };
     for i in 0..60 {
         log.append(replicated(i * 2, if i < 40 { 1 } else { 4 }), &options).unwrap();
     }
@@ -1005,7 +1008,7 @@ async fn replicated(dir: &Path) -> (Arc<LogManager>, Arc<Log>, impl Fn(&Arc<Log>
     let append = |log: &Arc<Log>| {
         let mut builder = BatchBuilder::new(1).at(log.end_offset(), 1);
         builder.push(1, None, Some(b"r"), &[]);
-        let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: Origin::Replication };
+        let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: COPIED };
         log.append(builder.build(), &options).unwrap();
     };
     (0..10).for_each(|_| append(&log));

@@ -19,7 +19,11 @@ pub enum Origin {
     /// judged by the rules for producers.
     Coordinator,
     /// The partition's leader. Offsets and epochs are taken as they are, and must continue the log.
-    Replication,
+    Replication {
+        /// The leader's high watermark as it gave the batches: a producer may still wait for an
+        /// answer to what lies at it or behind.
+        committed: Offset,
+    },
 }
 
 /// How to append.

@@ -21,7 +21,7 @@ use super::cleaner::Pass;
 use super::dir::LogDir;
 use super::error::{IoContext, LogError};
 use super::manager::lock;
-use super::producers::RETRIES_END_MS;
+use super::producers::Ages;
 use super::{Log, LogManager};
 
 /// Partitions closed at the same time.
@@ -200,22 +200,21 @@ impl LogManager {
     }
 
     /// Forgets the producers that have sent nothing for `producer.id.expiration.ms`, and where too
-    /// many are known those that are idle longest, until there is room.
+    /// many are known those that are idle longest, until there is room ([`Ages::next`]).
     pub(super) async fn expire_producers(&self, now: TimestampMs, stop: &CancellationToken) {
         let (memory, logs, stop) = (self.memory.producers.clone(), self.logs(), stop.clone());
-        let expiration_ms = self.options.producer_id_expiration_ms;
-        let mut idle_ms = expiration_ms;
-        let forget = move || loop {
-            for log in &logs {
-                if stop.is_cancelled() {
-                    return;
+        let mut next = Some(Ages::new(self.options.producer_id_expiration_ms));
+        let forget = move || {
+            while let Some(ages) = next {
+                for log in &logs {
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                    log.expire_producers(now, &ages);
                 }
-                log.expire_producers(now, expiration_ms, idle_ms);
+                next = ages.next(&memory);
             }
-            if !memory.is_tight() || idle_ms <= RETRIES_END_MS {
-                return memory.looked_at();
-            }
-            idle_ms = (idle_ms / 2).max(RETRIES_END_MS);
+            memory.looked_at();
         };
         self.env.blocking(forget).await;
     }

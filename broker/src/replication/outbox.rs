@@ -39,8 +39,9 @@ pub(crate) enum Change {
     SetAside { at: Offset },
     /// It leads in that epoch: what it lacks is lost.
     LacksNothingMore { epoch: LeaderEpoch },
-    /// Empty it; it begins there, with these batches of the leader of that epoch.
-    BeginWith { at: Offset, records: Bytes, epoch: LeaderEpoch },
+    /// Empty it; it begins there, with these batches of the leader of that epoch, whose high
+    /// watermark was `committed`.
+    BeginWith { at: Offset, records: Bytes, epoch: LeaderEpoch, committed: Offset },
 }
 
 /// What is wanted, by whom it is wanted of.

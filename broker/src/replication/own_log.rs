@@ -89,7 +89,7 @@ mod tests {
             for _ in 0..count {
                 let mut batch = BatchBuilder::new(1).at(self.model.end(), self.epoch);
                 batch.push(1, None, Some(b"record"), &[]);
-                let (leader_epoch, origin) = (self.epoch, Origin::Replication);
+                let (leader_epoch, origin) = (self.epoch, Origin::Replication { committed: 0 });
                 let options = AppendOptions { leader_epoch, now_ms: 1, origin };
                 self.log.append(batch.build(), &options).unwrap();
                 self.model.records.push((self.epoch, 0));

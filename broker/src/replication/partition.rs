@@ -470,14 +470,15 @@ impl Partition {
             });
             (append, effects)
         });
-        if let Some(epoch) = append {
-            self.append_of_leader(epoch, records);
+        if let (Some(epoch), Answer::Records { high_watermark, .. }) = (append, answer) {
+            self.append_of_leader(epoch, high_watermark, records);
         }
     }
 
-    fn append_of_leader(&self, epoch: LeaderEpoch, records: &[u8]) {
+    /// `committed`: the leader's high watermark.
+    fn append_of_leader(&self, epoch: LeaderEpoch, committed: Offset, records: &[u8]) {
         let Some(log) = self.log.get() else { return };
-        match append_runs(log, records, epoch, self.shared.clock.wall_ms()) {
+        match append_runs(log, records, (epoch, committed), self.shared.clock.wall_ms()) {
             Ok(()) => {
                 self.say_appends_again(log);
                 self.step(Event::Follower(FollowerEvent::Done));
@@ -488,7 +489,7 @@ impl Partition {
                 // The leader's log begins within a batch, because records were deleted. The empty
                 // log here begins with that batch then, and its log start moves afterwards.
                 let (at, records) = (base_offset, Bytes::copy_from_slice(records));
-                let change = Change::BeginWith { at, records, epoch };
+                let change = Change::BeginWith { at, records, epoch, committed };
                 self.shared.outbox.change(self.key(), change);
             }
             Err(why) => self.refused(epoch, log, &why),
@@ -547,11 +548,12 @@ impl Partition {
                     Err(why) => Err(why),
                 }
             }
-            Change::BeginWith { at, records, epoch } => {
+            Change::BeginWith { at, records, epoch, committed } => {
                 match log.truncate_fully_and_start_at(*at) {
                     Ok(()) => {
                         let now_ms = self.shared.clock.wall_ms();
-                        if let Err(why) = append_runs(log, records, *epoch, now_ms) {
+                        let of_leader = (*epoch, *committed);
+                        if let Err(why) = append_runs(log, records, of_leader, now_ms) {
                             return self.refused(*epoch, log, &why);
                         }
                         Ok(())
@@ -990,14 +992,16 @@ impl Partition {
     }
 }
 
-/// Appends batches of a leader, as many at once as a segment takes.
+/// Appends batches of a leader, as many at once as a segment takes. `committed`: its high watermark
+/// as it gave them.
 fn append_runs(
     log: &Arc<Log>,
     records: &[u8],
-    leader_epoch: LeaderEpoch,
+    (leader_epoch, committed): (LeaderEpoch, Offset),
     now_ms: TimestampMs,
 ) -> Result<(), AppendError> {
-    let options = AppendOptions { leader_epoch, now_ms, origin: Origin::Replication };
+    let origin = Origin::Replication { committed };
+    let options = AppendOptions { leader_epoch, now_ms, origin };
     let run_max = usize::try_from(log.config().segment_bytes).unwrap_or(usize::MAX);
     let (mut rest, mut run_len) = (records, 0);
     while run_len < rest.len() {

@@ -126,7 +126,7 @@ async fn offsets_of_an_empty_active_segment_stay_within_its_format() {
     let dir = tempfile::tempdir().unwrap();
     let (manager, log) = new_log(&Env::real(), dir.path(), small()).await;
     let far = i64::from(i32::MAX) + 10;
-    let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: Origin::Replication };
+    let options = AppendOptions { leader_epoch: 1, now_ms: 0, origin: COPIED };
     let mut builder = BatchBuilder::new(1).at(far, 1);
     builder.push(1, None, Some(b"after a gap that compaction left"), &[]);
     log.append(builder.build(), &options).unwrap();
@@ -944,6 +944,27 @@ async fn producers_that_are_idle_make_room_when_their_retries_have_ended() {
     assert_eq!((manager.producers_memory().0, manager.producers_memory().1), (5, 5 * 352));
     assert!(manager.producers_memory().2 > 200);
     manager.close().await.unwrap();
+}
+
+/// A leader waits for a replica that is in sync: what comes from there was sent just now, whatever
+/// the timestamps of its records say.
+#[tokio::test]
+async fn producers_that_may_still_wait_are_known_to_a_replica_in_sync_before_all_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogManagerOptions { producers_memory_bytes: 10 * 352, ..options(dir.path()) };
+    let manager = LogManager::open(Env::real(), options).await.unwrap();
+    let log = manager.create(TOPIC, ID, 0, small()).await.unwrap();
+    let now = 1_700_000_000_000;
+    for id in 0..20 {
+        let committed = if id < 10 { id } else { Offset::MAX };
+        let mut builder = BatchBuilder::new(1_000).producer(id, 0, 0).at(id, 0);
+        builder.push(1_000, None, Some(b"v"), &[]);
+        let origin = Origin::Replication { committed };
+        log.append(builder.build(), &AppendOptions { origin, ..client(now) }).unwrap();
+    }
+    manager.expire_producers(now, &CancellationToken::new()).await;
+    let known: Vec<_> = log.producers().iter().map(|producer| producer.id).collect();
+    assert_eq!(known, (0..10).collect::<Vec<_>>());
 }
 
 /// What was read of a log before it was cut says nothing of what came in the place of that: the last
