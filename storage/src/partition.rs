@@ -108,8 +108,10 @@ pub struct Log {
     /// The configuration is that of the topic, and whoever had to be told of the file was.
     is_configured: AtomicBool,
     loss: Mutex<Loss>,
-    /// The file `lacks-records` is there.
+    /// See [`Log::lacks_records`].
     lacks_records: AtomicBool,
+    /// The file `lacks-records` is there, or may be again after a power cut.
+    may_lack_records: AtomicBool,
     /// Where it began when it first led with a loss that was accepted, or [`NOTHING_LOST`] or
     /// [`NO_LONGER_LOST`].
     lost_before: AtomicI64,
@@ -291,6 +293,7 @@ impl Log {
             is_configured: false.into(),
             loss: loss.into(),
             lacks_records: lacks_records.into(),
+            may_lack_records: lacks_records.into(),
             lost_before: lost_before.into(),
             cuts: 0.into(),
             queued: false.into(),
@@ -382,6 +385,13 @@ impl Log {
         self.lacks_records.load(Ordering::Acquire)
     }
 
+    /// Whether the next start may still take it for one that lacks records ([`Loss::Records`]), with
+    /// whatever counts in it until then: so nothing may.
+    #[must_use]
+    pub fn may_lack_records(&self) -> bool {
+        self.may_lack_records.load(Ordering::Acquire)
+    }
+
     /// It was emptied to be copied anew: the device has where it begins before that counts. Blocks.
     ///
     /// # Errors
@@ -389,12 +399,23 @@ impl Log {
     pub fn lacks_nothing_more(&self) -> Result<(), LogError> {
         let _one = self.disk_work().during("change", &self.path)?;
         self.sync_locked(false).during("sync", &self.path)?;
-        if self.lacks_records() {
-            let file = self.path.join(LACKS_RECORDS);
-            self.dir.disk.remove_file(&file).during("remove", &file)?;
+        if self.may_lack_records() {
+            self.remove_noted(LACKS_RECORDS)?;
             self.lacks_records.store(false, Ordering::Release);
+            self.may_lack_records.store(false, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Removes a file that says something of the log, durably. While its disk work is held.
+    fn remove_noted(&self, name: &str) -> Result<(), LogError> {
+        let file = self.path.join(name);
+        match self.dir.disk.remove_file(&file) {
+            // An attempt before this one may have come so far.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.dir.disk.sync_dir(&self.path),
+        }
+        .during("remove", &file)
     }
 
     /// Forgets durably what [`Log::delete_records_before`] has named. Blocks.
@@ -411,12 +432,7 @@ impl Log {
     /// While its disk work is held.
     fn remove_lost_before(&self) -> Result<(), LogError> {
         if self.lost_before.load(Ordering::Acquire) == NO_LONGER_LOST {
-            let file = self.path.join(LOST_BEFORE);
-            match self.dir.disk.remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => self.dir.disk.sync_dir(&self.path),
-            }
-            .during("remove", &file)?;
+            self.remove_noted(LOST_BEFORE)?;
             self.lost_before.store(NOTHING_LOST, Ordering::Release);
         }
         Ok(())
@@ -432,7 +448,7 @@ impl Log {
     /// It leads, and is what it is: what it lacks is lost. See [`Log::start_for_followers`]. The
     /// disk may be slow, and by then another one may lead that has what is missing: nothing changes
     /// unless `while_it_leads` calls what it is given, and holds up meanwhile that another one is
-    /// followed. Blocks.
+    /// followed. Nothing counts in it before it was done ([`Log::may_lack_records`]). Blocks.
     ///
     /// # Errors
     /// The file system's own; it lacks records as before.
@@ -441,7 +457,7 @@ impl Log {
         while_it_leads: impl FnOnce(&dyn Fn()),
     ) -> Result<(), LogError> {
         let _one = self.disk_work().during("change", &self.path)?;
-        if !self.lacks_records() {
+        if !self.may_lack_records() {
             return Ok(());
         }
         let (file, start) = (self.path.join(LOST_BEFORE), self.start_offset());
@@ -454,10 +470,11 @@ impl Log {
         if self.lacks_records() {
             return Ok(());
         }
-        let file = self.path.join(LACKS_RECORDS);
-        self.dir.disk.remove_file(&file).during("remove", &file).inspect_err(|_| {
+        self.remove_noted(LACKS_RECORDS).inspect_err(|_| {
             self.lacks_records.store(true, Ordering::Release);
-        })
+        })?;
+        self.may_lack_records.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Log start offset as others are told that follow it, to delete what they have before it; −1

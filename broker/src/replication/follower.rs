@@ -25,7 +25,8 @@ pub(crate) trait OwnLog {
     fn start(&self) -> Offset;
     /// Log end offset, exclusive.
     fn end(&self) -> Offset;
-    /// Up to where it counts: on stable storage, or appended where the topic opts out.
+    /// Up to where it counts: on stable storage, or appended where the topic opts out; none of it
+    /// while it may lack records.
     fn counts(&self) -> Offset;
     /// The high watermark, as it is known here.
     fn high_watermark(&self) -> Offset;
@@ -33,6 +34,8 @@ pub(crate) trait OwnLog {
     fn latest_epoch(&self) -> Option<LeaderEpoch>;
     /// Whether records are missing within it, which whoever leads may have.
     fn lacks_records(&self) -> bool;
+    /// Whether that is so, or would be again after a power cut.
+    fn may_lack_records(&self) -> bool;
     /// Whether it takes none of a leader's records for want of space.
     fn is_full(&self) -> bool;
     /// The largest epoch up to `epoch` that has a record, and where it ends.

@@ -9,7 +9,7 @@ use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset};
 use letterbox_storage::{DurabilityObserver as _, Log};
 
 use super::fetcher::{Key, Position};
-use super::follower::Answer;
+use super::follower::{Answer, OwnLog as _};
 use super::outbox::Change;
 use super::tests::{OLD, TOPIC, led, replicas, with_topic};
 use super::{Partition, ReplicaManager};
@@ -189,6 +189,30 @@ async fn a_log_goes_on_with_its_loss_only_while_it_leads() {
     assert!(follower.log().lacks_records());
     follower.change_log();
     assert!(!follower.log().lacks_records());
+}
+
+/// The next start would take the log for one that lacks records, with what was acknowledged since.
+#[tokio::test]
+async fn nothing_is_acknowledged_before_it_is_noted_that_the_log_goes_on_with_its_loss() {
+    let follower = Follower::new(None).await;
+    follower.records(&batch(0, 3, 5), 0, 0);
+    let mut follower = follower.lacks_records().await;
+    follower.lead(2);
+    let in_the_way = follower.dir.path().join(format!("{TOPIC}-0")).join("lost-before");
+    std::fs::create_dir(&in_the_way).unwrap();
+    follower.change_log();
+    let synced = follower.log().sync().unwrap();
+    follower.replicas.durable(follower.log(), synced);
+    assert!(follower.log().lacks_records());
+    assert_eq!(follower.log().counts(), 0);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    // It has asked to be told the time.
+    let (due, next_ms) = follower.replicas.outbox().take_due(follower.replicas.now_ms());
+    assert!(due.is_empty() && next_ms.is_some());
+    follower.partition.tick();
+    follower.change_log();
+    assert!(!follower.log().lacks_records());
+    assert_eq!(follower.log().counts(), 3);
 }
 
 /// What is not of the epoch that is followed is of a leader that was replaced while it read.

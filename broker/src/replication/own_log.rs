@@ -16,7 +16,8 @@ impl OwnLog for Log {
 
     fn counts(&self) -> Offset {
         // What a log does not hold any more is on no disk, and needs none.
-        self.durable_end().max(self.start_offset())
+        let held = if Log::may_lack_records(self) { 0 } else { self.durable_end() };
+        held.max(self.start_offset())
     }
 
     fn high_watermark(&self) -> Offset {
@@ -33,6 +34,10 @@ impl OwnLog for Log {
 
     fn is_full(&self) -> bool {
         self.takes_no_copies()
+    }
+
+    fn may_lack_records(&self) -> bool {
+        Log::may_lack_records(self)
     }
 
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {

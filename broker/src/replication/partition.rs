@@ -9,7 +9,9 @@ use letterbox_env::{Clock, with_causes};
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::batch::Batch;
 use letterbox_protocol::model::{BrokerId, LeaderEpoch, Offset, TimestampMs, TopicId};
-use letterbox_storage::{AppendError, AppendOptions, Effort, Log, LogConfig, Origin, Validated};
+use letterbox_storage::{
+    AppendError, AppendOptions, Effort, Log, LogConfig, LogError, Origin, Validated,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -222,7 +224,7 @@ pub(crate) struct Partition {
     led_epoch: AtomicI32,
     /// Whether it leads others: as `led_epoch`.
     is_replicated: AtomicBool,
-    /// It was said that the log does not take what its leader has.
+    /// It was said that the log does not take what its leader has, or what it lacks cannot be noted.
     is_refusal_said: AtomicBool,
     shared: Arc<Shared>,
 }
@@ -544,9 +546,13 @@ impl Partition {
                     }
                 };
                 match log.goes_on_with_loss(while_it_leads) {
-                    Ok(()) => return,
-                    Err(why) => Err(why),
+                    Ok(()) => {
+                        self.is_refusal_said.store(false, Ordering::Relaxed);
+                        self.counts();
+                    }
+                    Err(why) => self.tries_to_note_again(log, &why),
                 }
+                return;
             }
             Change::BeginWith { at, records, epoch, committed } => {
                 match log.truncate_fully_and_start_at(*at) {
@@ -571,6 +577,23 @@ impl Partition {
             }
         };
         self.step(Event::Follower(done));
+    }
+
+    /// That it goes on with a loss could not be noted now: it is tried again when its role is told the
+    /// time.
+    fn tries_to_note_again(&self, log: &Log, why: &LogError) {
+        let (topic, partition, why) = (log.topic(), self.index, with_causes(why));
+        if !self.is_refusal_said.swap(true, Ordering::Relaxed) {
+            error!(
+                %topic,
+                partition,
+                why,
+                "cannot note that the partition goes on without the records that it lacks; nothing is \
+                 acknowledged in it before; retrying"
+            );
+        }
+        let until_ms = self.shared.now_ms().saturating_add(self.shared.times.backoff_ms);
+        self.shared.outbox.wait_until(self.key(), until_ms);
     }
 
     fn step(&self, event: Event) {

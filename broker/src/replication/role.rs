@@ -60,7 +60,8 @@ pub(crate) enum Effect {
     Unfollow,
     /// As a follower. Never the high watermark.
     Follow(FollowerEffect),
-    /// It leads in that epoch, and what its log lacks is lost: to be noted by the log.
+    /// It leads in that epoch, and what its log lacks is lost: to be noted by the log, in which
+    /// nothing counts before.
     LacksNothingMore(LeaderEpoch),
     /// Ask the controller for this ISR: see [`LeaderEffect::AskForIsr`].
     AskForIsr { epoch: LeaderEpoch, isr: Vec<(BrokerId, BrokerEpoch)>, partition_epoch: i32 },
@@ -407,7 +408,10 @@ impl Replica {
     fn tick<L: OwnLog>(&mut self, log: Option<&L>, now_ms: u64) -> Vec<Effect> {
         match (&mut self.role, log) {
             (Role::Leader(leader), Some(log)) => {
-                of_leader(leader.epoch(), leader.tick(log.end(), now_ms))
+                let epoch = leader.epoch();
+                let mut effects = of_leader(epoch, leader.tick(log.end(), now_ms));
+                effects.extend(log.may_lack_records().then_some(Effect::LacksNothingMore(epoch)));
+                effects
             }
             (Role::Follower(_), Some(_)) => self.follow(FollowerEvent::Tick, log, now_ms),
             _ => Vec::new(),
@@ -519,7 +523,7 @@ impl Replica {
             };
             let mut leader = LeaderState::begin(begin, now_ms);
             effects.extend(leader.own_end(log.counts()).map(Effect::HighWatermark));
-            effects.extend(log.lacks_records().then_some(Effect::LacksNothingMore(epoch)));
+            effects.extend(log.may_lack_records().then_some(Effect::LacksNothingMore(epoch)));
             self.role = Role::Leader(leader);
         } else {
             let leader = leader.filter(|_| !leads);
@@ -589,9 +593,16 @@ mod tests {
                         own.records.push((replica.assigned.leader_epoch, 0));
                     }
                     own.durable = end;
-                    let moved = replica.own_end(end).map(Effect::HighWatermark);
+                    let moved = replica.own_end(own.counts()).map(Effect::HighWatermark);
                     return told(moved.as_slice(), log.as_mut());
                 }
+                "noted" => {
+                    let (replica, own) = (replica.as_mut().unwrap(), log.as_mut().unwrap());
+                    own.lacks_records = false;
+                    let moved = replica.own_end(own.counts()).map(Effect::HighWatermark);
+                    return told(moved.as_slice(), log.as_mut());
+                }
+                "tick" => Event::Tick,
                 "diverging" => Event::Follower(FollowerEvent::Answered {
                     epoch: line.number("in"),
                     at: line.number("at"),
@@ -1069,8 +1080,14 @@ mod tests {
               begin epoch 3
             > assigned leader=1 epoch=4 version=1 replicas=1,2 isr=1 min=1
               begin epoch 4
-              high watermark 10
               in epoch 4: lacks nothing more
+            > counts end=12
+            # The disk may have been full.
+            > tick
+              in epoch 4: lacks nothing more
+            > noted
+              high watermark 12
+            > tick
             ",
         );
     }

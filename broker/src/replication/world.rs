@@ -99,7 +99,11 @@ impl OwnLog for ModelLog {
         self.start + Offset::try_from(self.records.len()).unwrap()
     }
     fn counts(&self) -> Offset {
-        if self.counts_page_cache { self.end() } else { self.durable }
+        match self.lacks_records {
+            true => self.start,
+            false if self.counts_page_cache => self.end(),
+            false => self.durable,
+        }
     }
     fn high_watermark(&self) -> Offset {
         self.high_watermark
@@ -112,6 +116,9 @@ impl OwnLog for ModelLog {
     }
     fn is_full(&self) -> bool {
         self.is_full
+    }
+    fn may_lack_records(&self) -> bool {
+        self.lacks_records
     }
 
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {

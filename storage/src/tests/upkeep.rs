@@ -628,8 +628,8 @@ async fn a_log_with_an_accepted_loss_says_so() {
     }
     let (manager, log) = open().await;
     log.unwrap().lacks_nothing_more().unwrap();
-    disk.env().disk.sync_dir(&path).unwrap();
     drop(manager);
+    disk.power_cut();
     let (_manager, log) = open().await;
     assert_eq!(log.unwrap().loss(), Loss::None);
 }
@@ -672,13 +672,17 @@ async fn tell_no_start(is_emptied: bool) {
     assert_eq!((log.start_offset(), log.start_for_followers()), (start, -1));
     log.goes_on_with_loss(|_| ()).unwrap();
     assert!(log.lacks_records(), "another one leads by now");
+    disk.set_free(0);
+    assert!(log.goes_on_with_loss(|settle| settle()).unwrap_err().fault().is_state());
+    assert!(log.lacks_records() && log.may_lack_records(), "there was no room to note it");
+    disk.set_free(1 << 30);
     log.goes_on_with_loss(|settle| settle()).unwrap();
-    assert!(!log.lacks_records());
-    log.checkpoint().unwrap();
+    assert!(!log.lacks_records() && !log.may_lack_records());
     drop((log, manager));
     disk.power_cut();
     let (log, manager) = open().await;
     let log = log.unwrap();
+    assert_eq!(log.loss(), Loss::None);
     assert_eq!((log.start_offset(), log.start_for_followers()), (start, -1));
     log.set_high_watermark(end);
     if !is_emptied {
