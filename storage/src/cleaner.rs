@@ -10,8 +10,8 @@
 //! ([`merged`]) says which offsets it has; from then on it is what counts, and the next start goes
 //! on with what is left to do ([`end_merge`]).
 //!
-//! What is written is taken from the room that clients' records have, and nothing is written when
-//! there is none.
+//! What is written is taken from the room that clients' records have, of which as much stays as is
+//! kept free of them; what a pass that fails had taken is given back at once.
 //!
 //! Tombstones stay for `delete.retention.ms` after the first compaction that saw them (KIP-534).
 //! The last batch of a producer stays, empty if need be, so that its sequence survives.
@@ -298,6 +298,7 @@ impl Log {
         {
             // In the way of nobody: if they cannot be removed the next start does.
             self.remove_cleaned(first);
+            self.dir.gave_back();
         }
         done
     }

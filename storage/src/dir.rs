@@ -330,11 +330,25 @@ impl LogDir {
         self.space.free.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// How many bytes the upkeep leaves free, which needs some itself to free more: as many as
-    /// clients' records leave or, where these are refused already, half as many.
+    /// How many bytes the upkeep leaves free, which needs some itself to free more: twice as many as
+    /// clients' records leave, or the next of them would be refused and all leads move, or half as
+    /// many where these are refused already.
     pub(super) fn floor_of_upkeep(&self) -> i64 {
         let reserve = self.space.reserve.load(Ordering::Relaxed);
-        if self.space.is_short(reserve) { reserve / 2 } else { reserve }
+        if self.space.is_short(reserve) { reserve / 2 } else { reserve.saturating_mul(2) }
+    }
+
+    /// What the upkeep had taken is gone from the disk: it is looked how much is free. Blocks.
+    pub(super) fn gave_back(&self) {
+        if let Ok((_, free)) = self.space() {
+            self.space.free.store(i64::try_from(free).unwrap_or(i64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that count as free.
+    #[cfg(test)]
+    pub(super) fn counted_free(&self) -> i64 {
+        self.space.free.load(Ordering::Relaxed)
     }
 
     /// Takes room for `bytes` that the upkeep is about to write.
