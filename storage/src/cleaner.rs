@@ -127,8 +127,8 @@ struct Remains {
 }
 
 impl Log {
-    /// Compacts the log if enough of it is dirty; gives up to where it is compacted now. Blocks,
-    /// for long, but holds no lock except while a segment is put in the place of another.
+    /// Compacts the log if enough of it is dirty, and notes up to where; gives that. Blocks, for long,
+    /// but holds no lock except while a segment is put in the place of another.
     ///
     /// # Errors
     /// `Interrupted`; `Malformed`; `Io`. The log is whole, compacted in part.
@@ -156,8 +156,15 @@ impl Log {
         for (group, end) in groups {
             self.compact_group(&group, end, &last_offsets, pass, cuts)?;
         }
-        tracing::info!(topic = %self.topic(), partition = self.partition(), bytes = before, upper = last_offsets.upper, "compacted a log");
-        Ok(Some(last_offsets.upper))
+        // With the log as it was read: a cut lowers what is noted.
+        let _one = self.disk_work().during("compact", &self.path)?;
+        if self.cuts() != cuts {
+            return Err(LogError::Interrupted);
+        }
+        let upper = last_offsets.upper;
+        self.dir.partitions.set_cleaned(self, upper)?;
+        tracing::info!(topic = %self.topic(), partition = self.partition(), bytes = before, upper, "compacted a log");
+        Ok(Some(upper))
     }
 
     /// The segments to go through, when the dirty ones among them are enough of the whole or old

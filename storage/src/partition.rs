@@ -1581,6 +1581,7 @@ impl Log {
     fn lower_recovery_point(&self, offset: Offset) -> Result<(), LogError> {
         let partitions = &self.dir.partitions;
         partitions.lower_end(self, offset)?;
+        partitions.lower_cleaned(self, offset)?;
         let before = self.recovery_point.fetch_min(offset, Ordering::AcqRel);
         if offset < before {
             partitions

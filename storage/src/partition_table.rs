@@ -364,6 +364,19 @@ impl PartitionTable {
             .unwrap_or(0)
     }
 
+    /// Has a log be compacted up to `end` or before: it is going to be cut there, and what comes in
+    /// the place of that is another matter. Blocks.
+    pub(super) fn lower_cleaned(&self, log: &Log, end: Offset) -> Result<(), LogError> {
+        let before = self.cleaned(log);
+        if before <= end {
+            return Ok(());
+        }
+        self.set_cleaned(log, end).inspect_err(|_| {
+            // The next try has to write it.
+            self.rows().change([log], |kept, _| kept.cleaned = Some(before));
+        })
+    }
+
     /// Notes up to where a log was compacted. Blocks.
     pub(super) fn set_cleaned(&self, log: &Log, offset: Offset) -> Result<(), LogError> {
         let _one = lock(&self.writing);

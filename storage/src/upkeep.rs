@@ -278,10 +278,7 @@ impl LogManager {
                 stop: stops.clone(),
                 keys: keys.clone(),
             };
-            let done = log
-                .compact(&pass)
-                .and_then(|end| end.map_or(Ok(()), |end| log.dir.partitions.set_cleaned(log, end)));
-            say_done(log, "compaction", &log.compaction, done);
+            say_done(log, "compaction", &log.compaction, log.compact(&pass).map(drop));
         };
         self.each_log(stop, compact).await;
     }

@@ -117,6 +117,43 @@ async fn a_compacted_log_without_its_checkpoints_is_kept_whole() {
     }
 }
 
+/// It passed for one of the compaction of before, until the log was as long again.
+#[tokio::test]
+async fn a_gap_behind_a_cut_is_none_of_compaction() {
+    for cut in [None, Some(7)] {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::real();
+        let (manager, log) = new_log(&env, dir.path(), compacted()).await;
+        for i in 0..60 {
+            keyed(&log, i, &[(&format!("k{}", i % 7), Some("value"))]);
+        }
+        log.set_high_watermark(60);
+        log.sync().unwrap();
+        let upper = log.compact(&pass(100, 0, 1_000)).unwrap().unwrap();
+        assert_eq!(log.dir.partitions.cleaned(&log), upper);
+        match cut {
+            None => log.truncate_fully_and_start_at(0).unwrap(),
+            Some(at) => log.truncate_to(at).unwrap(),
+        }
+        let end = log.end_offset();
+        assert!(end < upper && log.dir.partitions.cleaned(&log) <= end, "{end} of {upper}");
+        append(&log, 1, &["a"]);
+        log.sync().unwrap();
+        log.set_high_watermark(end + 1);
+        log.dir.partitions.set_positions([&*log]).unwrap();
+        let (active, known) = (log.active().path(".log"), log.active().size());
+        append(&log, 2, &["b"]);
+        log.roll_now(3).unwrap();
+        append(&log, 4, &["c"]);
+        log.sync().unwrap();
+        drop((manager, log));
+        env.disk.open(&active, OpenMode::ReadWrite).unwrap().set_len(known).unwrap();
+        let manager = open(&env, dir.path()).await;
+        let log = manager.get(ID, 0).unwrap();
+        assert_eq!(log.end_offset(), end + 1, "what lies behind {end} is not counted");
+    }
+}
+
 /// A reader waited there until the next append.
 #[tokio::test]
 async fn a_reader_gets_past_offsets_that_a_power_cut_took() {
