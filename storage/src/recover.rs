@@ -33,8 +33,9 @@ pub struct Recovered {
     /// The files of the active segment are not made yet, or not durable.
     pub(super) dir_changed: bool,
     pub(super) producers: Producers,
-    /// Segments in front of the active one that were looked at. Their indexes were made anew and
-    /// are not durable; the recovery point must not pass them before that.
+    /// Segments in front of the active one that are not what the device has for sure: their indexes
+    /// were made anew, or their reserve was trimmed. The recovery point must not pass them before
+    /// they are.
     pub(super) unsynced: Vec<Arc<Segment>>,
     /// As [`Segment::first_timestamp`] of the active segment.
     pub(super) first_timestamp: Option<TimestampMs>,
@@ -268,6 +269,7 @@ impl Recovered {
                     .and_then(|files| files.log.set_len(position))
                     .during("trim", &path)?;
                 segment.set_size(position);
+                self.note_change(&segment, clean);
                 at += 1;
                 self.close_scanned(&segment, clean).during("sync", &path)?;
                 continue;
@@ -283,8 +285,8 @@ impl Recovered {
             return Err(corrupt(dir, 0, self.end_offset, durable_end, "the log ends there"));
         }
         if clean {
-            let sealed = self.segments.len().saturating_sub(1);
-            self.unsynced = self.segments.get(trusted..sealed).unwrap_or_default().to_vec();
+            let sealed = self.segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
+            self.unsynced.retain(|one| sealed.iter().any(|sealed| Arc::ptr_eq(one, sealed)));
         } else {
             // What is served from now on as durable has to be; the others are already.
             if let Some(last) = self.segments.last() {
@@ -365,18 +367,28 @@ impl Recovered {
         Ok(())
     }
 
+    /// After a stop in order: with `is_changed` the segment is to be written once more.
+    fn note_change(&mut self, segment: &Arc<Segment>, is_changed: bool) {
+        let is_noted = self.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, segment));
+        if is_changed && !is_noted {
+            self.unsynced.push(segment.clone());
+        }
+    }
+
     /// Goes through the batches past the recovery point; the inner error is where and why they end.
+    /// With `clean` it notes whether there are any, or its indexes were not as they have to be.
     fn scan_segment(
         &mut self,
-        segment: &Segment,
+        segment: &Arc<Segment>,
         recovery_point: Offset,
         clean: bool,
     ) -> std::io::Result<Result<(), (u64, String)>> {
-        let start = if segment.size() == 0 {
-            0
+        let (start, is_as_it_was) = if segment.size() == 0 {
+            (0, true)
         } else {
             segment.cut_indexes(recovery_point.max(segment.base), clean)?
         };
+        self.note_change(segment, clean && !is_as_it_was);
         // It was begun when the log ended there, even if compaction has removed what was in front
         // of it.
         self.end_offset = segment.base.max(self.end_offset);
@@ -415,6 +427,7 @@ impl Recovered {
                 }
             }
             segment.note(at, &header, INDEX_INTERVAL)?;
+            self.note_change(segment, clean && header.base_offset >= recovery_point);
             self.epochs.assign(header.leader_epoch, header.base_offset);
             next = header.next_offset();
             self.end_offset = next;

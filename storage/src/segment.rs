@@ -517,8 +517,9 @@ impl Segment {
     }
 
     /// Opens the indexes for recovery: keeps only what lies at or below `offset`; gives the
-    /// position and offset to scan from. Without a usable index that is the segment's start.
-    pub(super) fn cut_indexes(&self, offset: Offset, trusted: bool) -> io::Result<u64> {
+    /// position to scan from, and whether they are as they were. Without a usable index that is the
+    /// segment's start.
+    pub(super) fn cut_indexes(&self, offset: Offset, trusted: bool) -> io::Result<(u64, bool)> {
         self.used.store(true, Ordering::Relaxed);
         let mut indexes = lock(&self.indexes);
         // It may be the one that takes appends from now on.
@@ -542,12 +543,12 @@ impl Segment {
         indexes: &mut Indexes,
         offset: Offset,
         trusted: bool,
-    ) -> io::Result<u64> {
+    ) -> io::Result<(u64, bool)> {
         if !indexes.loaded && !self.load(files, indexes)? {
             *indexes = Indexes { loaded: true, ..Indexes::default() };
             files.index.set_len(0)?;
             files.timeindex.set_len(0)?;
-            return Ok(0);
+            return Ok((0, false));
         }
         write_pending(files, indexes)?;
         // What lies past it may not be on the device, also after a stop in order.
@@ -556,7 +557,7 @@ impl Segment {
             && !indexes.last_offset.is_some_and(|last| is_past(last.0))
             && !indexes.last_time.is_some_and(|last| is_past(last.1));
         if is_trusted && self.is_indexed_right(indexes.last_offset)? {
-            return Ok(indexes.last_offset.map_or(0, |last| u64::from(last.1)));
+            return Ok((indexes.last_offset.map_or(0, |last| u64::from(last.1)), true));
         }
         // What was not synced may be anything: only an ascending prefix is kept, looked at entry by
         // entry.
@@ -597,13 +598,13 @@ impl Segment {
         (indexes.times, indexes.last_time) = (times, last_time);
         indexes.max = last_time.map(|(time, relative)| (time, self.base + i64::from(relative)));
         files.timeindex.set_len(times * TIME_ENTRY)?;
-        Ok(last.map_or(0, |last| u64::from(last.1)))
+        Ok((last.map_or(0, |last| u64::from(last.1)), false))
     }
 
     /// Cuts the files of a segment that is of this size by now, and whose batches end at `end`: it
     /// takes appends from then on. May be called again when it fails.
     pub(super) fn cut(&self, end: Offset, interval: u32) -> io::Result<()> {
-        let from = self.cut_indexes(end, false)?;
+        let (from, _) = self.cut_indexes(end, false)?;
         self.files()?.log.set_len(self.size())?;
         for batch in self.scan_from(from)? {
             let Ok((at, header)) = batch? else { break };

@@ -979,6 +979,38 @@ async fn producers_that_may_still_wait_are_known_to_a_replica_in_sync_before_all
     assert_eq!(known, (0..10).collect::<Vec<_>>());
 }
 
+/// Each start wrote the checkpoints of all logs that were rolled, some eight syncs each.
+#[tokio::test]
+async fn what_is_as_it_was_at_a_stop_in_order_is_not_written_again() {
+    for (name, is_checkpointed, removed) in [
+        ("as it was", true, None),
+        ("with batches past the recovery point", false, None),
+        ("without an index", true, Some(".timeindex")),
+    ] {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let (manager, log) = new_log(&disk.env(), dir, small()).await;
+        for at in 0..40 {
+            append(&log, at, &["a"]);
+        }
+        log.roll_now(40).unwrap();
+        if is_checkpointed {
+            log.checkpoint().unwrap();
+        }
+        let segments = log.segments.load_full();
+        let (rolled, before) = (segments[segments.len() - 2].clone(), contents(&log));
+        manager.close().await.unwrap();
+        drop((manager, log, segments));
+        if let Some(suffix) = removed {
+            disk.remove_file(&rolled.path(suffix)).unwrap();
+        }
+        let manager = open(&disk.env(), dir).await;
+        let log = manager.get(ID, 0).unwrap();
+        let is_changed = !is_checkpointed || removed.is_some();
+        assert_eq!(log.is_checkpoint_due(), is_changed, "{name}");
+        assert_eq!(contents(&log), before, "{name}");
+    }
+}
+
 /// What was read of a log before it was cut says nothing of what came in the place of that: the last
 /// record of a key was taken away for one that is not there any more.
 #[tokio::test]
