@@ -2,6 +2,8 @@
 //! too low.
 
 use std::io;
+use std::panic::resume_unwind;
+use std::process::ExitCode;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,8 +15,22 @@ use tracing::{error, info, warn};
 /// Threads beside one for each CPU without which a broker does not start: for what blocks, for what
 /// is urgent, and those of health and of heartbeats. With more of them it waits less.
 const THREADS_MIN: usize = 4;
+/// The stack of the first thread, as large as it mostly is.
+const STACK_BYTES: usize = 8 << 20;
 /// Between two log lines about one limit.
 const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// Runs the program on a stack of its own: how large that of the process is says the limit of
+/// stacks (`ulimit -s`), and who overflows it is ended without a line.
+#[expect(clippy::disallowed_methods, reason = "the program is not there yet")]
+pub(crate) fn on_own_stack(program: fn() -> ExitCode) -> ExitCode {
+    let thread = thread::Builder::new().name("main".to_owned()).stack_size(STACK_BYTES);
+    match thread.spawn(program) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        // A broker says why there is no thread.
+        Err(_) => program(),
+    }
+}
 
 /// Connections and segments need descriptors, and segments may be large; a soft limit is only a
 /// default.

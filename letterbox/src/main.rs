@@ -32,6 +32,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 use letterbox_operator::platform::local::{CONFIGURATION_REFUSED, PORT_TAKEN};
 
 fn main() -> ExitCode {
+    limits::on_own_stack(run)
+}
+
+fn run() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let called = arguments
         .first()

@@ -5,6 +5,7 @@
 mod common;
 
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{
@@ -460,6 +461,22 @@ fn silent_connections_do_not_keep_probes_out() {
     let last = silent.last_mut().unwrap();
     last.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(is_closed(last));
+}
+
+/// The start overflowed the stack.
+#[test]
+fn a_small_limit_of_stacks_is_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(dir.path(), "");
+    let address = broker.address;
+    broker.stop();
+    let config = dir.path().join("server.properties");
+    let by = command(&config);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -s 64 && exec \"$0\" \"$@\""]).arg(by.get_program());
+    limited.args(by.get_args());
+    let broker = Broker::run_by(limited, config, Vec::new(), address);
+    assert_eq!(ask_for_topic(&mut broker.connect(), "orders"), 0);
 }
 
 /// The kernel ended the process (SIGXFSZ), without a line.
