@@ -1,9 +1,11 @@
 //! `kafka-reassign-partitions`.
 //!
 //! Kafka's tool also throttles what it moves, and moves replicas between the log directories of a
-//! broker. Neither is done here, and both are refused. What a throttle of another tool has left
-//! behind is taken away as Kafka's does.
+//! broker. Neither is done here, and both are refused; the directories that it prints of the present
+//! assignment are taken back where they are those of a replica, or the only ones of its broker. What
+//! a throttle of another tool has left behind is taken away as Kafka's does.
 
+mod dirs;
 mod file;
 mod generate;
 
@@ -16,7 +18,8 @@ use letterbox_client::{
 };
 use letterbox_env::{Env, Gather};
 
-use self::file::{Assignment, as_json, moves_of};
+use self::dirs::{Dirs, Named};
+use self::file::{Assignment, as_json, moves_of, named};
 use crate::args::{CONTROLLERS, Grammar, Parsed, Spec, Takes};
 use crate::connect;
 use crate::failure::{Failure, java_cause, sentence};
@@ -206,6 +209,7 @@ async fn execute(
     moves: Vec<Assignment>,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
+    let named = named(&moves);
     let moves = file::checked(moves).map_err(failed)?;
     if !parsed.has("additional") && !moving(client, None).await?.is_empty() {
         return Err(Failure::Stdout(OTHERS_MOVE.to_owned()));
@@ -226,11 +230,14 @@ async fn execute(
             .ok_or_else(|| failed(format!("{unknown} Unable to find partition: {partition}")))?;
         present.insert(partition.clone(), replicas.to_vec());
     }
+    let ids = present.values().flatten().chain(named.keys().map(|(id, _)| id)).copied();
+    let dirs = Dirs::of(client, ids.filter(|id| metadata.brokers.contains_key(id))).await;
+    dirs.check(&named).map_err(failed)?;
     writeln!(
         out,
         "Current partition replica assignment\n\n{}\n\nSave this to use as the \
          --reassignment-json-file option during rollback",
-        as_json(&present)
+        as_json(&present, &dirs)
     )?;
     let wanted = moves.into_iter().map(|(partition, replicas)| (partition, Some(replicas)));
     let may_change_factor = !parsed.has("disallow-replication-factor-change");
@@ -246,6 +253,14 @@ async fn execute(
         plural(asked.len()),
         joined(asked.keys())
     )?;
+    for ((id, partition), dir) in &named {
+        // Kafka's tool says so too of a replica that lies there already, and ends the line so.
+        writeln!(
+            out,
+            "Successfully started moving log directory to {dir} for replica {partition} with \
+             broker {id} "
+        )?;
+    }
     Ok(())
 }
 
@@ -294,12 +309,18 @@ async fn verify(
             )?;
         }
     }
-    // Here Kafka's tool tells of moves between log directories, of which there are none.
-    writeln!(out)?;
+    let named = named(moves);
+    let dirs = Dirs::of(client, brokers_of(&named, &metadata)).await;
+    writeln!(out, "{}", dirs.states(&named).join("\n"))?;
     if moving.is_empty() && !parsed.has("preserve-throttles") {
         clear_throttles(client, moves, out).await?;
     }
     Ok(())
+}
+
+/// The brokers of these replicas that are there.
+fn brokers_of(named: &Named, metadata: &Metadata) -> impl Iterator<Item = i32> {
+    named.keys().map(|(id, _)| *id).filter(|id| metadata.brokers.contains_key(id))
 }
 
 async fn cancel(
@@ -308,8 +329,8 @@ async fn cancel(
     moves: &[Assignment],
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
-    let named: Vec<TopicPartition> = moves.iter().map(|one| one.partition.clone()).collect();
-    let moving = moving(client, Some(&named)).await?;
+    let partitions: Vec<TopicPartition> = moves.iter().map(|one| one.partition.clone()).collect();
+    let moving = moving(client, Some(&partitions)).await?;
     if moving.is_empty() {
         writeln!(out, "None of the specified partition reassignments are active.")?;
     } else {
@@ -325,6 +346,12 @@ async fn cancel(
             plural(all.len()),
             joined(all.keys())
         )?;
+    }
+    let named = named(moves);
+    if !named.is_empty() {
+        let metadata = client.metadata(Some(&[])).await.map_err(|error| failed_call(&error))?;
+        let dirs = Dirs::of(client, brokers_of(&named, &metadata)).await;
+        dirs.check_none_moves(&named).map_err(failed)?;
     }
     // Kafka's tool ends no line here.
     write!(out, "None of the specified partition moves are active.")?;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use letterbox_client::TopicPartition;
+use letterbox_env::Gather;
 use serde_json::Value;
 
+use super::dirs::{Dirs, Named};
 use crate::json;
 use crate::text::joined;
 
@@ -14,6 +16,8 @@ pub(super) struct Assignment {
     pub(super) partition: TopicPartition,
     /// The preferred leader first.
     pub(super) replicas: Vec<i32>,
+    /// The log directory of each, or [`ANY`]; empty where the file says nothing of them.
+    dirs: Vec<String>,
 }
 
 /// In which log directory of its broker a replica lies is the broker's choice.
@@ -38,23 +42,30 @@ fn assignment(entry: &Value) -> Result<Assignment, String> {
     let ids = entry.get("replicas").and_then(Value::as_array);
     let ids = ids.and_then(|ids| ids.iter().map(json::id).collect::<Option<Vec<i32>>>());
     let replicas = ids.ok_or_else(|| json::wrong(entry, "replicas"))?;
-    if let Some(dirs) = entry.get("log_dirs") {
-        let dirs = dirs.as_array().ok_or_else(|| json::wrong(entry, "log_dirs"))?;
-        if dirs.len() != replicas.len() {
-            return Err(format!(
-                "Size of replicas list {replicas:?} is different from size of log dirs list {} for \
-                 partition {partition}",
-                Value::from(dirs.clone())
-            ));
-        }
-        if dirs.iter().any(|dir| dir.as_str() != Some(ANY)) {
-            return Err(format!(
-                "The log_dirs of partition {partition} name a directory. Moving replicas between \
-                 log directories is not supported by this tool yet: write \"{ANY}\" for each."
-            ));
-        }
+    let Some(dirs) = entry.get("log_dirs") else {
+        return Ok(Assignment { partition, replicas, dirs: Vec::new() });
+    };
+    let wrong = || json::wrong(entry, "log_dirs");
+    let texts = dirs.as_array().ok_or_else(wrong)?.iter();
+    let texts = texts.map(|dir| dir.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+    let texts = texts.ok_or_else(wrong)?;
+    if texts.len() != replicas.len() {
+        return Err(format!(
+            "Size of replicas list {replicas:?} is different from size of log dirs list {dirs} for \
+             partition {partition}"
+        ));
     }
-    Ok(Assignment { partition, replicas })
+    Ok(Assignment { partition, replicas, dirs: texts })
+}
+
+/// The replicas for which a directory is named.
+pub(super) fn named(moves: &[Assignment]) -> Named {
+    let of_one = |one: &Assignment| {
+        let each = one.replicas.iter().copied().zip(one.dirs.clone()).filter(|(_, dir)| dir != ANY);
+        let partition = one.partition.clone();
+        each.map(move |(id, dir)| ((id, partition.clone()), dir)).collect::<Vec<_>>()
+    };
+    moves.iter().flat_map(of_one).gather()
 }
 
 /// What may be started: each partition once, on brokers that are named once.
@@ -68,7 +79,7 @@ pub(super) fn checked(
         return Err("Partition replica list cannot be empty".to_owned());
     }
     let (mut checked, mut twice) = (BTreeMap::new(), Vec::new());
-    for Assignment { partition, replicas } in moves {
+    for Assignment { partition, replicas, .. } in moves {
         if checked.insert(partition.clone(), replicas).is_some() && !twice.contains(&partition) {
             twice.push(partition);
         }
@@ -103,12 +114,13 @@ pub(super) fn duplicates<T: PartialEq + Clone>(all: &[T]) -> Vec<T> {
     found
 }
 
-/// As the tool reads it again.
-pub(super) fn as_json(assignments: &BTreeMap<TopicPartition, Vec<i32>>) -> String {
+/// As the tool reads it again, with the directories that are known.
+pub(super) fn as_json(assignments: &BTreeMap<TopicPartition, Vec<i32>>, known: &Dirs) -> String {
     let partitions: Vec<String> = assignments
         .iter()
         .map(|(partition, replicas)| {
-            let dirs = joined(replicas.iter().map(|_| json::text(ANY)));
+            let dir = |id: &i32| json::text(known.place(*id, partition).unwrap_or(ANY));
+            let dirs = joined(replicas.iter().map(dir));
             format!(
                 "{{\"topic\":{},\"partition\":{},\"replicas\":[{}],\"log_dirs\":[{dirs}]}}",
                 json::text(&partition.topic),
@@ -122,6 +134,8 @@ pub(super) fn as_json(assignments: &BTreeMap<TopicPartition, Vec<i32>>) -> Strin
 
 #[cfg(test)]
 mod tests {
+    use letterbox_client::{LogDirectory, LogReplica};
+
     use super::*;
 
     fn read_and_check(text: &str) -> Result<BTreeMap<TopicPartition, Vec<i32>>, String> {
@@ -134,11 +148,25 @@ mod tests {
             (TopicPartition::new("a", 0), vec![2, 1]),
             (TopicPartition::new("a \"b\"", 10), vec![3]),
         ]);
-        let written = as_json(&moves);
+        let written = as_json(&moves, &Dirs::default());
         assert_eq!(read_and_check(&written), Ok(moves.clone()));
         assert_eq!(read_and_check(&written.replace("\"version\":1,", "")), Ok(moves));
         let topics = r#"{"topics":[{"topic":"b"},{"topic":"a"}],"version":1}"#;
         assert_eq!(topics_of(topics), Ok(vec!["b".to_owned(), "a".to_owned()]));
+    }
+
+    #[test]
+    fn the_directories_that_are_known_are_written_and_read_again() {
+        let partition = TopicPartition::new("a", 0);
+        let replica = LogReplica { bytes: 0, offset_lag: 0, is_future: false };
+        let replicas = BTreeMap::from([(partition.clone(), replica)]);
+        let dir = LogDirectory { path: "/d".to_owned(), error: None, replicas };
+        let moves = BTreeMap::from([(partition.clone(), vec![2, 1])]);
+        let written = as_json(&moves, &Dirs::known(1, vec![dir]));
+        assert!(written.contains(r#""log_dirs":["any","/d"]"#), "{written}");
+        let read = moves_of(&written).unwrap();
+        assert_eq!(named(&read), Named::from([((1, partition), "/d".to_owned())]));
+        assert_eq!(checked(read), Ok(moves));
     }
 
     #[test]
@@ -171,9 +199,8 @@ mod tests {
         ] {
             assert_eq!(read_and_check(&text), Err(why.to_owned()), "{text}");
         }
-        let dir = one("a", "1").replace("\"replicas\"", "\"log_dirs\":[\"/d\"],\"replicas\"");
-        assert!(read_and_check(&file(&[dir])).is_err_and(|why| why.contains("not supported")));
-        for wrong in [one("a", "\"x\""), one("a", "4294967296"), "{}".to_owned()] {
+        let dir = one("a", "1").replace("\"replicas\"", "\"log_dirs\":[1],\"replicas\"");
+        for wrong in [one("a", "\"x\""), one("a", "4294967296"), "{}".to_owned(), dir] {
             assert!(read_and_check(&file(&[wrong])).is_err());
         }
     }

@@ -6,6 +6,7 @@ use std::io::Write;
 use letterbox_client::{Broker, Client, TopicPartition};
 use letterbox_env::Env;
 
+use super::dirs::Dirs;
 use super::file::{as_json, duplicates, topics_of};
 use super::{failed, failed_call};
 use crate::failure::Failure;
@@ -65,8 +66,11 @@ pub(super) async fn run(
         let names = topic.partitions.keys().map(|index| TopicPartition::new(&*topic.name, *index));
         proposed.extend(names.zip(placed));
     }
-    writeln!(out, "Current partition replica assignment\n{}\n", as_json(&present))?;
-    writeln!(out, "Proposed partition reassignment configuration\n{}", as_json(&proposed))?;
+    let holds = |id: &i32| metadata.brokers.contains_key(id);
+    let dirs = Dirs::of(client, present.values().flatten().copied().filter(holds)).await;
+    writeln!(out, "Current partition replica assignment\n{}\n", as_json(&present, &dirs))?;
+    let proposed = as_json(&proposed, &Dirs::default());
+    writeln!(out, "Proposed partition reassignment configuration\n{proposed}")?;
     Ok(())
 }
 
