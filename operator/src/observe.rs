@@ -235,6 +235,8 @@ pub struct Volume {
     pub is_mounted: bool,
     /// Why no volume can be made for its claim, as far as Kubernetes tells.
     pub fault: Option<Fault>,
+    /// Why it does not grow to what its claim asks for, as far as Kubernetes tells.
+    pub not_grown: Option<Fault>,
     /// What its claim asks for; `None` where that is not understood.
     pub requested: Option<u64>,
     /// What it has; 0 while it is not bound.
@@ -263,5 +265,13 @@ impl Volume {
     #[must_use]
     pub fn is_lent(&self) -> bool {
         self.is_bound && self.is_ending && !self.is_gone
+    }
+
+    /// Whether its claim is to ask for `size` bytes: more than it does, or less where it cannot
+    /// grow to that. Kubernetes lets no claim ask for as little as its volume has.
+    #[must_use]
+    pub fn is_to_ask_for(&self, size: u64) -> bool {
+        let is_less = |asked| size < asked && size > self.capacity && self.not_grown.is_some();
+        self.is_bound && self.requested.is_some_and(|asked| asked < size || is_less(asked))
     }
 }

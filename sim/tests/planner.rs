@@ -681,6 +681,47 @@ fn a_volume_grows_and_one_grown_by_hand_is_only_noted() {
 }
 
 #[test]
+fn a_volume_that_cannot_grow_is_told_so_with_the_way_out_and_never_as_growing() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"storage": {"size": "1Gi"}}));
+    settle(&model, &mut cluster);
+    let mut grow = |size: &str, refused: bool, most: Option<u64>| {
+        cluster.spec.storage.size = size.into();
+        model.with(|state| (state.fixed_volumes, state.volume_max) = (refused, most));
+        let told = passes(&model, &mut cluster, 2);
+        let waits =
+            told.status.waits.iter().map(|wait| (wait.reason.clone(), wait.message.clone()));
+        let status = &told.status.conditions;
+        let degraded = find_condition(status, DEGRADED).unwrap().reason.clone();
+        let progressing = find_condition(status, PROGRESSING).unwrap().reason.clone();
+        assert_eq!(ready_reason(&told).0, "True", "nobody is kept from the cluster");
+        (waits.collect::<Vec<_>>(), degraded, progressing)
+    };
+    let well = (vec![], "NoFault".to_owned(), "AsDesired".to_owned());
+    let not_grown = |message: &str| {
+        let reason = || "VolumeNotGrown".to_owned();
+        (vec![(reason(), message.to_owned())], reason(), reason())
+    };
+    // The API server refuses to have it asked for.
+    let refused = "grow volume data of broker 0 from 1Gi to 4Gi: the class does not allow it";
+    assert_eq!(grow("4Gi", true, None), not_grown(refused));
+    assert_eq!(grow("1Gi", true, None), well);
+    // It is asked for, and the storage does not have it.
+    let most = Some(2 << 30);
+    let cannot = |to: &str| {
+        not_grown(&format!(
+            "volume data of broker 0 has 2Gi and cannot grow to {to}Gi: ControllerResizeError: \
+             the pool is full; set its size in spec.storage to one that its storage class can \
+             provide, or back to 2Gi"
+        ))
+    };
+    assert_eq!(grow("4Gi", false, most), cannot("4"));
+    assert_eq!(grow("3Gi", false, most), cannot("3"));
+    assert_eq!(grow("2Gi", false, most), well);
+    assert_eq!(grow("5Gi", false, None), well);
+}
+
+#[test]
 fn mistakes_about_storage_can_be_taken_back() {
     let storage = |size: &str, class: &str| json!({"storage": {"size": size, "class": class}});
     let model = Model::default();

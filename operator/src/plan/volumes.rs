@@ -279,17 +279,23 @@ fn fault_of(wanted: &BrokerVolume, live: &Volume) -> Option<String> {
 
 fn plan_size(broker: i32, wanted: &BrokerVolume, live: &Volume, plan: &mut Plan) {
     let Some(spec) = bytes_of(&wanted.size) else { return };
-    let (name, Some(from)) = (&wanted.name, live.requested) else { return };
-    if from < spec && live.is_bound {
-        plan.steps.push(Step::GrowVolume { broker, volume: name.clone(), from, to: spec });
-    } else if from > spec {
-        let note = Note::VolumeLargerThanSpec { broker, volume: name.clone(), live: from, spec };
-        plan.notes.push(note);
+    let (volume, Some(to)) = (wanted.name.clone(), live.requested) else { return };
+    let from = if live.capacity > 0 { live.capacity } else { to };
+    if from > spec {
+        let volume = volume.clone();
+        plan.notes.push(Note::VolumeLargerThanSpec { broker, volume, live: from, spec });
     }
-    let to = from.max(spec);
-    if live.capacity > 0 && live.capacity < to {
-        let from = live.capacity;
-        plan.waits.push(Wait::VolumeGrowing { broker, volume: name.clone(), from, to });
+    if live.is_to_ask_for(spec) {
+        plan.steps.push(Step::GrowVolume { broker, volume, from, to: spec });
+    } else if from < to {
+        // One that has what the spec says is missed by nobody.
+        match live.not_grown.clone() {
+            Some(_) if from >= spec => {}
+            Some(fault) => {
+                plan.waits.push(Wait::VolumeNotGrown { broker, volume, from, to, fault })
+            }
+            None => plan.waits.push(Wait::VolumeGrowing { broker, volume, from, to }),
+        }
     }
 }
 

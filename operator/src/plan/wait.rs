@@ -179,6 +179,19 @@ pub enum Wait {
         /// The class that the spec names.
         spec: String,
     },
+    /// A volume was asked to grow and cannot.
+    VolumeNotGrown {
+        /// Whose.
+        broker: i32,
+        /// Which of its volumes.
+        volume: String,
+        /// What it has, in bytes.
+        from: u64,
+        /// In bytes.
+        to: u64,
+        /// Why, as Kubernetes says it.
+        fault: Fault,
+    },
     /// A volume was asked to grow and has not yet.
     VolumeGrowing {
         /// Whose.
@@ -307,6 +320,9 @@ impl Wait {
             Self::OtherClass { .. } => {
                 row(9, "Other storage class", "StorageClassDiffers", false, true)
             }
+            Self::VolumeNotGrown { .. } => {
+                row(9, "Volume not grown", "VolumeNotGrown", false, true)
+            }
             Self::OtherImage { .. } => row(9, "Other image", "ImageChanged", false, true),
             Self::Stray { .. } => row(10, "Unknown broker", "UnknownBroker", false, true),
             Self::UnusedClaims { .. } => {
@@ -386,6 +402,7 @@ impl Wait {
             | Self::VolumeOffline { broker, volume, .. }
             | Self::VolumeStillUsed { broker, volume }
             | Self::OtherClass { broker, volume, .. }
+            | Self::VolumeNotGrown { broker, volume, .. }
             | Self::VolumeGrowing { broker, volume, .. } => volume_of(volume, *broker),
             Self::ClaimEnding { claim, .. } => format!("volume claim {claim}"),
             Self::Stray { set } => set.to_string(),
@@ -552,6 +569,16 @@ impl std::fmt::Display for Wait {
                  spec.storage is {spec}; a volume cannot change its class: set it to {live}, or \
                  make a new cluster in {spec}"
             ),
+            Self::VolumeNotGrown { broker, volume, from, to, fault } => {
+                let (from, to) = (shown(*from), shown(*to));
+                write!(
+                    f,
+                    "volume {volume} of broker {broker} has {from} and cannot grow to {to}: {}: \
+                     {}; set its size in spec.storage to one that its storage class can provide, \
+                     or back to {from}",
+                    fault.reason, fault.message
+                )
+            }
             Self::VolumeGrowing { broker, volume, from, to } => {
                 let (from, to) = (shown(*from), shown(*to));
                 write!(f, "volume {volume} of broker {broker} grows from {from} to {to}")

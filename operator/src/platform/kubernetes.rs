@@ -26,7 +26,8 @@ use tokio::time::Instant;
 use super::calls::no_answer;
 use super::own::Own;
 use super::pods::{
-    News, has_other_image, image_in, is_ready, run_of, unbound, waits_for_pod, with_own_words,
+    News, has_other_image, image_in, is_ready, not_grown, run_of, unbound, waits_for_pod,
+    with_own_words,
 };
 use super::unwatched::Unwatched;
 use super::{Live, Platform};
@@ -724,8 +725,8 @@ impl Kubernetes {
                 ),
             }
         };
-        if claim_volume(&live, &News::default()).is_some_and(|volume| volume.requested >= Some(to))
-        {
+        let seen = claim_volume(&live, &News::default());
+        if seen.is_some_and(|volume| !volume.is_to_ask_for(to)) {
             return Ok(());
         }
         // With the version that was read, so that a growth by hand in between is not undone.
@@ -1562,6 +1563,7 @@ fn claim_volume(claim: &PersistentVolumeClaim, news: &News) -> Option<Volume> {
         is_own: false,
         is_unmarked: false,
         fault: unbound(claim, news),
+        not_grown: not_grown(claim),
         requested: requested.and_then(|requested| bytes_of(&requested.0)),
         capacity: capacity.and_then(|capacity| bytes_of(&capacity.0)).unwrap_or(0),
     })
@@ -1672,6 +1674,34 @@ pub(crate) fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_whose_volume_cannot_grow_says_why_and_may_ask_for_less() {
+        let volume = |condition: &str, status: &str| {
+            let claim = json!({
+                "metadata": {"name": "data", "uid": "1"},
+                "spec": {"volumeName": "pv", "resources": {"requests": {"storage": "3Gi"}}},
+                "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}, "conditions": [
+                    {"type": "Resizing", "status": "True"},
+                    {"type": condition, "status": status, "message": "no room"},
+                ]},
+            });
+            claim_volume(&serde_json::from_value(claim).unwrap(), &News::default()).unwrap()
+        };
+        for (condition, status, is_refused) in [
+            ("ControllerResizeError", "True", true),
+            ("NodeResizeError", "True", true),
+            ("NodeResizeError", "False", false),
+            ("FileSystemResizePending", "True", false),
+        ] {
+            let volume = volume(condition, status);
+            let fault = Fault { reason: condition.to_owned(), message: "no room".to_owned() };
+            assert_eq!(volume.not_grown, is_refused.then_some(fault), "{condition} {status}");
+            for (gib, is_asked) in [(1, false), (2, is_refused), (3, false), (4, true)] {
+                assert_eq!(volume.is_to_ask_for(gib << 30), is_asked, "{condition} {gib}");
+            }
+        }
+    }
 
     #[test]
     fn an_immutable_config_map_becomes_what_is_desired_when_our_own_keys_are_the_same() {

@@ -200,6 +200,19 @@ pub(super) fn unbound(claim: &PersistentVolumeClaim, news: &News) -> Option<Faul
     })
 }
 
+/// Why a volume does not grow to what its claim asks for. Kubernetes takes that back when it begins
+/// again, and when it is done.
+pub(super) fn not_grown(claim: &PersistentVolumeClaim) -> Option<Fault> {
+    let mut conditions = claim.status.as_ref()?.conditions.iter().flatten();
+    let condition = conditions.find(|condition| {
+        let is_it =
+            ["ControllerResizeError", "NodeResizeError"].contains(&condition.type_.as_str());
+        is_it && condition.status == "True"
+    })?;
+    let (reason, message) = (condition.type_.clone(), condition.message.clone());
+    Some(Fault { reason, message: message.unwrap_or_default() })
+}
+
 fn waiting_for_node(scheduled: &PodCondition) -> Option<Run> {
     if scheduled.status != "False" {
         return None;

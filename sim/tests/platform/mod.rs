@@ -51,6 +51,8 @@ pub(crate) struct ModelState {
     pub(crate) addresses_pending: bool,
     /// Whether no volume can grow.
     pub(crate) fixed_volumes: bool,
+    /// As many bytes as a volume can have, where that is known to it alone.
+    pub(crate) volume_max: Option<u64>,
     /// Classes in which no volume can be made.
     pub(crate) bad_classes: Vec<String>,
     /// Whether volumes are made before there is a pod that has them.
@@ -412,6 +414,7 @@ impl ModelState {
     fn volumes(&self, id: i32) -> BTreeMap<String, Volume> {
         let of_broker = self.disks.iter().filter(|((broker, _), _)| *broker == id);
         let volume = |((_, name), disk): (&(i32, String), &ModelDisk)| {
+            let most = self.volume_max.unwrap_or(u64::MAX);
             let is_bad = disk.class.as_ref().is_some_and(|class| self.bad_classes.contains(class));
             let volume = Volume {
                 claim: format!("{name}-{id}"),
@@ -431,8 +434,12 @@ impl ModelState {
                     reason: "ProvisioningFailed".to_owned(),
                     message: "there is no such class".to_owned(),
                 }),
+                not_grown: (disk.size > most).then(|| Fault {
+                    reason: "ControllerResizeError".to_owned(),
+                    message: "the pool is full".to_owned(),
+                }),
                 requested: Some(disk.size),
-                capacity: if disk.is_bound { disk.size } else { 0 },
+                capacity: if disk.is_bound { disk.size.min(most) } else { 0 },
             };
             (name.clone(), volume)
         };
