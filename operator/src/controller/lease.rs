@@ -42,6 +42,9 @@ pub(crate) struct Pace {
     pub(crate) deadline: Duration,
     /// Between two renewals.
     pub(crate) renewal: Duration,
+    /// Whether only the time counts in which the Lease could be written: its holder is to have it
+    /// again after a fault that keeps everybody from that.
+    pub(crate) while_writable: bool,
 }
 
 /// Of leadership.
@@ -49,6 +52,7 @@ const LEADER: Pace = Pace {
     honoured: Duration::from_secs(15),
     deadline: Duration::from_secs(10),
     renewal: Duration::from_secs(2),
+    while_writable: false,
 };
 /// Between two attempts to lead, so that a Lease that was given back is taken within two seconds.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
@@ -116,7 +120,7 @@ pub(crate) struct Seen {
     version: Option<String>,
     /// For how long it has had this version while it could be renewed.
     unrenewed: Duration,
-    /// When it was read last.
+    /// When it was read last, and could be written.
     read: Instant,
 }
 
@@ -127,7 +131,7 @@ impl Seen {
     }
 
     /// A Lease that was deleted, as far as is known now.
-    pub(crate) fn deleted() -> Self {
+    fn deleted() -> Self {
         Self::of(None)
     }
 
@@ -136,8 +140,8 @@ impl Seen {
         self.version.is_none()
     }
 
-    /// Takes up that it is read again. The time since it was read last does not count when that is
-    /// long: the API server did not answer, and nobody could renew it.
+    /// Takes up that it is read again, and could be written. The time since that was so last does
+    /// not count when that is long: nobody could renew it.
     fn read_again(&mut self) {
         let since = self.read.elapsed();
         self.read = Instant::now();
@@ -153,15 +157,38 @@ pub(crate) struct Attempts {
     api: Api<Lease>,
     options: LeaseOptions,
     pace: Pace,
-    pub(crate) seen: Option<Seen>,
+    seen: Option<Seen>,
     /// Whether a Lease that does not exist, and was not seen before, is made.
-    pub(crate) may_make: bool,
+    may_make: bool,
 }
 
 impl Attempts {
     pub(crate) fn new(env: &Env, client: &Client, options: &LeaseOptions, pace: Pace) -> Self {
         let api = Api::namespaced(client.clone(), &options.namespace);
         Self { env: env.clone(), api, options: options.clone(), pace, seen: None, may_make: true }
+    }
+
+    /// Goes on with what was seen before. A Lease that does not exist is not made before it is known
+    /// whether somebody may have held one ([`Attempts::looked`]).
+    pub(crate) fn after(self, seen: Option<Seen>) -> Self {
+        Self { seen, may_make: false, ..self }
+    }
+
+    /// What was seen of the Lease of somebody else.
+    pub(crate) fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+
+    /// Takes up whether somebody else may hold on a Lease that does not exist any more.
+    pub(crate) fn looked(&mut self, may_be_held: bool) {
+        (self.seen, self.may_make) = (may_be_held.then(Seen::deleted), true);
+    }
+
+    /// Takes up why the Lease that was held is not any more.
+    pub(crate) fn lost(&mut self, lost: &Lost) {
+        // Whoever took it may hold it on when it is deleted. One that was deleted was ours.
+        self.seen = (*lost == Lost::Taken).then(Seen::deleted);
+        self.may_make = *lost == Lost::Gone;
     }
 
     /// Whether somebody else may hold the Lease, as far as was read less than [`Pace::honoured`]
@@ -190,7 +217,7 @@ impl Attempts {
     /// Takes the Lease if nobody else holds it. One that was given back is free at once. One that
     /// was deleted may be held on by whoever was seen with it, until that one finds it out.
     async fn attempt(&mut self) -> Result<Lease, Waits> {
-        let (env, api, options) = (&self.env, &self.api, &self.options);
+        let (api, options) = (&self.api, &self.options);
         let live = api.get_opt(&options.name).await.map_err(Waits::Error)?;
         if live.is_none() && self.seen.is_none() && !self.may_make {
             return Err(Waits::Missing);
@@ -200,6 +227,11 @@ impl Attempts {
             .map_or(self.seen.is_none(), |holder| holder.is_empty() || holder == options.identity);
         if !is_free {
             let version = live.as_ref().and_then(Lease::resource_version);
+            let is_known = self.seen.as_ref().is_some_and(|seen| seen.version == version);
+            if is_known && self.pace.while_writable {
+                // Where it is refused, as by a webhook, its holder cannot renew it either.
+                self.write(live.as_ref(), true).await?;
+            }
             let seen = match self.seen.take() {
                 Some(mut known) if known.version == version => {
                     known.read_again();
@@ -211,11 +243,17 @@ impl Attempts {
                 return Err(Waits::Other(holder.map(ToOwned::to_owned)));
             }
         }
-        let (params, ours) =
-            (PostParams::default(), record(env, options, self.pace, live.as_ref()));
+        self.write(live.as_ref(), false).await
+    }
+
+    /// Writes that the Lease is ours over what was read of it; `tries` only finds out whether that
+    /// could be done.
+    async fn write(&self, live: Option<&Lease>, tries: bool) -> Result<Lease, Waits> {
+        let params = PostParams { dry_run: tries, ..PostParams::default() };
+        let ours = record(&self.env, &self.options, self.pace, live);
         let written = match live {
-            None => api.create(&params, &ours).await,
-            Some(_) => api.replace(&options.name, &params, &ours).await,
+            None => self.api.create(&params, &ours).await,
+            Some(_) => self.api.replace(&self.options.name, &params, &ours).await,
         };
         written.map_err(|error| match &error {
             kube::Error::Api(status) if status.code == 409 => Waits::Conflict,

@@ -2,7 +2,7 @@
 //! watch one namespace they would change the same objects in turns, so an operator acts in a
 //! namespace only while it holds the Lease there, whose name is the same for all of them. It is held
 //! in the name of the release, which all of its pods share: the next pod takes it at once, and
-//! another release once it has not been renewed for a minute in which the API server answered. It is
+//! another release once it has not been renewed for a minute in which it could be written. It is
 //! deleted with the last object. One that is not there is made at once in a namespace in which no
 //! object has a status yet: elsewhere it may have been deleted under an operator that acts.
 //!
@@ -41,6 +41,7 @@ const PACE: Pace = Pace {
     honoured: Duration::from_secs(60),
     deadline: Duration::from_secs(40),
     renewal: Duration::from_secs(15),
+    while_writable: true,
 };
 /// How long a pass waits for the answer to the first attempt.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -322,12 +323,11 @@ async fn hold_for_objects(holder: &Holder<'_>, options: LeaseOptions) -> Ended {
 /// Holds a Lease whenever it can. Ends when its namespace is gone.
 async fn hold(holder: &Holder<'_>, options: &LeaseOptions) {
     let (owners, namespace) = (holder.owners, &options.namespace);
-    let mut attempts = Attempts::new(holder.env, holder.leases, options, PACE);
-    attempts.seen = owners.with_seen(|seen| seen.get(namespace).cloned());
-    attempts.may_make = false;
+    let seen = owners.with_seen(|seen| seen.get(namespace).cloned());
+    let mut attempts = Attempts::new(holder.env, holder.leases, options, PACE).after(seen);
     loop {
         let attempt = attempt(holder.objects, namespace, &mut attempts).await;
-        owners.with_seen(|all| match attempts.seen.clone() {
+        owners.with_seen(|all| match attempts.seen().cloned() {
             Some(seen) => all.insert(namespace.clone(), seen),
             None => all.remove(namespace),
         });
@@ -341,10 +341,8 @@ async fn hold(holder: &Holder<'_>, options: &LeaseOptions) {
                 if lost != Lost::Gone {
                     tracing::warn!(namespace, why = %lost, "work in the namespace is interrupted");
                     owners.set(namespace, Owner::Asked);
-                    attempts.may_make = false;
                 }
-                // Whoever took it may hold it on when it is deleted.
-                attempts.seen = (lost == Lost::Taken).then(Seen::deleted);
+                attempts.lost(&lost);
                 Duration::ZERO
             }
             Err(Waits::Other(Some(other))) => {
@@ -360,8 +358,7 @@ async fn hold(holder: &Holder<'_>, options: &LeaseOptions) {
             }
             // What another one manages is not ours for lack of a right.
             Err(Waits::Error(kube::Error::Api(status)))
-                if lacks_right(&status)
-                    && attempts.seen.as_ref().is_none_or(Seen::is_of_nobody) =>
+                if lacks_right(&status) && attempts.seen().is_none_or(Seen::is_of_nobody) =>
             {
                 if owners.set(namespace, Owner::Us) {
                     tracing::warn!(
@@ -381,7 +378,7 @@ async fn hold(holder: &Holder<'_>, options: &LeaseOptions) {
                 {
                     tracing::warn!(namespace, why, "the namespace is not reconciled");
                 }
-                if attempts.seen.is_some() { OTHERS } else { RETRY }
+                if attempts.seen().is_some() { OTHERS } else { RETRY }
             }
         };
         tokio::time::sleep(pause).await;
@@ -404,10 +401,7 @@ async fn attempt(
             || was_acted_on::<KafkaTopic>(objects, namespace).await?)
     };
     let looks = tokio::time::timeout(PATIENCE, looks).await;
-    if looks.unwrap_or(Err(Waits::NoAnswer))? {
-        attempts.seen = Some(Seen::deleted());
-    }
-    attempts.may_make = true;
+    attempts.looked(looks.unwrap_or(Err(Waits::NoAnswer))?);
     attempts.next().await
 }
 
@@ -455,7 +449,7 @@ fn identity(own: &LeaseOptions) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use axum::http::{Method, Request, Response};
+    use axum::http::{Method, Request, Response, Uri};
     use kube::client::Body;
     use serde_json::{Value, json};
 
@@ -506,7 +500,8 @@ mod tests {
             json!({"metadata": {}, "items": [object]})
         }
 
-        fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
+        fn answer(&mut self, method: &Method, uri: &Uri, body: &Value) -> (u16, Value) {
+            let path = uri.path();
             if path.ends_with("kafkaclusters") || path.ends_with("kafkatopics") {
                 return (200, self.list());
             }
@@ -520,16 +515,18 @@ mod tests {
             };
             let is_read = method == Method::GET;
             match (method.as_str(), &self.says) {
+                // Before anybody is asked whether it may be written.
+                ("PUT", _) if self.holder.is_none() => return refusal(404, ""),
                 (_, Some(says)) if !(is_read && says.reads) => {
                     return refusal(says.code, says.words);
                 }
                 ("GET", _) if self.holder.is_none() => return refusal(404, ""),
                 ("GET", _) => {}
                 ("POST", _) if self.holder.is_some() => return refusal(409, ""),
-                ("PUT", _) if self.holder.is_none() => return refusal(404, ""),
                 _ if known.is_some_and(|known| known != self.version.to_string()) => {
                     return refusal(409, "");
                 }
+                _ if uri.query().is_some_and(|query| query.contains("dryRun=All")) => {}
                 ("DELETE", _) => self.write(None),
                 _ => self.write(body["spec"]["holderIdentity"].as_str()),
             }
@@ -560,8 +557,8 @@ mod tests {
                     let (parts, body) = request.into_parts();
                     let body = body.collect_bytes().await.unwrap();
                     let body = serde_json::from_slice(&body).unwrap_or_default();
-                    let (method, path) = (parts.method, parts.uri.path().to_owned());
-                    let (code, body) = server.lock().unwrap().answer(&method, &path, &body);
+                    let (method, uri) = (parts.method, parts.uri);
+                    let (code, body) = server.lock().unwrap().answer(&method, &uri, &body);
                     let body = Body::from(body.to_string().into_bytes());
                     Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
                 }
@@ -724,6 +721,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_namespace_stays_with_its_operator_when_no_lease_could_be_written_for_long() {
+        // It is there meanwhile, or is not, as when it was deleted.
+        for is_there in [true, false] {
+            let server = Server::held_by(None);
+            let (first, second) = (Operator::named("a", &server), Operator::named("b", &server));
+            let both = async {
+                assert!(first.acts().await);
+                let refused = async {
+                    assert!(!second.acts().await);
+                    let mut held = server.lock().unwrap();
+                    held.acted = true;
+                    if !is_there {
+                        held.write(None);
+                    }
+                    held.says = Some(Says { reads: true, ..FAULT });
+                    drop(held);
+                    for _ in 0..A_WHILE.as_secs() {
+                        assert!(!second.acts().await, "it may be the other's");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                    assert!(!first.acts().await, "it is not renewed");
+                    server.lock().unwrap().says = None;
+                    first.acts_after().await;
+                    tokio::time::sleep(A_WHILE).await;
+                    assert!(first.acts().await && !second.acts().await);
+                };
+                second.leads(refused).await;
+            };
+            first.leads(both).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_lease_that_was_deleted_is_not_made_under_an_operator_that_acts() {
         for acted in [true, false] {
             let server = Server::held_by(None);
@@ -767,7 +797,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_acts_goes_on_when_the_lease_is_deleted_and_is_interrupted_when_it_is_lost() {
-        let server = Server::held_by(None);
+        // Another pod of it has made the Lease and acted.
+        let server = Server::held_by(Some("us/one"));
+        server.lock().unwrap().acted = true;
         let operator = Operator::of(&server);
         let (owners, second) = (&operator.owners, Duration::from_secs(1));
         let test = async {

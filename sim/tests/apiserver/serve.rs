@@ -226,6 +226,7 @@ impl Served {
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": key.name}}),
             );
         }
+        let tries = asked.query.get("dryRun").is_some_and(|it| it == "All");
         match asked.method {
             Method::GET if key.name.is_empty() => {
                 if key.resource.starts_with("letterbox.dev/") {
@@ -238,9 +239,12 @@ impl Served {
             Method::POST => {
                 let name = text(body, "/metadata/name").unwrap_or_default();
                 let key = Key { name: name.to_owned(), ..key.clone() };
+                if tries && self.server.get(&key).is_none() {
+                    return Ok(body.clone());
+                }
                 self.server.create(&self.actor, &key, body.clone())
             }
-            Method::PUT => self.replace(key, body),
+            Method::PUT => self.replace(key, body, tries),
             Method::PATCH => self
                 .server
                 .with(|state| state.patch(&self.actor, key, &asked.part, body, asked.is_apply)),
@@ -272,12 +276,15 @@ impl Served {
         })
     }
 
-    fn replace(&self, key: &Key, body: &Value) -> Result<Value, Refused> {
+    fn replace(&self, key: &Key, body: &Value, tries: bool) -> Result<Value, Refused> {
         self.server.with(|state| {
             let live = state.object(key).ok_or_else(|| not_found(key))?;
             let version = "/metadata/resourceVersion";
             if text(body, version).is_some() && text(body, version) != text(&live, version) {
                 return Err(conflict("another version is there"));
+            }
+            if tries {
+                return Ok(body.clone());
             }
             let mut object = body.clone();
             object["metadata"]["uid"] = live["metadata"]["uid"].clone();
