@@ -1627,17 +1627,20 @@ fn an_object_that_cannot_be_read_is_told_and_keeps_no_other_waiting() {
             (&status["observedGeneration"], &status["topicName"]),
             (generation, &json!("t2"))
         );
-        let conditions = status["conditions"].as_array().unwrap().iter();
-        let told: Vec<_> =
-            conditions.map(|it| (&it["type"], &it["status"], &it["reason"])).collect();
         let unread = json!("NotUnderstood");
-        for (type_, is_so, reason) in [
-            ("Ready", "False", &unread),
-            ("Progressing", "False", &unread),
-            ("Degraded", "True", &unread),
-            ("Paused", "False", &json!("NotPaused")),
-        ] {
-            assert!(told.contains(&(&json!(type_), &json!(is_so), reason)), "{told:?}");
+        let never_read = server.get(&Key::new(TOPIC_OBJECTS, "ns", "bad-0-1")).unwrap();
+        for status in [status, &never_read["status"]] {
+            let conditions = status["conditions"].as_array().unwrap().iter();
+            let told: Vec<_> =
+                conditions.map(|it| (&it["type"], &it["status"], &it["reason"])).collect();
+            for (type_, is_so, reason) in [
+                ("Ready", "False", &unread),
+                ("Progressing", "False", &unread),
+                ("Degraded", "True", &unread),
+                ("Paused", "False", &json!("NotPaused")),
+            ] {
+                assert!(told.contains(&(&json!(type_), &json!(is_so), reason)), "{told:?}");
+            }
         }
         assert!(status["conditions"][0]["lastTransitionTime"].is_string());
         let [wait] = &*waits_of(&play, &was_ready) else { panic!("{status}") };
