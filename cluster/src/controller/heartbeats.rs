@@ -8,7 +8,7 @@ use std::time::Duration;
 use letterbox_env::panics::lock;
 use letterbox_protocol::model::BrokerId;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,9 @@ use super::{ControllerError, DECIDE_WITHIN_MAX, decide_here};
 use crate::metadata::decide::liveness::{
     Effect, Heartbeat, HeartbeatAnswer, Lags, Liveness, Millis,
 };
-use crate::metadata::decide::{Answer, BalanceLeaders, FenceBrokers, Kind, StopBroker};
+use crate::metadata::decide::{
+    Answer, BalanceLeaders, FenceBrokers, Kind, LeaseTimes, StopBroker, TendLeases,
+};
 use crate::quorum::{MetadataQuorum, QuorumError, QuorumStatus};
 
 /// What waits to be heard; more waits at those who tell it.
@@ -27,6 +29,8 @@ const PROBES: usize = 5;
 const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Leads that are moved at once, because clients then look for the leaders.
 const LEADS_TOGETHER_MAX: usize = 1_000;
+/// How often it is looked at restart leases, while there are any.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 /// What was not fenced yet, although it should be, is said again after this.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
@@ -66,6 +70,10 @@ struct Leading {
     term: u64,
     since: Instant,
     liveness: Liveness,
+    /// How long restart leases last yet.
+    leases: LeaseTimes,
+    /// The look at them that was begun last.
+    tending: Option<AbortHandle>,
     /// When leads were given back last.
     balanced: Instant,
     /// When it was looked at whose session is over.
@@ -109,7 +117,9 @@ impl Watch {
                     }
                     if let Some(leading) = leading.as_mut() {
                         let now = leading.now();
-                        leading.liveness.take(&images.borrow_and_update(), now);
+                        let image = images.borrow_and_update();
+                        leading.liveness.take(&image, now);
+                        leading.leases.take(&image, now);
                     }
                 }
             }
@@ -125,6 +135,7 @@ impl Watch {
         }
         let effects = leading.liveness.tick(now);
         self.act(leading, effects);
+        self.tend(leading);
         if self.balance_every.is_some_and(|every| leading.balanced.elapsed() >= every) {
             leading.balanced = Instant::now();
             leading.tasks.spawn(balance(self.queue.clone()));
@@ -142,12 +153,16 @@ impl Watch {
         } else if leading.as_ref().is_none_or(|leading| leading.term != status.term) {
             let image = self.quorum.image();
             lock(&self.lags).clear();
+            let mut leases = LeaseTimes::default();
+            leases.take(&image, 0);
             let new = leading.insert(Leading {
                 term: status.term,
                 since: Instant::now(),
                 balanced: Instant::now(),
                 ticked: Instant::now(),
                 liveness: Liveness::new(millis(self.session), &image, 0),
+                leases,
+                tending: None,
                 tasks: JoinSet::new(),
                 changing: BTreeMap::new(),
             });
@@ -172,10 +187,22 @@ impl Watch {
 
     fn next_look(&self, leading: &Leading) -> Instant {
         // Often enough to notice that this process was stopped.
-        let latest = leading.ticked + self.session / 8;
+        let every = self.session / 8;
+        let every = if leading.leases.is_empty() { every } else { every.min(TEND_EVERY) };
+        let latest = leading.ticked + every;
         let end = leading.liveness.next_end().map(Duration::from_millis);
         let end = end.and_then(|end| leading.since.checked_add(end)).unwrap_or(latest);
         end.min(latest).max(leading.ticked + AGAIN_AFTER)
+    }
+
+    /// Ends restart leases that are over, and moves leads on, one look at a time.
+    fn tend(&self, leading: &mut Leading) {
+        let is_begun = leading.tending.as_ref().is_some_and(|task| !task.is_finished());
+        if leading.leases.is_empty() || is_begun {
+            return;
+        }
+        let operation = leading.leases.tend(leading.now(), LEADS_TOGETHER_MAX);
+        leading.tending = Some(leading.tasks.spawn(tend(self.queue.clone(), operation)));
     }
 
     fn hear(&self, news: News, leading: Option<&mut Leading>) {
@@ -335,6 +362,17 @@ async fn balance(queue: mpsc::Sender<Job>) {
             }
         }
     }
+}
+
+async fn tend(queue: mpsc::Sender<Job>, operation: TendLeases) {
+    let deadline = Instant::now() + DECIDE_WITHIN_MAX;
+    let answer = decide_here(&queue, operation.into(), deadline).await;
+    let error = match answer.map(|answer| TendLeases::outcome(answer.outcome)) {
+        Ok(Some(Err(error))) => error.to_string(),
+        Err(error) => error.to_string(),
+        Ok(_) => return,
+    };
+    tracing::warn!(error, "cannot look after restart leases; retrying");
 }
 
 /// The index that shows that a broker has left all partitions that another can take.

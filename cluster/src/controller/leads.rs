@@ -1,12 +1,28 @@
-//! Says how many partitions have another leader.
+//! Says how many partitions have another leader, and which restart leases begin and end.
 
-use crate::metadata::{MetadataImage, MetadataRecord};
+use crate::metadata::{MetadataImage, MetadataRecord, RestartLease};
 
 /// Says what `records`, decided on `image`, change of who leads.
 pub(super) fn tell(image: &MetadataImage, records: &[MetadataRecord]) {
     let (moved, without_leader) = moved(image, records);
     if moved + without_leader > 0 {
         tracing::info!(moved, without_leader, "partition leaders changed");
+    }
+    for record in records {
+        match record {
+            MetadataRecord::RestartLease(lease) => {
+                let is_known = |known: &RestartLease| known.grant == lease.grant;
+                if !image.lease(&lease.holder).is_some_and(is_known) {
+                    let (holder, brokers) = (&lease.holder, lease.brokers.keys());
+                    let seconds = lease.for_ms / 1_000;
+                    tracing::info!(holder, ?brokers, seconds, "restart lease granted");
+                }
+            }
+            MetadataRecord::EndRestartLease(record) => {
+                tracing::info!(holder = record.holder, "restart lease ended");
+            }
+            _ => {}
+        }
     }
 }
 

@@ -33,6 +33,8 @@ pub enum ApplyError {
     BadPartition { id: TopicId, partition: i32, reason: &'static str },
     #[error("broker {id} is not registered")]
     NoSuchBroker { id: BrokerId },
+    #[error("there is no restart lease of {holder}")]
+    NoSuchLease { holder: String },
     #[error("producer ids would go back from {present} to {record}")]
     ProducerIdsGoBack { present: i64, record: i64 },
     #[error(
@@ -93,6 +95,15 @@ impl MetadataImage {
             }
             MetadataRecord::ProducerIds(record) => self.apply_producer_ids(record),
             MetadataRecord::Feature(record) => self.apply_feature(record),
+            MetadataRecord::RestartLease(lease) => {
+                Arc::make_mut(&mut self.leases).insert(lease.holder.clone(), lease.clone());
+                Ok(())
+            }
+            MetadataRecord::EndRestartLease(record) => {
+                let ended = Arc::make_mut(&mut self.leases).remove(&record.holder);
+                let holder = &record.holder;
+                ended.map(drop).ok_or_else(|| ApplyError::NoSuchLease { holder: holder.clone() })
+            }
             MetadataRecord::RemovedTopics(record) => {
                 self.removed_topics.restore(record);
                 Ok(())
@@ -298,6 +309,7 @@ impl MetadataImage {
         records.extend(self.features.iter().map(|(name, level)| {
             MetadataRecord::Feature(FeatureRecord { name: name.clone(), level: *level })
         }));
+        records.extend(self.leases().cloned().map(MetadataRecord::RestartLease));
         records.extend(self.removed_topics.to_record().map(MetadataRecord::RemovedTopics));
         let unfinished = self.unfinished.as_deref().cloned();
         records.extend(unfinished.map(MetadataRecord::Unfinished));

@@ -20,6 +20,9 @@ pub(super) const FIRST: i16 = 1;
 /// From this level of [`FEATURE`] on the metadata tells which replicas have no room.
 const TELLS_ROOM: i16 = 3;
 
+/// From this level of [`FEATURE`] on there are restart leases.
+pub(super) const LEASES: i16 = 4;
+
 /// The level of a feature where none is said, of a cluster and of a release; 0 is none.
 fn not_said(feature: &str) -> i16 {
     if feature == FEATURE { FIRST } else { 0 }
@@ -36,7 +39,7 @@ pub struct Levels {
 
 impl Levels {
     /// Those of [`FEATURE`] that this release supports. A cluster is founded at the highest one.
-    pub const SUPPORTED: Self = Self { min: FIRST, max: 3 };
+    pub const SUPPORTED: Self = Self { min: FIRST, max: 4 };
 
     /// Whether `level` is one of them.
     #[must_use]
@@ -108,6 +111,12 @@ impl MetadataImage {
     #[must_use]
     pub fn tells_room(&self) -> bool {
         self.level(FEATURE) >= TELLS_ROOM
+    }
+
+    /// Whether every node of the cluster reads restart leases.
+    #[must_use]
+    pub fn has_leases(&self) -> bool {
+        self.level(FEATURE) >= LEASES
     }
 }
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::entry::Unfinished;
 use super::features::Release;
+use super::lease::RestartLease;
 use super::removed::RemovedTopics;
 use super::shared_map::SharedMap;
 
@@ -51,6 +52,8 @@ pub struct MetadataImage {
     pub next_producer_id: ProducerId,
     /// Finalized feature levels by name; a feature at level 0 is absent.
     pub features: Arc<BTreeMap<String, i16>>,
+    /// Restart leases, by holder.
+    pub(crate) leases: Arc<BTreeMap<String, RestartLease>>,
     /// The topics that were removed last.
     pub removed_topics: RemovedTopics,
     /// A decision of which some parts were applied and the last one was not: nothing of it is seen.

@@ -19,6 +19,7 @@ mod entry;
 mod envelope;
 mod error;
 mod image;
+mod lease;
 mod removed;
 mod shared_map;
 
@@ -30,6 +31,7 @@ pub use image::{
     BrokerRegistration, ConfigResource, Configs, Election, Endpoint, MetadataImage, PartitionState,
     Secret, SecurityProtocol, Stamp, Topic,
 };
+pub use lease::RestartLease;
 pub use record::MetadataRecord;
 pub use removed::{RemovedTopics, RemovedTopicsRecord};
 pub use shared_map::SharedMap;

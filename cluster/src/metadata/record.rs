@@ -20,6 +20,7 @@ pub use super::envelope::{DecodeError, Subject};
 use super::envelope::{Envelope, kinds};
 use super::features::FIRST;
 use super::image::{BrokerRegistration, ConfigResource, PartitionState};
+use super::lease::RestartLease;
 pub use super::removed::RemovedTopicsRecord;
 
 /// One change of the metadata image.
@@ -47,6 +48,10 @@ pub enum MetadataRecord {
     ProducerIds(ProducerIdsRecord),
     /// Finalizes the level of a feature; 0 removes it.
     Feature(FeatureRecord),
+    /// Grants a restart lease, in place of the one that its holder had; from level 4 on.
+    RestartLease(RestartLease),
+    /// Ends a restart lease.
+    EndRestartLease(EndRestartLeaseRecord),
     /// The topics that were removed last. Only in snapshots.
     RemovedTopics(RemovedTopicsRecord),
     /// The parts so far of a decision that takes several entries. Only in snapshots that were made
@@ -177,6 +182,13 @@ pub struct FeatureRecord {
     pub level: i16,
 }
 
+/// See [`MetadataRecord::EndRestartLease`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndRestartLeaseRecord {
+    /// Whose.
+    pub holder: String,
+}
+
 impl FeatureRecord {
     /// 0 is read also by what knows no levels, and would go on whatever the level.
     fn version(&self) -> u16 {
@@ -222,6 +234,8 @@ kinds! {
     GroupConfig "groupConfig" 0,
     ProducerIds "producerIds" 0,
     Feature "feature" 1,
+    RestartLease "restartLease" 0,
+    EndRestartLease "endRestartLease" 0,
     RemovedTopics "removedTopics" 0,
     Unfinished "unfinished" 0,
 }

@@ -116,7 +116,7 @@ async fn the_level_of_the_cluster_is_told_and_raised_for_good() {
         (0, older, "Can't downgrade to a newer version."),
         (1, request(2, 2), "Can't downgrade to a newer version."),
         (2, request(2, 4), "The controller does not support the given upgrade type."),
-        (2, request(4, 1), "Local controller 1 only supports versions 1-3"),
+        (2, request(5, 1), "Local controller 1 only supports versions 1-4"),
     ] {
         let level = request.feature_updates[0].max_version_level;
         let (code, message, results, at) = ask(version, request).await;

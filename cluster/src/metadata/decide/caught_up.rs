@@ -105,6 +105,14 @@ impl Decide for AskCaughtUp {
     }
 }
 
+/// Whether `broker` has registered again since the registration of `since_epoch`, and is caught up.
+pub(super) fn is_back(image: &MetadataImage, broker: BrokerId, since_epoch: i64) -> bool {
+    let has_restarted = image.brokers.get(&broker).is_some_and(|one| one.epoch > since_epoch);
+    let asked =
+        AskCaughtUp { brokers: [broker].into(), names_max: 0, since_epoch: Some(since_epoch) };
+    has_restarted && asked.of_one(broker, image, Lag::default(), 0).is_caught_up()
+}
+
 impl AskCaughtUp {
     fn of_one(
         &self,

@@ -50,6 +50,8 @@ pub(super) struct Change<'a> {
     isr: Vec<BrokerId>,
     /// The first of the assignment shall lead, if it may.
     prefers_the_first: bool,
+    /// A leader that is about to restart gives way.
+    hands_over: bool,
     /// Those that have nothing, or lack records within what they have.
     lost: Vec<BrokerId>,
     /// It may lack the end of what it had.
@@ -79,6 +81,7 @@ impl<'a> Change<'a> {
             full: before.full.to_vec(),
             isr: before.isr.to_vec(),
             prefers_the_first: false,
+            hands_over: false,
             lost: before.lost.to_vec(),
             shortened: None,
             renewed: false,
@@ -147,6 +150,12 @@ impl<'a> Change<'a> {
     /// The first replica of the assignment leads, if it has every committed record.
     pub(super) fn led_by_the_preferred(mut self) -> Self {
         self.prefers_the_first = true;
+        self
+    }
+
+    /// A leader that is about to restart (a restart lease) gives way to another one in sync.
+    pub(super) fn handed_over(mut self) -> Self {
+        self.hands_over = true;
         self
     }
 
@@ -340,13 +349,17 @@ impl<'a> Change<'a> {
     }
 
     /// The first live one of these in the order of the assignment. Who has no room comes after
-    /// those that have, and who is about to stop comes last.
+    /// those that have, of both who is about to restart after those that are not, and who is about to
+    /// stop comes last.
     fn first_of(&self, among: &[BrokerId]) -> Option<BrokerId> {
         let all = || self.replicas.iter().copied().filter(|id| among.contains(id));
         let all = || all().filter(|id| self.may_lead(*id));
         let serving = || all().filter(|id| self.image.is_serving(*id));
         let has_room = |id: &BrokerId| !self.full.contains(id);
-        serving().find(has_room).or_else(|| serving().next()).or_else(|| all().next())
+        let stays = |id: &BrokerId| !self.image.is_leased(*id);
+        let with_room = || serving().filter(has_room);
+        let best = with_room().find(stays).or_else(|| with_room().next());
+        best.or_else(|| serving().find(stays)).or_else(|| serving().next()).or_else(|| all().next())
     }
 
     /// Whether it is there with its log.
@@ -356,11 +369,14 @@ impl<'a> Change<'a> {
 
     /// Who leads, of the ISR.
     fn leader(&self) -> Option<BrokerId> {
+        let goes = |id: &BrokerId| self.image.is_leased(*id);
         let preferred = self.replicas.first().copied().filter(|id| {
-            self.prefers_the_first && self.isr.contains(id) && self.image.is_serving(*id)
+            let may_lead = self.isr.contains(id) && self.image.is_serving(*id) && !goes(id);
+            self.prefers_the_first && may_lead
         });
         let may_stay = |id: &BrokerId| self.isr.contains(id) && self.may_lead(*id);
-        let present = self.before.leader.filter(may_stay);
+        let gives_way = |id: &BrokerId| self.hands_over && goes(id);
+        let present = self.before.leader.filter(|id| may_stay(id) && !gives_way(id));
         preferred.or(present).or_else(|| self.first_of(&self.isr))
     }
 }

@@ -23,7 +23,7 @@ pub struct ElectLeaders {
 /// Which replica is to lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WantedLeader {
-    /// The first of the assignment, if it is in sync.
+    /// The first of the assignment, if it is in sync and nobody has a restart lease over it.
     Preferred,
     /// Any, where nobody leads: also one that may miss committed records.
     Unclean,
@@ -100,7 +100,8 @@ impl Decide for BalanceLeaders {
     type Outcome = usize;
 
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
-        let elsewhere = image.serving_brokers().flat_map(|id| {
+        let may_lead = image.serving_brokers().filter(|id| !image.is_leased(*id));
+        let elsewhere = may_lead.flat_map(|id| {
             image.partitions_of(id).filter(move |(_, _, state)| {
                 state.replicas.first() == Some(&id)
                     && state.leader.is_some_and(|leader| leader != id)

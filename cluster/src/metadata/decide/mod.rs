@@ -13,6 +13,7 @@ mod configs;
 mod elect;
 mod features;
 mod isr;
+mod lease;
 pub mod liveness;
 mod logs;
 mod names;
@@ -37,6 +38,9 @@ pub use configs::{AlterConfigs, ConfigOp, ConfigRules, ConfigScope, ResourceAlte
 pub use elect::{BalanceLeaders, ElectLeaders, WantedLeader};
 pub use features::{FeatureUpdate, UpdateFeatures, UpgradeType};
 pub use isr::{AlterIsr, IsrChange, IsrMember};
+pub use lease::{
+    LeaseAnswer, LeaseConflict, LeaseTimes, ReleaseRestartLease, TakeRestartLease, TendLeases,
+};
 pub use letterbox_protocol::topics::{METADATA_TOPIC, is_internal_topic};
 pub use logs::{LogReport, ReportLogs};
 pub use names::validate_topic_name;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     AllocateProducerIds, AlterConfigs, AlterIsr, AlterReassignments, AskCaughtUp, BalanceLeaders,
     Context, CreatePartitions, CreateTopics, Decide, Decision, DeleteTopics, ElectLeaders,
-    FenceBrokers, JudgeRestart, RegisterBroker, ReportLogs, SetClusterId, StopBroker,
-    UnregisterBroker, UpdateFeatures,
+    FenceBrokers, JudgeRestart, RegisterBroker, ReleaseRestartLease, ReportLogs, SetClusterId,
+    StopBroker, TakeRestartLease, TendLeases, UnregisterBroker, UpdateFeatures,
 };
 use crate::metadata::MetadataImage;
 pub use crate::metadata::envelope::DecodeError;
@@ -42,7 +42,6 @@ macro_rules! operations {
         }
 
         /// What each kind of operation came to.
-        #[expect(clippy::large_enum_variant, reason = "few are under way at a time")]
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Outcome {
             $($(#[$doc])* $name(<$name as Decide>::Outcome),)+
@@ -104,6 +103,12 @@ operations! {
     StopBroker "stopBroker" 0,
     /// Says what a restart of brokers would interrupt.
     JudgeRestart "judgeRestart" 0,
+    /// Grants a restart lease.
+    TakeRestartLease "takeRestartLease" 0,
+    /// Gives a restart lease back.
+    ReleaseRestartLease "releaseRestartLease" 0,
+    /// Ends leases that are over, and hands over leads.
+    TendLeases "tendLeases" 0,
     /// Says how far brokers are.
     AskCaughtUp "askCaughtUp" 0,
     /// Elects leaders.

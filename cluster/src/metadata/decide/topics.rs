@@ -207,7 +207,8 @@ fn manual(
     Ok(assignments)
 }
 
-/// A new partition: every live replica is in sync, the first of them leads.
+/// A new partition: every live replica is in sync, and the first of them leads that has no restart
+/// lease over it.
 pub(super) fn new_partition(
     image: &MetadataImage,
     topic_id: TopicId,
@@ -215,7 +216,8 @@ pub(super) fn new_partition(
     replicas: &[BrokerId],
 ) -> ItemResult<PartitionRecord> {
     let isr = first_isr(image, replicas);
-    let Some(leader) = isr.first().copied() else {
+    let stays = |id: &&BrokerId| !image.is_leased(**id);
+    let Some(leader) = isr.iter().find(stays).or(isr.first()).copied() else {
         let message = format!(
             "All brokers specified in the manual partition assignment for partition {partition} \
              are fenced or in controlled shutdown."

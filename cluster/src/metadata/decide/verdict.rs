@@ -3,7 +3,8 @@
 //! For each partition that has a replica there the next state is made as it is when the brokers are
 //! fenced, by the same code (`change`), and compared with the present one. So only what this
 //! restart makes worse counts against it: a broker that is not in sync holds up no restart of
-//! itself, and a partition that has no leader anyway is nobody's reason to wait.
+//! itself, and a partition that has no leader anyway is nobody's reason to wait. Brokers that are
+//! about to stop, or that somebody has a restart lease over, count as gone before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,8 +15,11 @@ use letterbox_protocol::model::BrokerId;
 use serde::{Deserialize, Serialize};
 
 use super::change::{Change, min_insync};
-use super::{ConfigRules, Context, Decide, Decision, ItemResult};
-use crate::metadata::{ApiError, BrokerRegistration, MetadataImage, PartitionState, Topic};
+use super::lease::end_those_over;
+use super::{ConfigRules, Context, Decide, Decision, Draft, ItemResult};
+use crate::metadata::{
+    ApiError, BrokerRegistration, MetadataImage, PartitionState, RestartLease, Topic,
+};
 
 /// The most brokers that one question may name.
 const BROKERS_MAX: usize = 1_000;
@@ -54,8 +58,11 @@ pub struct Verdict {
     /// They have no more replicas than `min.insync.replicas`: `acks=all` is refused while one of
     /// them restarts, whichever that is.
     pub no_spare_replica: Named,
-    /// Other brokers that are fenced or about to stop.
+    /// Other brokers that are fenced or about to stop, or of which somebody has a restart lease.
     pub away: BTreeSet<BrokerId>,
+    /// The leases over other brokers. An earlier version has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<RestartLease>,
     /// What is left of the metadata quorum.
     pub voters: VotersLeft,
 }
@@ -87,7 +94,7 @@ pub struct VotersLeft {
     pub needed: usize,
     /// How many would be left that follow now.
     pub left: usize,
-    /// Whether voters are among those that restart.
+    /// Whether voters that follow now are among those that restart.
     pub restart: bool,
 }
 
@@ -114,16 +121,26 @@ impl Decide for JudgeRestart {
     type Outcome = ItemResult<Verdict>;
 
     fn decide(&self, image: &MetadataImage, context: &Context<'_>) -> Decision<Self::Outcome> {
-        let voters = (context.voters)();
-        let outcome = self.check(image, &voters).map(|()| {
-            let names_max = self.names_max.min(NAMES_MAX);
-            Judge::new(image, context.rules, &self.brokers, names_max).judge(&voters)
-        });
+        let mut draft = Draft::new(image);
+        let are_ended = end_those_over(&mut draft, &BTreeMap::new());
+        let outcome = are_ended.and_then(|()| self.judge(&draft.image, context));
         Decision { records: Vec::new(), outcome }
     }
 }
 
 impl JudgeRestart {
+    /// The verdict on `image`, in which no lease is over.
+    pub(super) fn judge(
+        &self,
+        image: &MetadataImage,
+        context: &Context<'_>,
+    ) -> ItemResult<Verdict> {
+        let voters = (context.voters)();
+        self.check(image, &voters)?;
+        let names_max = self.names_max.min(NAMES_MAX);
+        Ok(Judge::new(image, context.rules, &self.brokers, names_max).judge(&voters))
+    }
+
     fn check(&self, image: &MetadataImage, voters: &Voters) -> ItemResult<()> {
         check_count(&self.brokers, 1)?;
         let is_known = |id: &&BrokerId| image.brokers.contains_key(id) || voters.all.contains(id);
@@ -170,8 +187,10 @@ struct Judge<'a> {
     rules: &'a dyn ConfigRules,
     /// Those that restart.
     brokers: &'a BTreeSet<BrokerId>,
-    /// The others that are about to stop: they are as good as gone.
-    stopping: BTreeSet<BrokerId>,
+    /// The others that somebody has a restart lease over.
+    leased: BTreeSet<BrokerId>,
+    /// Those, and the others that are about to stop: they are as good as gone.
+    leaving: BTreeSet<BrokerId>,
     /// Without those.
     present: MetadataImage,
     /// Without those that restart, either.
@@ -187,25 +206,33 @@ impl<'a> Judge<'a> {
         names_max: usize,
     ) -> Self {
         let is_other = |id: &BrokerId| !brokers.contains(id);
-        let stopping = image.live_brokers().filter(|(_, broker)| broker.stopping);
-        let stopping: BTreeSet<_> = stopping.map(|(id, _)| *id).filter(is_other).gather();
-        let present = fenced(image, &stopping);
+        let mut leased = image.leased_brokers();
+        leased.retain(is_other);
+        let leaves = |(id, broker): &(&BrokerId, &Arc<BrokerRegistration>)| {
+            is_other(id) && (broker.stopping || leased.contains(id))
+        };
+        let leaving: BTreeSet<_> = image.live_brokers().filter(leaves).map(|(id, _)| *id).gather();
+        let present = fenced(image, &leaving);
         let meanwhile = fenced(&present, brokers);
-        Self { rules, brokers, stopping, present, meanwhile, names_max }
+        Self { rules, brokers, leased, leaving, present, meanwhile, names_max }
     }
 
     fn judge(&self, voters: &Voters) -> Verdict {
-        let left = voters.in_step.difference(self.brokers).count();
+        let goes = |id: &&BrokerId| self.brokers.contains(id) || self.leased.contains(id);
+        let left = voters.in_step.iter().filter(|id| !goes(id)).count();
         let voters = VotersLeft {
             count: voters.all.len(),
             needed: voters.all.len() / 2 + 1,
             left,
-            restart: !voters.all.is_disjoint(self.brokers),
+            restart: !voters.in_step.is_disjoint(self.brokers),
         };
         let fenced = self.present.brokers.iter().filter(|(_, broker)| broker.fenced);
         let away = fenced.map(|(id, _)| *id).filter(|id| !self.brokers.contains(id)).collect();
         let epoch = newest_epoch(&self.present, self.brokers);
-        let mut verdict = Verdict { epoch, voters, away, ..Verdict::default() };
+        let is_of_others =
+            |lease: &&RestartLease| lease.brokers.keys().any(|id| self.leased.contains(id));
+        let leases = self.present.leases().filter(is_of_others).cloned().collect();
+        let mut verdict = Verdict { epoch, voters, away, leases, ..Verdict::default() };
         for broker in self.brokers {
             for (topic, index, state) in self.present.partitions_of(*broker) {
                 // Each once, whoever else of them has a replica.
@@ -224,7 +251,7 @@ impl<'a> Judge<'a> {
     }
 
     fn fate(&self, topic: &Topic, state: &PartitionState) -> Fate {
-        let before = self.without(&self.present, topic, state, &self.stopping);
+        let before = self.without(&self.present, topic, state, &self.leaving);
         let after = self.without(&self.meanwhile, topic, &before, self.brokers);
         let kept = before.replicas.len().saturating_sub(before.adding.len());
         let is_elected = after.leader.is_some() && after.leader_epoch != before.leader_epoch;

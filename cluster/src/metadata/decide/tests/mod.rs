@@ -1,5 +1,6 @@
 //! Decisions: tables of refusals, and properties over random histories.
 
+mod lease;
 mod liveness;
 mod operation;
 mod partitions;
@@ -142,13 +143,13 @@ fn a_broker_registers_only_if_it_supports_the_finalized_level() {
         outcome.map(drop).map_err(|error| (error.code, error.message))
     };
     // A cluster that was founded before there were levels takes whoever supports the first one.
-    for (founded, levels) in [(false, (1, 1)), (false, (1, 4)), (true, (1, 3)), (true, (2, 4))] {
+    for (founded, levels) in [(false, (1, 1)), (false, (1, 4)), (true, (1, 4)), (true, (2, 5))] {
         assert_eq!(registers(founded, &supports(levels)), Ok(()));
     }
     assert_eq!(registers(false, &Release::default()), Ok(()));
     for (founded, release, words) in [
-        (true, supports((1, 1)), "release 9.9 does not support finalized version 3 of letterbox"),
-        (true, supports((4, 5)), "The broker wants a version between 4 and 5, inclusive."),
+        (true, supports((1, 3)), "release 9.9 does not support finalized version 4 of letterbox"),
+        (true, supports((5, 6)), "The broker wants a version between 5 and 6, inclusive."),
         (false, supports((2, 3)), "does not support finalized version 1 of letterbox.version. "),
         (true, Release::default(), "because a release that does not name itself does not support"),
     ] {
@@ -204,10 +205,10 @@ fn levels_of_features_are_raised_and_never_lowered_in_kafkas_words() {
                    support this feature.";
     let asked = [(FEATURE, 2, Upgrade), ("x.version", 1, Upgrade)];
     assert_eq!(ask(&mut world, false, &asked), refused(unknown, 1));
-    let range = "Local controller 1 only supports versions 1-3";
+    let range = "Local controller 1 only supports versions 1-4";
     for (level, kind, why) in [
         (-1, Upgrade, "A feature version cannot be less than 0."),
-        (4, Upgrade, range),
+        (5, Upgrade, range),
         (0, UnsafeDowngrade, range),
         (2, SafeDowngrade, "Can't downgrade to a newer version."),
     ] {

@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use super::super::*;
 use crate::metadata::features::{Levels, Release};
-use crate::metadata::{ConfigResource, Endpoint, PartitionState, SecurityProtocol, Stamp};
+use crate::metadata::{
+    ConfigResource, Endpoint, PartitionState, RestartLease, SecurityProtocol, Stamp,
+};
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z\"\\\\\u{1}\u{e4}\u{1f600}]{0,6}"
@@ -211,6 +213,16 @@ fn operation() -> impl Strategy<Value = Operation> {
         (brokers(), any::<usize>()).prop_map(|(brokers, names_max)| {
             JudgeRestart { brokers: brokers.into_iter().collect(), names_max }.into()
         }),
+        (name(), brokers(), any::<(usize, u64)>()).prop_map(|(holder, brokers, (max, for_ms))| {
+            let restart =
+                JudgeRestart { brokers: brokers.into_iter().collect(), names_max: max };
+            TakeRestartLease { holder, restart, for_ms, leads_max: max }.into()
+        }),
+        name().prop_map(|holder| ReleaseRestartLease { holder }.into()),
+        (name(), any::<(i64, u64, usize)>()).prop_map(|(holder, (grant, left, leads_max))| {
+            let expired = [(holder.clone(), grant)].into();
+            TendLeases { expired, left: [(holder, (grant, left))].into(), leads_max }.into()
+        }),
         (brokers(), any::<(usize, Option<i64>)>()).prop_map(|(brokers, (names_max, since_epoch))| {
             AskCaughtUp { brokers: brokers.into_iter().collect(), names_max, since_epoch }.into()
         }),
@@ -238,6 +250,26 @@ fn caught_up() -> impl Strategy<Value = CaughtUp> {
     };
     let one = (broker(), any::<(Option<i64>, bool, usize, Option<u64>)>()).prop_map(of_one);
     (any::<i64>(), vec(one, 0..3)).prop_map(|(epoch, brokers)| CaughtUp { epoch, brokers })
+}
+
+fn lease_answer() -> impl Strategy<Value = LeaseAnswer> {
+    let leased = proptest::collection::btree_map(broker(), any::<i64>(), 0..3);
+    let lease = (name(), any::<(i64, u64)>(), leased).prop_map(|(holder, (grant, ms), brokers)| {
+        RestartLease { holder, grant, brokers, for_ms: ms, left_ms: ms }
+    });
+    let conflict = prop_oneof![
+        (broker(), name())
+            .prop_map(|(broker, holder)| LeaseConflict::BrokerLeased { broker, holder }),
+        brokers().prop_map(|brokers| LeaseConflict::HolderHasLease { brokers }),
+    ];
+    let conflict = proptest::option::of(conflict);
+    (proptest::option::of(lease), conflict, any::<usize>()).prop_map(
+        |(lease, conflict, leads_left)| {
+            let leases = lease.iter().cloned().collect();
+            let verdict = Verdict { leases, ..Verdict::default() };
+            LeaseAnswer { lease, verdict, conflict, leads_left }
+        },
+    )
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -289,6 +321,9 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         item(Just(())).prop_map(Outcome::UpdateFeatures),
         item(verdict).prop_map(Outcome::JudgeRestart),
         item(caught_up()).prop_map(Outcome::AskCaughtUp),
+        item(lease_answer()).prop_map(Outcome::TakeRestartLease),
+        any::<bool>().prop_map(Outcome::ReleaseRestartLease),
+        item(any::<usize>()).prop_map(Outcome::TendLeases),
     ]
 }
 

@@ -5,12 +5,12 @@ use crate::metadata::MetadataRecord;
 use crate::metadata::decide::liveness::{Behind, Lag};
 use crate::metadata::record::PartitionRecord;
 
-fn ids(ids: &[i32]) -> Vec<BrokerId> {
+pub(super) fn ids(ids: &[i32]) -> Vec<BrokerId> {
     ids.iter().copied().map(BrokerId).collect()
 }
 
 /// Brokers 1 to 5, all voters that follow but 4 and 5.
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::with_racks(&["a", "b", "c", "d", "e"]);
     let all: BTreeSet<_> = ids(&[1, 2, 3]).into_iter().collect();
     world.voters = Voters { in_step: all.clone(), all };
@@ -18,7 +18,7 @@ fn world() -> World {
 }
 
 /// A topic with one partition on these brokers, of which `isr` are in sync.
-fn make(world: &mut World, replicas: &[i32], isr: &[i32], configs: &[(&str, &str)]) {
+pub(super) fn make(world: &mut World, replicas: &[i32], isr: &[i32], configs: &[(&str, &str)]) {
     let placement = TopicPlacement {
         assignments: vec![(0, ids(replicas))],
         ..TopicPlacement::automatic(-1, -1)
@@ -42,13 +42,13 @@ fn make(world: &mut World, replicas: &[i32], isr: &[i32], configs: &[(&str, &str
     world.image = apply(&world.image, world.image.applied_index + 1, &[record]).unwrap();
 }
 
-fn fence(world: &mut World, id: i32) {
+pub(super) fn fence(world: &mut World, id: i32) {
     let epoch = world.image.brokers[&BrokerId(id)].epoch;
     let brokers = vec![(BrokerId(id), epoch)];
     world.run(&FenceBrokers { brokers, fenced: true }).remove(0).unwrap();
 }
 
-fn judge(world: &mut World, brokers: &[i32]) -> ItemResult<Verdict> {
+pub(super) fn judge(world: &mut World, brokers: &[i32]) -> ItemResult<Verdict> {
     let brokers = ids(brokers).into_iter().collect();
     world.run(&JudgeRestart { brokers, names_max: 3 })
 }
@@ -145,6 +145,7 @@ fn the_quorum_keeps_its_majority_or_it_is_said() {
         (&[1, 2, 3], &[1, 2, 3], &[1, 2], 1, false),
         (&[1, 2, 3], &[1, 2], &[1], 1, false),
         (&[1, 2, 3], &[1, 2], &[3], 2, true),
+        (&[1, 2, 3], &[1], &[3], 1, true),
         // No voter: that one is missing is nothing to wait for.
         (&[1, 2, 3], &[1], &[4], 1, true),
         (&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5], &[1, 2], 3, true),
