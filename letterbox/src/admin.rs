@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use letterbox_env::Env;
-use letterbox_operator::admin::{CaughtUp, Partitions, RestartVerdict, caught_up, restart_verdict};
+use letterbox_operator::admin::{
+    CaughtUp, Partitions, RestartLease, RestartVerdict, caught_up, release_restart_lease,
+    restart_lease, restart_verdict,
+};
 
 /// What it ends with when the answer is no.
 const NO: u8 = 3;
@@ -24,6 +27,26 @@ enum Call {
         /// The ids of the brokers, separated by commas.
         #[arg(long, required = true, value_delimiter = ',')]
         brokers: Vec<i32>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Reserve the restart of brokers at the same time: until they are back, others count them as
+    /// away, and they lead only what nobody else may. Over when they have started again and are in
+    /// sync, after its time, or with --release. Exit codes: 0 granted, 3 refused, 1 nobody could tell.
+    RestartLease {
+        /// The ids of the brokers, separated by commas.
+        #[arg(long, required_unless_present = "release", value_delimiter = ',')]
+        brokers: Vec<i32>,
+        /// Who has it: letters, digits and "._-/:@". A holder has one lease at a time, and gets it
+        /// over the same brokers again.
+        #[arg(long, value_parser = holder)]
+        holder: String,
+        /// For how long, in seconds: 1 to 3600.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Give the holder's lease back.
+        #[arg(long, conflicts_with = "brokers")]
+        release: bool,
         #[command(flatten)]
         how: How,
     },
@@ -53,6 +76,15 @@ struct How {
     json: bool,
 }
 
+/// A name that can stand in a query as it is; the broker says what else is wrong with it.
+fn holder(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    match text.chars().all(is_plain) {
+        true => Ok(text.to_owned()),
+        false => Err("write letters, digits and \"._-/:@\"".to_owned()),
+    }
+}
+
 /// Host and port; an IPv6 address in brackets or without.
 fn address(text: &str) -> Result<(String, u16), String> {
     let wrong = || "write HOST:PORT".to_owned();
@@ -63,12 +95,27 @@ fn address(text: &str) -> Result<(String, u16), String> {
 }
 
 pub(crate) async fn run(env: &Env, options: &Options) -> ExitCode {
-    let (Call::Verdict { how, .. } | Call::CaughtUp { how, .. }) = &options.call;
+    let (Call::Verdict { how, .. } | Call::RestartLease { how, .. } | Call::CaughtUp { how, .. }) =
+        &options.call;
     let (host, port) = (how.admin_listener.0.as_str(), how.admin_listener.1);
     let answer = match &options.call {
         Call::Verdict { brokers, .. } => restart_verdict(env, (host, port), brokers)
             .await
             .map(|(verdict, json)| (verdict.safe, in_words(&verdict), json)),
+        Call::RestartLease { holder, release: true, .. } => {
+            release_restart_lease(env, (host, port), holder).await.map(|(found, json)| {
+                let words = match found.released {
+                    true => "released\n".to_owned(),
+                    false => format!("{holder} has no restart lease\n"),
+                };
+                (true, words, json)
+            })
+        }
+        Call::RestartLease { brokers, holder, seconds, .. } => {
+            restart_lease(env, (host, port), holder, brokers, Some(*seconds))
+                .await
+                .map(|(found, json)| (found.granted, leased(&found), json))
+        }
         Call::CaughtUp { brokers, since_epoch, .. } => {
             caught_up(env, (host, port), brokers, *since_epoch)
                 .await
@@ -98,11 +145,34 @@ fn how_far(found: &CaughtUp) -> String {
     text
 }
 
+fn leased(found: &RestartLease) -> String {
+    let mut text = match found.seconds_left {
+        Some(seconds) => format!("granted for {seconds} s\n"),
+        None => "refused\n".to_owned(),
+    };
+    found.because.iter().for_each(|reason| text.push_str(&format!("  {reason}\n")));
+    if found.leads_left > 0 {
+        let left = found.leads_left;
+        text.push_str(&format!("note: {left} partitions are still handed over to other leaders\n"));
+    }
+    if let Some(verdict) = found.verdict.as_ref().filter(|_| found.granted) {
+        text.push_str(&notes(verdict));
+    }
+    text
+}
+
 fn in_words(verdict: &RestartVerdict) -> String {
     let mut text = if verdict.safe { "safe\n" } else { "not safe\n" }.to_owned();
     for reason in &verdict.because {
         text.push_str(&format!("  {reason}\n"));
     }
+    text.push_str(&notes(verdict));
+    text
+}
+
+/// What is interrupted whenever these brokers restart, and the epoch that they have.
+fn notes(verdict: &RestartVerdict) -> String {
+    let mut text = String::new();
     for (list, what) in [
         (&verdict.single_replica, "with one replica have no leader meanwhile"),
         (

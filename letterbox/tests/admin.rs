@@ -215,12 +215,14 @@ impl Description {
         Self(serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap())
     }
 
-    /// Each path with each status that it is answered with.
+    /// Each method and path with each status that it is answered with.
     fn answers(&self) -> BTreeSet<(String, String)> {
         let paths = self.0["paths"].as_object().unwrap().iter();
         let answers = paths.flat_map(|(path, methods)| {
-            let statuses = methods["get"]["responses"].as_object().unwrap().keys();
-            statuses.map(|status| (path.clone(), status.clone()))
+            methods.as_object().unwrap().iter().flat_map(move |(method, described)| {
+                let statuses = described["responses"].as_object().unwrap().keys();
+                statuses.map(move |status| (format!("{method} {path}"), status.clone()))
+            })
         });
         answers.collect()
     }
@@ -228,7 +230,11 @@ impl Description {
     /// That `value` has what `schema` says, and nothing else.
     fn check(&self, schema: &Value, value: &Value, at: &str) {
         let of = |schema: &Value| schema["$ref"].as_str().map(|at| at[1..].to_owned());
-        if let Some(pointer) = of(schema).or_else(|| of(&schema["allOf"][0])) {
+        if value.is_null() && schema["anyOf"][1]["type"] == "null" {
+            return;
+        }
+        let of_either = || of(&schema["anyOf"][0]);
+        if let Some(pointer) = of(schema).or_else(|| of(&schema["allOf"][0])).or_else(of_either) {
             return self.check(self.0.pointer(&pointer).unwrap(), value, at);
         }
         let kind = match value {
@@ -256,13 +262,16 @@ impl Description {
         }
     }
 
-    /// Asks, and compares the answer; its JSON, if it is some.
+    /// Asks with GET or another method that comes first, and compares the answer; its JSON, if it
+    /// is some.
     fn ask(&self, port: u16, asked: &str) -> (String, Value) {
-        let head = format!("GET {asked} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
+        let (method, asked) = asked.split_once(' ').unwrap_or(("get", asked));
+        let line = format!("{} {asked} HTTP/1.1\r\n", method.to_uppercase());
+        let head = format!("{line}Host: broker\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         let answer = http(port, head.as_bytes());
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let (status, path) = (head.split(' ').nth(1).unwrap(), asked.split('?').next().unwrap());
-        let described = &self.0["paths"][path]["get"]["responses"][status]["content"];
+        let described = &self.0["paths"][path][method]["responses"][status]["content"];
         let described = described.as_object().unwrap_or_else(|| panic!("{asked}: {answer}"));
         let (content, schema) = described.iter().next().unwrap();
         assert!(head.contains(&format!("content-type: {}", content)), "{asked}: {head}");
@@ -306,6 +315,10 @@ fn each_answer_is_as_its_description_says_and_nothing_else_is_served() {
 
     const VERDICT: &str = "/lifecycle/restart-verdict";
     let of = |brokers: &str| format!("{VERDICT}?brokers={brokers}");
+    const LEASE: &str = "/lifecycle/restart-lease";
+    let take = |holder: &str, brokers: &str| {
+        format!("post {LEASE}?holder={holder}&brokers={brokers}&seconds=60")
+    };
     let mut seen = BTreeSet::new();
     for (port, asked, expected) in [
         (port, "/livez".to_owned(), "200"),
@@ -324,10 +337,23 @@ fn each_answer_is_as_its_description_says_and_nothing_else_is_served() {
         (port, "/lifecycle/caught-up?all".to_owned(), "400"),
         (port, "/lifecycle/caught-up?brokers=1&since-epoch=0".to_owned(), "200"),
         (waiting, "/lifecycle/caught-up".to_owned(), "503"),
+        (port, take("a", "1"), "200"),
+        (port, take("b", "1"), "409"),
+        (port, take("b", "7"), "404"),
+        (port, take("two%20words", "1"), "400"),
+        (port, format!("post {LEASE}?holder=a"), "400"),
+        (port, format!("post {LEASE}?holder=a&brokers=1&seconds=0"), "400"),
+        (waiting, take("a", "1"), "503"),
+        (port, of("1"), "200"),
+        (port, format!("delete {LEASE}?holder=a"), "200"),
+        (port, format!("delete {LEASE}"), "400"),
+        (waiting, format!("delete {LEASE}?holder=a"), "503"),
     ] {
         let (status, _) = described.ask(port, &asked);
         assert_eq!(status, expected, "{asked}");
-        seen.insert((asked.split('?').next().unwrap().to_owned(), status));
+        let path = asked.split('?').next().unwrap();
+        let method = if path.starts_with('/') { "get " } else { "" };
+        seen.insert((format!("{method}{path}"), status));
     }
     drop(other);
     assert_eq!(seen, described.answers(), "each is seen, and no other one");
@@ -345,7 +371,9 @@ fn each_answer_is_as_its_description_says_and_nothing_else_is_served() {
     let routes = code.flat_map(|line| line.split('"').skip(1).step_by(2));
     let routes: BTreeSet<_> =
         routes.filter(|text| text.starts_with('/')).map(str::to_owned).collect();
-    let paths: BTreeSet<_> = described.answers().into_iter().map(|(path, _)| path).collect();
+    let path_of = |asked: String| asked.split(' ').nth(1).unwrap().to_owned();
+    let paths: BTreeSet<_> =
+        described.answers().into_iter().map(|(asked, _)| path_of(asked)).collect();
     assert_eq!(routes, paths);
     // The same as a command.
     let admin = |arguments: &[&str]| {
@@ -375,5 +403,34 @@ fn each_answer_is_as_its_description_says_and_nothing_else_is_served() {
     for (since_epoch, code) in [(verdict["epoch"].as_i64().unwrap(), 3), (0, 0)] {
         let said = admin(&["caught-up", "--since-epoch", &since_epoch.to_string()]);
         assert_eq!(said.status.code(), Some(code), "{since_epoch}");
+    }
+    leases_as_commands(&described, port, &admin);
+}
+
+/// As a person takes them; one that nobody gives back is over after its time.
+fn leases_as_commands(
+    described: &Description,
+    port: u16,
+    admin: &dyn Fn(&[&str]) -> std::process::Output,
+) {
+    let said = |arguments: &[&str]| {
+        let output = admin(arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let one = ["restart-lease", "--brokers", "1", "--holder"];
+    let (code, words) = said(&[&one[..], &["me", "--seconds", "30"]].concat());
+    assert_eq!((code, words.lines().next()), (Some(0), Some("granted for 30 s")), "{words}");
+    let (code, words) = said(&[&one[..], &["you"]].concat());
+    assert_eq!((code, &*words), (Some(3), "refused\n  me has the restart lease of broker 1\n"));
+    let release = ["restart-lease", "--release", "--holder", "me"];
+    assert_eq!(said(&release), (Some(0), "released\n".to_owned()));
+    assert_eq!(said(&release), (Some(0), "me has no restart lease\n".to_owned()));
+    assert_eq!(said(&["restart-lease", "--holder", "me"]).0, Some(2));
+    let asked = "post /lifecycle/restart-lease?holder=me&brokers=1&seconds=1";
+    let (_, granted) = described.ask(port, asked);
+    assert_eq!((&granted["secondsLeft"], &granted["leadsLeft"]), (&1.into(), &0.into()));
+    let begun = std::time::Instant::now();
+    while said(&[&one[..], &["you"]].concat()).0 != Some(0) {
+        assert!(begun.elapsed() < PATIENCE);
     }
 }

@@ -26,7 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Broker, PATIENCE, PRODUCE_VERSION, ask, command, free_port, http_get, produce_request,
+    Broker, PATIENCE, PRODUCE_VERSION, ask, command, free_port, http, http_get, produce_request,
     produced, try_ask,
 };
 use kafka_protocol::messages as m;

@@ -175,7 +175,8 @@ pub struct ObservedBroker {
     /// Whether somebody made it another image than it was started with, and it is left so for now.
     pub is_image_left: bool,
     /// Why its cluster says that it does not do without it now; `None` also where nobody asked
-    /// ([`Platform::held_back`](crate::platform::Platform::held_back)).
+    /// ([`Platform::reserve`](crate::platform::Platform::reserve)), or nobody could tell of one that
+    /// does not serve.
     pub held_back: Option<String>,
 }
 

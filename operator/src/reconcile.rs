@@ -6,10 +6,10 @@ use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use letterbox_env::BoxFuture;
 
-use crate::admin::{AdminError, KafkaAdmin, NewTopic, TOPIC_ALREADY_EXISTS};
+use crate::admin::{AdminError, KafkaAdmin, MayEnd, NewTopic, TOPIC_ALREADY_EXISTS};
 use crate::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, KafkaTopicStatus};
 use crate::desired::Blueprint;
-use crate::observe::{Observed, Part};
+use crate::observe::{Observed, ObservedBroker, Part};
 use crate::plan::{Plan, Step, TopicFacts, TopicPlan, TopicStep, plan_cluster, plan_topic};
 use crate::platform::{Live as _, Platform};
 use crate::status::{Fault, cluster_status, topic_status};
@@ -52,8 +52,12 @@ pub async fn reconcile_cluster<P: Platform>(
     now: &Time,
 ) -> Result<ClusterPass, Fault> {
     let live = platform.read(cluster).await?;
-    let desired = Blueprint::build(cluster, &live.facts(cluster));
+    let mut desired = Blueprint::build(cluster, &live.facts(cluster));
     let mut observed = live.observe(&desired);
+    desired.evictions_held = why_none_may_be_evicted(platform, &desired, &live, &observed).await;
+    if desired.evictions_held.is_some() {
+        observed = live.observe(&desired);
+    }
     if let Some(admin) = admin {
         observed.cluster_id = admin.cluster_id().await.ok().flatten();
     }
@@ -80,8 +84,31 @@ pub async fn reconcile_cluster<P: Platform>(
     Ok(ClusterPass { desired, observed, plan, done, faults, status })
 }
 
+/// Why no node with one of several brokers may be drained now: the cluster would not do without it.
+/// Kubernetes counts only who is ready.
+async fn why_none_may_be_evicted<P: Platform>(
+    platform: &P,
+    desired: &Blueprint,
+    live: &P::Live,
+    observed: &Observed,
+) -> Option<String> {
+    if desired.brokers.len() < 2 {
+        return None;
+    }
+    let serve = |id: &&i32| observed.brokers.get(id).is_some_and(ObservedBroker::serves);
+    let ask = desired.brokers.keys().filter(serve).map(|id| async move {
+        match platform.may_end(live, *id).await {
+            MayEnd::Yes => None,
+            MayEnd::No(why) => Some(format!("broker {id}: {why}")),
+            MayEnd::Unknown(why) => Some(format!("broker {id} cannot tell: {why}")),
+        }
+    });
+    join_all(ask).await.into_iter().flatten().next()
+}
+
 /// Plans `cluster` so that it does without the broker that is taken down, if any, as it says itself
-/// now. One that it does not do without is held back, and another one may be in its place.
+/// now. One that it does not do without is held back, and another one may be in its place. One that
+/// does not serve, and does not say, is not held back.
 async fn plan_safely<P: Platform>(
     platform: &P,
     cluster: &KafkaCluster,
@@ -92,15 +119,17 @@ async fn plan_safely<P: Platform>(
     let mut asked = BTreeSet::new();
     loop {
         let plan = plan_cluster(cluster, desired, observed);
-        let Some(broker) = plan.takes_down(observed).filter(|_| desired.brokers.len() > 1) else {
-            return plan;
-        };
-        if !asked.insert(broker) {
-            return plan;
-        }
-        let held_back = platform.held_back(live, broker).await;
+        let is_open = |id| !asked.contains(&id) && desired.brokers.len() > 1;
+        let Some(broker) = plan.takes_down(observed, is_open) else { return plan };
+        asked.insert(broker);
+        let answer = platform.reserve(live, broker).await;
         if let Some(seen) = observed.brokers.get_mut(&broker) {
-            seen.held_back = held_back;
+            seen.held_back = match answer {
+                MayEnd::Yes => None,
+                MayEnd::No(why) => Some(why),
+                MayEnd::Unknown(_) if !seen.serves() => None,
+                MayEnd::Unknown(why) => Some(format!("it cannot tell whether it may: {why}")),
+            };
         }
     }
 }

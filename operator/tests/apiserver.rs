@@ -33,7 +33,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use letterbox_env::Env;
-use letterbox_operator::admin::{AskIdentity, Identity};
+use letterbox_operator::admin::{AskIdentity, Identity, MayEnd};
 use letterbox_operator::api::{
     CLUSTER_FINALIZER, KafkaCluster, KafkaTopic, READY, TOPIC_FINALIZER, crds, find_condition,
 };
@@ -390,13 +390,12 @@ impl AskIdentity for Says {
         })
     }
 
-    fn held_back<'a>(
-        &'a self,
-        _: &'a str,
-        _: u16,
-        _: i32,
-    ) -> letterbox_env::BoxFuture<'a, Option<String>> {
-        Box::pin(std::future::ready(None))
+    fn reserve<'a>(&'a self, _: &'a str, _: u16, _: i32) -> letterbox_env::BoxFuture<'a, MayEnd> {
+        Box::pin(std::future::ready(MayEnd::Yes))
+    }
+
+    fn may_end<'a>(&'a self, _: &'a str, _: u16, _: i32) -> letterbox_env::BoxFuture<'a, MayEnd> {
+        Box::pin(std::future::ready(MayEnd::Yes))
     }
 }
 

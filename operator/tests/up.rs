@@ -34,7 +34,8 @@ fn main() {
 }
 
 /// Answers every HTTP request with 200 at `admin.listener`; refuses what a broker would refuse. Its
-/// restart is safe unless there is a file `hold` in its folder; who asked is in a file `asked`.
+/// restart lease is granted unless there is a file `hold` in its folder; for which broker is in a
+/// file `asked`.
 fn play_broker(config: &Path) {
     let properties = String::from_utf8(Env::real().disk.read(config).unwrap()).unwrap();
     if properties.contains("num.partitions=nonsense") {
@@ -49,12 +50,14 @@ fn play_broker(config: &Path) {
         let len = stream.read(&mut request).unwrap_or(0);
         let request = String::from_utf8_lossy(&request[..len]);
         let (mut body, dir) = (String::new(), config.parent().unwrap());
-        if let Some((_, rest)) = request.split_once("/lifecycle/restart-verdict?brokers=") {
-            let is_safe = !Env::real().disk.exists(&dir.join("hold")).unwrap();
-            write(&dir.join("asked"), rest.split(' ').next().unwrap());
-            let none = r#"{"count":0,"partitions":[]}"#;
+        if let Some((_, rest)) =
+            request.split_once("POST /lifecycle/restart-lease?holder=letterbox-up&brokers=")
+        {
+            let is_granted = !Env::real().disk.exists(&dir.join("hold")).unwrap();
+            write(&dir.join("asked"), rest.split('&').next().unwrap());
+            let seconds = if is_granted { "300" } else { "null" };
             body = format!(
-                r#"{{"safe":{is_safe},"because":[],"singleReplica":{none},"noSpareReplica":{none}}}"#
+                r#"{{"granted":{is_granted},"reasons":[],"because":[],"secondsLeft":{seconds},"leadsLeft":0,"verdict":null}}"#
             );
         }
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());

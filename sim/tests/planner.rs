@@ -16,7 +16,8 @@ use letterbox_operator::admin::Topic;
 use letterbox_operator::api::{
     ACCEPT_LOSS_ANNOTATION, DEGRADED, DeletionPolicy, KafkaCluster, KafkaClusterSpec,
     KafkaClusterStatus, KafkaTopic, KafkaTopicStatus, LossReason, LossStatus, PAUSE_ANNOTATION,
-    PAUSED, PROGRESSING, READY, TOPIC_FINALIZER, VolumeStatus, condition, find_condition, is_true,
+    PAUSED, PROGRESSING, READY, TOPIC_FINALIZER, VolumeStatus, WaitStatus, condition,
+    find_condition, is_true,
 };
 use letterbox_operator::desired::objects::{Kind, ObjectKey};
 use letterbox_operator::observe::{Asked, Part};
@@ -543,6 +544,60 @@ fn a_broker_that_does_not_serve_is_put_right_without_a_question() {
     cluster.spec.image = None;
     settle(&model, &mut cluster);
     assert_eq!(model.with(|state| state.asked.clone()), Vec::<i32>::new());
+}
+
+/// It may lead or vote.
+#[test]
+fn a_broker_that_runs_and_is_not_ready_is_asked_about_before_it_ends() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"replicas": 3}));
+    settle(&model, &mut cluster);
+    model.with(|state| {
+        state.not_ready = [1].into();
+        state.held_back = [(1, "orders-7 has no other".to_owned())].into();
+    });
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    passes(&model, &mut cluster, 6);
+    let starts = |id: i32| model.with(|state| state.brokers[&id].starts);
+    assert_eq!([0, 1, 2].map(starts), [1, 1, 1], "{:?}", cluster.status);
+    assert!(model.with(|state| state.asked.contains(&1)));
+    let waits = &cluster.status.as_ref().unwrap().waits;
+    let is_told = |wait: &&WaitStatus| wait.subject == "broker 1" && wait.reason == "WaitingForIsr";
+    let told = waits.iter().find(is_told).unwrap();
+    assert!(told.message.contains("orders-7 has no other"), "{waits:?}");
+    model.with(|state| state.held_back.clear());
+    passes(&model, &mut cluster, 6);
+    assert_eq!([0, 1, 2].map(starts), [1, 2, 1]);
+    model.with(|state| state.not_ready.clear());
+    settle(&model, &mut cluster);
+    assert_eq!([0, 1, 2].map(starts), [2, 2, 2]);
+}
+
+#[test]
+fn no_broker_is_evicted_while_the_cluster_would_not_do_without_one() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"replicas": 3}));
+    settle(&model, &mut cluster);
+    assert!(!model.with(|state| state.holds_evictions));
+    model.with(|state| drop(state.not_safe.insert(2, "orders-1 has no other".into())));
+    let held = pass(&model, &mut cluster);
+    assert!(matches!(held.plan.steps.as_slice(), [Step::ApplyBudget { .. }]), "{:?}", held.plan);
+    assert!(model.with(|state| state.holds_evictions));
+    assert_eq!(ready_reason_of(&held.status).0, "True", "clients miss nothing");
+    let told = held.status.waits.iter().find(|wait| wait.reason == "EvictionsHeld").unwrap();
+    let why =
+        "no broker may be evicted by a drain of its node yet: broker 2: orders-1 has no other";
+    assert_eq!((told.subject.as_str(), told.message.as_str()), ("PodDisruptionBudgets", why));
+    assert!(!pass(&model, &mut cluster).is_settled(), "it is looked at again soon");
+    model.with(|state| state.not_safe.clear());
+    let settled = settle(&model, &mut cluster);
+    assert!(!model.with(|state| state.holds_evictions) && settled.status.waits.is_empty());
+    // With one broker its node could never be drained.
+    let model = Model::default();
+    let mut one = self::cluster(json!({}));
+    model.with(|state| drop(state.not_safe.insert(0, "it is alone".into())));
+    settle(&model, &mut one);
+    assert!(!model.with(|state| state.holds_evictions));
 }
 
 #[test]

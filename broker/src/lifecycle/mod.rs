@@ -1,10 +1,12 @@
 //! Lifecycle calls: what an operator asks the cluster before it restarts a broker, and afterwards.
+//! All but those of restart leases change nothing.
 //!
 //! A call is asked at any broker and decided by the active controller, which confirms that it still
 //! leads before its answer counts (`controller`). What comes and goes is text: HTTP is the business
 //! of `server/admin_http.rs`, and docs/openapi.json describes the calls.
 
 mod caught_up;
+mod lease;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,14 +18,17 @@ use letterbox_protocol::model::BrokerId;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::controller::{Controller, ControllerError};
 use crate::metadata::ApiError;
-use crate::metadata::decide::{Kind, Named};
+use crate::metadata::decide::{Kind, LeaseAnswer, Named, TendLeases};
 
 /// How long an answer may take. Our own programs wait a little longer, so that they are told why
 /// there is none (`operator/src/admin/lifecycle.rs`).
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long leads are moved on before what is left is told.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Partitions that an answer names in each list, and that a sentence names.
 const NAMES_MAX: usize = 20;
@@ -38,6 +43,9 @@ pub(crate) enum Refusal {
     /// There is no such broker.
     #[error("{0}")]
     NotFound(String),
+    /// Not all nodes of the cluster know what is asked for.
+    #[error("{0}")]
+    NotSupported(String),
     /// Nobody can tell now; asked again, somebody may.
     #[error("{0}")]
     Unavailable(String),
@@ -47,6 +55,7 @@ impl From<ControllerError> for Refusal {
     fn from(error: ControllerError) -> Self {
         match error {
             ControllerError::Refused(error) => error.into(),
+            ControllerError::OtherVersion(why) => Self::NotSupported(why),
             error => Self::Unavailable(format!("the active controller did not answer: {error}")),
         }
     }
@@ -57,6 +66,7 @@ impl From<ApiError> for Refusal {
         match error.code {
             ErrorCode::BrokerIdNotRegistered => Self::NotFound(error.message),
             ErrorCode::InvalidRequest => Self::BadRequest(error.message),
+            ErrorCode::UnsupportedVersion => Self::NotSupported(error.message),
             _ => Self::Unavailable(error.to_string()),
         }
     }
@@ -103,6 +113,22 @@ fn count(list: &Named) -> String {
     format!("{} {partitions}", list.count)
 }
 
+/// These brokers, in a sentence.
+fn joined(brokers: &[BrokerId]) -> String {
+    let ids: Vec<_> = brokers.iter().map(ToString::to_string).collect();
+    match ids.as_slice() {
+        [one] => format!("broker {one}"),
+        [first @ .., last] => format!("brokers {} and {last}", first.join(", ")),
+        [] => "no broker".to_owned(),
+    }
+}
+
+/// What was asked for, or that it is refused; as JSON.
+pub(crate) enum Leased {
+    Granted(String),
+    Refused(String),
+}
+
 /// Answers the calls.
 pub(crate) struct Lifecycle {
     controller: Controller,
@@ -127,6 +153,41 @@ impl Lifecycle {
     pub(crate) async fn caught_up(&self, query: &str) -> Result<String, Refusal> {
         let found = self.ask(caught_up::question(query)?).await??;
         Ok(caught_up::answer(&found).to_string())
+    }
+
+    /// Takes a restart lease, and has its brokers hand over what they lead; `query` is
+    /// `holder=me&brokers=1,2&seconds=60`, and the last may be left out.
+    pub(crate) async fn take_restart_lease(&self, query: &str) -> Result<Leased, Refusal> {
+        let question = lease::question(query)?;
+        let (holder, brokers) = (question.holder.clone(), question.restart.brokers.clone());
+        let begun = Instant::now();
+        let found: LeaseAnswer = match self.ask(question).await.and_then(|found| Ok(found?)) {
+            Err(Refusal::NotSupported(why)) => {
+                let refused = lease::not_supported(&holder, &brokers, &why);
+                return Ok(Leased::Refused(refused.to_string()));
+            }
+            found => found?,
+        };
+        let mut left = found.leads_left;
+        // The active controller goes on with it, whoever waits.
+        while left > 0 && begun.elapsed() < HAND_OVER_WITHIN {
+            let more = TendLeases { leads_max: lease::LEADS_TOGETHER_MAX, ..TendLeases::default() };
+            match self.ask(more).await {
+                Ok(Ok(still)) => left = still,
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
+        let said = lease::answer(&holder, &brokers, &found, left).to_string();
+        let is_granted = found.lease.is_some();
+        Ok(if is_granted { Leased::Granted(said) } else { Leased::Refused(said) })
+    }
+
+    /// Gives a restart lease back; `query` is `holder=me`.
+    pub(crate) async fn release_restart_lease(&self, query: &str) -> Result<String, Refusal> {
+        let question = lease::release(query)?;
+        let holder = question.holder.clone();
+        let released = self.ask(question).await?;
+        Ok(json!({"holder": holder, "released": released}).to_string())
     }
 
     async fn ask<O: Kind>(&self, operation: O) -> Result<O::Outcome, Refusal>

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use letterbox_protocol::model::BrokerId;
 use serde_json::{Value, json};
 
-use super::{NAMES_MAX, Refusal, brokers_of, count, named, names, parameters};
+use super::{NAMES_MAX, Refusal, brokers_of, count, joined, lease, named, names, parameters};
 use crate::metadata::decide::{JudgeRestart, Verdict};
 
 const HOW_TO_ASK: &str = "name the brokers to restart by their ids, as in ?brokers=1,2";
@@ -20,6 +20,13 @@ pub(super) fn question(query: &str) -> Result<JudgeRestart, Refusal> {
 
 /// The answer, as docs/openapi.json has it.
 pub(super) fn answer(brokers: &BTreeSet<BrokerId>, verdict: &Verdict) -> Value {
+    let leases = verdict.leases.iter().map(|held| {
+        json!({
+            "holder": held.holder,
+            "brokers": held.brokers.keys().collect::<Vec<_>>(),
+            "secondsLeft": lease::seconds_left(held),
+        })
+    });
     json!({
         "brokers": brokers,
         "safe": verdict.is_safe(),
@@ -32,6 +39,7 @@ pub(super) fn answer(brokers: &BTreeSet<BrokerId>, verdict: &Verdict) -> Value {
         "belowMinIsr": named(&verdict.below_min_isr),
         "singleReplica": named(&verdict.single_replica),
         "noSpareReplica": named(&verdict.no_spare_replica),
+        "leases": leases.collect::<Vec<_>>(),
         "away": verdict.away.iter().map(|id| id.0).collect::<Vec<_>>(),
         "voters": {
             "count": verdict.voters.count,
@@ -42,8 +50,20 @@ pub(super) fn answer(brokers: &BTreeSet<BrokerId>, verdict: &Verdict) -> Value {
     })
 }
 
-/// Why it is not safe, worst first.
-fn because(verdict: &Verdict) -> Vec<String> {
+/// Why it is not safe, in words of a kind, worst first.
+pub(super) fn reasons(verdict: &Verdict) -> Vec<&'static str> {
+    let reasons = [
+        (verdict.records_lost.count > 0, "recordsLost"),
+        (verdict.only_copies.count > 0, "onlyCopies"),
+        (verdict.without_leader.count > 0, "withoutLeader"),
+        (verdict.below_min_isr.count > 0, "belowMinIsr"),
+        (!verdict.voters.is_kept(), "quorum"),
+    ];
+    reasons.into_iter().filter(|(is_so, _)| *is_so).map(|(_, reason)| reason).collect()
+}
+
+/// Why it is not safe, worst first, and whose leases were counted.
+pub(super) fn because(verdict: &Verdict) -> Vec<String> {
     let lists = [
         (
             &verdict.records_lost,
@@ -69,6 +89,12 @@ fn because(verdict: &Verdict) -> Vec<String> {
             voters.left, voters.count, voters.needed
         ));
     }
+    let leases = verdict.leases.iter().filter(|_| !because.is_empty()).map(|held| {
+        let brokers: Vec<_> = held.brokers.keys().copied().collect();
+        format!("with {} away, of which {} has the restart lease", joined(&brokers), held.holder)
+    });
+    let leases: Vec<_> = leases.collect();
+    because.extend(leases);
     because
 }
 

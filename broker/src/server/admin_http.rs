@@ -16,7 +16,7 @@
 //! its logs tells how far it is: `"opening": {"done": 12, "total": 40, "seconds.left": 7}`.
 //!
 //! `/lifecycle/…`: what an operator asks the cluster (`crate::lifecycle`). docs/openapi.json describes
-//! all of it. Nothing here changes anything.
+//! all of it. Nothing changes anything but `/lifecycle/restart-lease`.
 //!
 //! It is served apart from all other work (`letterbox_env::Tasks::apart`): `/livez`, `/readyz` and
 //! `/identity` wait for no lock that is held while a partition is written.
@@ -37,7 +37,7 @@ use axum::Router;
 use axum::extract::RawQuery;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -52,7 +52,7 @@ use uuid::Uuid;
 
 use super::Services;
 use super::listener::{SaidRarely, accept_failed};
-use crate::lifecycle::Refusal;
+use crate::lifecycle::{Leased, Refusal};
 use crate::metadata::identity::{DirectoryIdentity, encode_uuid};
 
 /// Who this node is, as its log directories said when it started.
@@ -217,7 +217,7 @@ fn router(health: Arc<Health>) -> Router {
     };
     let router =
         Router::new().route("/livez", get(|| async { "ok\n" })).route("/identity", get(identity));
-    let (verdict, far) = (asked.clone(), asked);
+    let (verdict, far, take, release) = (asked.clone(), asked.clone(), asked.clone(), asked);
     let verdict = move |RawQuery(query): RawQuery| async move {
         let (services, query) = (serving(&verdict), query.unwrap_or_default());
         answered(async { services?.lifecycle.restart_verdict(&query).await }.await)
@@ -226,7 +226,20 @@ fn router(health: Arc<Health>) -> Router {
         let (services, query) = (serving(&far), query.unwrap_or_default());
         answered(async { services?.lifecycle.caught_up(&query).await }.await)
     };
+    let take = move |RawQuery(query): RawQuery| async move {
+        let (services, query) = (serving(&take), query.unwrap_or_default());
+        match async { services?.lifecycle.take_restart_lease(&query).await }.await {
+            Ok(Leased::Refused(answer)) => json(StatusCode::CONFLICT, answer),
+            Ok(Leased::Granted(answer)) => json(StatusCode::OK, answer),
+            Err(refusal) => answered(Err(refusal)),
+        }
+    };
+    let release = move |RawQuery(query): RawQuery| async move {
+        let (services, query) = (serving(&release), query.unwrap_or_default());
+        answered(async { services?.lifecycle.release_restart_lease(&query).await }.await)
+    };
     let router = router.route("/lifecycle/restart-verdict", get(verdict));
+    let router = router.route("/lifecycle/restart-lease", post(take).delete(release));
     let router = router.route("/lifecycle/caught-up", get(far));
     router.route("/readyz", get(move || async move { readiness(&ready) })).route(
         "/metrics",
@@ -262,7 +275,7 @@ fn answered(answer: Result<String, Refusal>) -> Response {
         Ok(_) => StatusCode::OK,
         Err(Refusal::BadRequest(_)) => StatusCode::BAD_REQUEST,
         Err(Refusal::NotFound(_)) => StatusCode::NOT_FOUND,
-        Err(Refusal::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+        Err(Refusal::NotSupported(_) | Refusal::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
     };
     let why = |refusal: Refusal| serde_json::json!({"error": refusal.to_string()}).to_string();
     json(status, answer.unwrap_or_else(why))

@@ -99,3 +99,73 @@ fn a_broker_may_restart_only_while_the_others_do_without_it() {
         node.stop();
     }
 }
+
+/// Status and answer of a question for a restart lease.
+fn lease(port: u16, holder: &str, brokers: i32) -> (String, Value) {
+    let query = format!("holder={holder}&brokers={brokers}&seconds=3600");
+    let head = format!("POST /lifecycle/restart-lease?{query} HTTP/1.1\r\nHost: broker\r\n");
+    let answer = http(port, format!("{head}Connection: close\r\n\r\n").as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().to_owned(), serde_json::from_str(body).unwrap())
+}
+
+#[test]
+fn a_restart_lease_holds_others_up_until_its_broker_is_back_whoever_the_controller_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports: Ports = NODES.into_iter().map(|id| (id, (free_port(), free_port()))).collect();
+    let admin: BTreeMap<i32, u16> = NODES.into_iter().map(|id| (id, free_port())).collect();
+    let mut nodes = start_with_admin(dir.path(), &NODES, &ports, &admin);
+    assert_eq!(create(&mut nodes[&1].connect(), "replicated", 3).0, 0);
+    eventually("one of three may restart", || verdict(admin[&1], "1")["safe"] == true);
+    let controller = quorum(&mut nodes[&1].connect()).unwrap().0;
+    let mut others = NODES.into_iter().filter(|id| *id != controller);
+    let (leased, other) = (others.next().unwrap(), others.next().unwrap());
+    let mut granted = Value::Null;
+    eventually("it is granted, and hands over", || {
+        granted = lease(admin[&other], "a", leased).1;
+        granted["granted"] == true && granted["leadsLeft"] == 0
+    });
+    let is_without = |node: &Broker| leaders(node, "replicated").iter().all(|id| *id != leased);
+    for node in nodes.values() {
+        eventually("it leads nothing", || is_without(node));
+    }
+    let held = |port: u16, brokers: i32| {
+        let found = verdict(port, &brokers.to_string());
+        found["leases"][0]["holder"] == "a" && found["safe"] == false
+    };
+    for port in admin.values() {
+        let (status, refused) = lease(*port, "b", other);
+        assert_eq!((status.as_str(), &refused["granted"]), ("409", &false.into()), "{refused}");
+        let reasons = serde_json::json!(["belowMinIsr", "quorum"]);
+        assert_eq!(refused["reasons"], reasons, "{refused}");
+        assert!(held(*port, other));
+        assert_eq!(verdict(*port, &leased.to_string())["safe"], true);
+    }
+    // Another controller knows it, and elects who has no lease over it.
+    let epoch = |id: i32| verdict(admin[&other], &id.to_string())["epoch"].clone();
+    let before = epoch(controller);
+    nodes.remove(&controller).unwrap().kill();
+    let left = &nodes[&other];
+    eventually("the other one leads all", || {
+        leaders(left, "replicated").iter().all(|id| *id == other)
+    });
+    eventually("the next controller knows it", || held(admin[&leased], other));
+    nodes.extend(start_with_admin(dir.path(), &[controller], &ports, &admin));
+    let caught_up_again = |id: i32, since: &Value| {
+        let query = format!("brokers={id}&since-epoch={since}");
+        eventually("it is back", || caught_up(admin[&other], &query)["caughtUp"] == true);
+    };
+    caught_up_again(controller, &before);
+    assert!(held(admin[&controller], other), "its own broker has not restarted");
+    let before = epoch(leased);
+    nodes.remove(&leased).unwrap().kill();
+    nodes.extend(start_with_admin(dir.path(), &[leased], &ports, &admin));
+    caught_up_again(leased, &before);
+    for port in admin.values() {
+        eventually("it is over", || verdict(*port, "1")["leases"] == serde_json::json!([]));
+    }
+    eventually("another one is granted", || lease(admin[&other], "b", other).0 == "200");
+    for node in nodes.values_mut() {
+        node.stop();
+    }
+}

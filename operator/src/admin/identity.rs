@@ -9,6 +9,10 @@ use letterbox_env::{BoxFuture, Env, Gather};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::MayEnd;
+
+/// Whose the operator's restart leases are: one of each cluster at a time.
+const HOLDER: &str = "letterbox-operator";
 /// How long an answer may take that a broker gives by itself.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The longest answer that is read, in bytes: how far a thousand brokers are is some 1.5 MB.
@@ -61,14 +65,11 @@ pub trait AskIdentity: Send + Sync {
     /// What the broker at `host` says; `None` when it does not answer, or not understandably.
     fn identity<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<Identity>>;
 
-    /// Why the cluster of the broker at `host` does not do without `broker` now; `None` where it
-    /// does.
-    fn held_back<'a>(
-        &'a self,
-        host: &'a str,
-        port: u16,
-        broker: i32,
-    ) -> BoxFuture<'a, Option<String>>;
+    /// Takes the restart lease over `broker` at the broker at `host`.
+    fn reserve<'a>(&'a self, host: &'a str, port: u16, broker: i32) -> BoxFuture<'a, MayEnd>;
+
+    /// Whether the cluster of the broker at `host` does without `broker` now.
+    fn may_end<'a>(&'a self, host: &'a str, port: u16, broker: i32) -> BoxFuture<'a, MayEnd>;
 
     /// What the broker at `host` says that it waits for before it serves, and how far it is; `None`
     /// when it does not answer, or serves.
@@ -85,13 +86,12 @@ impl AskIdentity for HttpIdentity {
         Box::pin(async move { read(&get(&self.0, host, port, "/identity", DEADLINE).await.ok()?) })
     }
 
-    fn held_back<'a>(
-        &'a self,
-        host: &'a str,
-        port: u16,
-        broker: i32,
-    ) -> BoxFuture<'a, Option<String>> {
-        Box::pin(super::held_back(&self.0, (host, port), broker))
+    fn reserve<'a>(&'a self, host: &'a str, port: u16, broker: i32) -> BoxFuture<'a, MayEnd> {
+        Box::pin(super::reserve(&self.0, (host, port), HOLDER, broker))
+    }
+
+    fn may_end<'a>(&'a self, host: &'a str, port: u16, broker: i32) -> BoxFuture<'a, MayEnd> {
+        Box::pin(super::may_end(&self.0, (host, port), broker))
     }
 
     fn not_ready_because<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Option<String>> {
@@ -102,16 +102,28 @@ impl AskIdentity for HttpIdentity {
 }
 
 /// The answer to a GET at the admin port of a broker: status line, headers and body.
-pub(super) async fn get(
+async fn get(
     env: &Env,
     host: &str,
     port: u16,
     path: &str,
     within: Duration,
 ) -> io::Result<Vec<u8>> {
+    request(env, (host, port), &format!("GET {path}"), within).await
+}
+
+/// The answer to a request without a body: `request` is its method and path.
+pub(super) async fn request(
+    env: &Env,
+    (host, port): (&str, u16),
+    request: &str,
+    within: Duration,
+) -> io::Result<Vec<u8>> {
     let ask = async {
         let mut stream = env.net.connect(host, port).await?;
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         stream.write_all(head.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(ANSWER_MAX as u64).read_to_end(&mut answer).await?;

@@ -1,5 +1,6 @@
 //! What a cluster says before one of its brokers is restarted, and afterwards
-//! (`GET /lifecycle/restart-verdict` and `/lifecycle/caught-up` on the admin port of any broker).
+//! (`/lifecycle/restart-verdict`, `/lifecycle/restart-lease` and `/lifecycle/caught-up` on the admin
+//! port of any broker).
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use letterbox_env::{Env, with_causes};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::identity::{ANSWER_MAX, get};
+use super::identity::{ANSWER_MAX, request};
 
 /// How long an answer may take. A broker asks the active controller, and answers within 5 s, or
 /// says why it cannot (`broker/src/lifecycle/mod.rs`).
@@ -28,6 +29,31 @@ pub struct RestartVerdict {
     pub single_replica: Partitions,
     /// The partitions that have no more replicas than `min.insync.replicas`.
     pub no_spare_replica: Partitions,
+}
+
+/// What became of the question for a restart lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartLease {
+    /// Whether there is one now.
+    pub granted: bool,
+    /// Why not, in words of a kind.
+    pub reasons: Vec<String>,
+    /// The same in sentences.
+    pub because: Vec<String>,
+    /// How many seconds it lasts.
+    pub seconds_left: Option<u64>,
+    /// How many partitions the brokers still lead that others could.
+    pub leads_left: u64,
+    /// What the restart would interrupt; `None` where leases are not supported.
+    pub verdict: Option<RestartVerdict>,
+}
+
+/// Whether there was a lease that was given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct LeaseReleased {
+    /// See there.
+    pub released: bool,
 }
 
 /// How many partitions there are of a kind, and the first of them.
@@ -86,7 +112,7 @@ pub async fn caught_up(
         query.push(format!("brokers={}", joined(brokers)));
     }
     query.extend(since_epoch.map(|epoch| format!("since-epoch={epoch}")));
-    ask(env, at, &format!("caught-up?{}", query.join("&"))).await
+    Ok(ask(env, at, "GET", &format!("caught-up?{}", query.join("&"))).await?)
 }
 
 /// The verdict over the restart of `brokers` at the same time, and the text that it came in.
@@ -98,7 +124,39 @@ pub async fn restart_verdict(
     at: (&str, u16),
     brokers: &[i32],
 ) -> Result<(RestartVerdict, String), String> {
-    ask(env, at, &format!("restart-verdict?brokers={}", joined(brokers))).await
+    Ok(ask(env, at, "GET", &format!("restart-verdict?brokers={}", joined(brokers))).await?)
+}
+
+/// Takes a restart lease over `brokers` for `holder`, or has it for all of its time again; and the
+/// text that the answer came in.
+///
+/// # Errors
+/// Why nobody can tell.
+pub async fn restart_lease(
+    env: &Env,
+    at: (&str, u16),
+    holder: &str,
+    brokers: &[i32],
+    seconds: Option<u64>,
+) -> Result<(RestartLease, String), String> {
+    Ok(ask(env, at, "POST", &lease_call(holder, brokers, seconds)).await?)
+}
+
+fn lease_call(holder: &str, brokers: &[i32], seconds: Option<u64>) -> String {
+    let seconds = seconds.map_or_else(String::new, |seconds| format!("&seconds={seconds}"));
+    format!("restart-lease?holder={holder}&brokers={}{seconds}", joined(brokers))
+}
+
+/// Gives the lease of `holder` back.
+///
+/// # Errors
+/// Why nobody can tell whether it was.
+pub async fn release_restart_lease(
+    env: &Env,
+    at: (&str, u16),
+    holder: &str,
+) -> Result<(LeaseReleased, String), String> {
+    Ok(ask(env, at, "DELETE", &format!("restart-lease?holder={holder}")).await?)
 }
 
 fn joined(brokers: &[i32]) -> String {
@@ -107,40 +165,101 @@ fn joined(brokers: &[i32]) -> String {
 
 async fn ask<T: DeserializeOwned>(
     env: &Env,
-    (host, port): (&str, u16),
+    at: (&str, u16),
+    method: &str,
     call: &str,
-) -> Result<(T, String), String> {
-    let path = format!("/lifecycle/{call}");
-    let answer = get(env, host, port, &path, WITHIN);
-    let answer = answer.await.map_err(|error| format!("no answer: {}", with_causes(&error)))?;
+) -> Result<(T, String), NoAnswer> {
+    let asked = format!("{method} /lifecycle/{call}");
+    let answer = request(env, at, &asked, WITHIN);
+    let no_answer = |error| NoAnswer::Because(format!("no answer: {}", with_causes(&error)));
+    let answer = answer.await.map_err(no_answer)?;
     read(&answer)
 }
 
-/// Why the cluster of the broker at this address does not do without `broker` now; `None` where it
-/// does.
-pub(crate) async fn held_back(env: &Env, at: (&str, u16), broker: i32) -> Option<String> {
-    match restart_verdict(env, at, &[broker]).await {
-        Ok((verdict, _)) if verdict.safe => None,
-        Ok((verdict, _)) => Some(verdict.because.join("; ")),
-        Err(why) => Some(format!("it cannot tell whether it may: {why}")),
+/// For how long our own programs take a lease, in seconds: until the broker that they end has said
+/// that it stops, or is fenced. From then on the verdict counts it as away.
+const LEASE_SECONDS: u64 = 300;
+
+/// Whether a broker may be ended now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MayEnd {
+    /// It may.
+    Yes,
+    /// Why it may not.
+    No(String),
+    /// Why nobody can tell.
+    Unknown(String),
+}
+
+/// Asks the broker at this address for the restart lease over `broker`, or for the verdict where not
+/// all nodes of its cluster know leases yet: they could not be upgraded otherwise.
+pub(crate) async fn reserve(env: &Env, at: (&str, u16), holder: &str, broker: i32) -> MayEnd {
+    let call = lease_call(holder, &[broker], Some(LEASE_SECONDS));
+    match of_lease(ask(env, at, "POST", &call).await.map(|(lease, _)| lease)) {
+        Some(reserved) => reserved,
+        None => may_end(env, at, broker).await,
     }
 }
 
-fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<(T, String), String> {
+/// `None` where leases are not known.
+fn of_lease(lease: Result<RestartLease, NoAnswer>) -> Option<MayEnd> {
+    Some(match lease {
+        Ok(lease) if lease.granted && lease.leads_left == 0 => MayEnd::Yes,
+        Ok(RestartLease { granted: true, leads_left, .. }) => {
+            MayEnd::No(format!("{leads_left} partitions are still handed over to others"))
+        }
+        Ok(lease) if lease.reasons.iter().any(|reason| reason == "notSupported") => return None,
+        Ok(lease) => MayEnd::No(lease.because.join("; ")),
+        Err(NoAnswer::OtherVersion) => return None,
+        Err(NoAnswer::Because(why)) => MayEnd::Unknown(why),
+    })
+}
+
+/// Asks the broker at this address whether `broker` could be ended now.
+pub(crate) async fn may_end(env: &Env, at: (&str, u16), broker: i32) -> MayEnd {
+    of_verdict(restart_verdict(env, at, &[broker]).await)
+}
+
+fn of_verdict(verdict: Result<(RestartVerdict, String), String>) -> MayEnd {
+    match verdict {
+        Ok((verdict, _)) if verdict.safe => MayEnd::Yes,
+        Ok((verdict, _)) => MayEnd::No(verdict.because.join("; ")),
+        Err(why) => MayEnd::Unknown(why),
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum NoAnswer {
+    #[error("the answer is not understood; is it a broker of this version?")]
+    OtherVersion,
+    #[error("{0}")]
+    Because(String),
+}
+
+impl From<NoAnswer> for String {
+    fn from(why: NoAnswer) -> Self {
+        why.to_string()
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<(T, String), NoAnswer> {
     #[derive(Deserialize)]
     struct Refused {
         error: String,
     }
-    let not_understood =
-        || "the answer is not understood; is it a broker of this version?".to_owned();
+    let not_understood = || NoAnswer::OtherVersion;
     let text = std::str::from_utf8(answer).map_err(|_| not_understood())?;
     if answer.len() >= ANSWER_MAX {
-        return Err(format!("the answer is longer than {ANSWER_MAX} bytes; name fewer brokers"));
+        let why = format!("the answer is longer than {ANSWER_MAX} bytes; name fewer brokers");
+        return Err(NoAnswer::Because(why));
     }
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(not_understood)?;
-    if head.lines().next().and_then(|line| line.split(' ').nth(1)) != Some("200") {
-        let refused = serde_json::from_str(body).map_err(|_| not_understood());
-        return Err(refused.map(|refused: Refused| refused.error)?);
+    let status = head.lines().next().and_then(|line| line.split(' ').nth(1));
+    // A lease that is refused is an answer, too.
+    if !matches!(status, Some("200" | "409")) {
+        let refused: Refused = serde_json::from_str(body).map_err(|_| not_understood())?;
+        return Err(NoAnswer::Because(refused.error));
     }
     let found = serde_json::from_str(body).map_err(|_| not_understood())?;
     Ok((found, body.to_owned()))
@@ -162,10 +281,41 @@ mod tests {
         let single = Partition { topic: "t".to_owned(), partition: 2 };
         assert_eq!(verdict.single_replica.partitions, [single]);
         let refused = "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"error\":\"it starts\"}";
-        assert_eq!(said(refused), Err("it starts".to_owned()));
+        assert_eq!(said(refused), Err(NoAnswer::Because("it starts".to_owned())));
         // A broker of an earlier version has no such path; of another one, no such fields.
         for other in ["HTTP/1.1 404 Not Found\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n{}", "", "\u{1}"] {
-            assert!(said(other).unwrap_err().starts_with("the answer is not understood"));
+            assert_eq!(said(other), Err(NoAnswer::OtherVersion));
         }
+    }
+
+    #[test]
+    fn a_lease_lets_a_broker_go_once_it_leads_nothing_and_an_older_cluster_is_asked_for_a_verdict()
+    {
+        let said = |answer: &str| of_lease(read(answer.as_bytes()).map(|(lease, _)| lease));
+        let lease = |status: &str, granted: bool, reason: &str, leads_left: u32| {
+            let (seconds, reasons) = (if granted { "9" } else { "null" }, format!("[{reason:?}]"));
+            said(&format!(
+                "HTTP/1.1 {status} x\r\n\r\n{{\"granted\":{granted},\"reasons\":{reasons},\
+                 \"because\":[\"a\",\"b\"],\"secondsLeft\":{seconds},\
+                 \"leadsLeft\":{leads_left},\"verdict\":null}}"
+            ))
+        };
+        assert_eq!(lease("200", true, "", 0), Some(MayEnd::Yes));
+        let left = "7 partitions are still handed over to others".to_owned();
+        assert_eq!(lease("200", true, "", 7), Some(MayEnd::No(left)));
+        let refused = Some(MayEnd::No("a; b".to_owned()));
+        assert_eq!(lease("409", false, "holderHasLease", 0), refused);
+        assert_eq!(lease("409", false, "notSupported", 0), None);
+        for older in ["HTTP/1.1 404 Not Found\r\n\r\n", "HTTP/1.1 405 No\r\n\r\n"] {
+            assert_eq!(said(older), None);
+        }
+        // Not by a verdict, which reserves nothing.
+        let starts = "HTTP/1.1 503 x\r\n\r\n{\"error\":\"it starts\"}";
+        assert_eq!(said(starts), Some(MayEnd::Unknown("it starts".to_owned())));
+        let refused = RestartVerdict { because: vec!["c".to_owned()], ..Default::default() };
+        let said =
+            |safe| of_verdict(Ok((RestartVerdict { safe, ..refused.clone() }, String::new())));
+        assert_eq!((said(true), said(false)), (MayEnd::Yes, MayEnd::No("c".to_owned())));
+        assert_eq!(of_verdict(Err("x".to_owned())), MayEnd::Unknown("x".to_owned()));
     }
 }

@@ -14,10 +14,11 @@ pub use client::ClientAdmin;
 #[cfg(feature = "kubernetes")]
 pub(crate) use client::UNANSWERED;
 pub use identity::{AskIdentity, HttpIdentity, Identity, Opening};
-pub(crate) use lifecycle::held_back;
 pub use lifecycle::{
-    BrokerCaughtUp, CaughtUp, Partition, Partitions, RestartVerdict, caught_up, restart_verdict,
+    BrokerCaughtUp, CaughtUp, LeaseReleased, MayEnd, Partition, Partitions, RestartLease,
+    RestartVerdict, caught_up, release_restart_lease, restart_lease, restart_verdict,
 };
+pub(crate) use lifecycle::{may_end, reserve};
 
 /// The admin calls that topics need.
 pub trait KafkaAdmin: Send + Sync {

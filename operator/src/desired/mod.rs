@@ -96,6 +96,8 @@ pub struct Blueprint {
     pub storage: ClusterStorage,
     /// CPU and memory of each broker.
     pub resources: Resources,
+    /// Why no broker may be evicted now; `None` where one may, and where nobody has asked.
+    pub evictions_held: Option<String>,
 }
 
 /// One broker as it should be.
@@ -196,6 +198,7 @@ impl Blueprint {
             listeners: cluster.spec.listeners.clone(),
             storage: cluster.spec.storage.clone(),
             resources: cluster.spec.resources.clone(),
+            evictions_held: None,
             name,
         }
     }

@@ -225,14 +225,15 @@ fn service_account(cluster: &Blueprint) -> Value {
     })
 }
 
-/// One broker may be taken down on purpose at a time. A cluster of one still lets its node be
-/// drained.
+/// One broker may be taken down on purpose at a time, and none while the cluster would not do
+/// without it. A cluster of one still lets its node be drained.
 fn disruption_budget(cluster: &Blueprint) -> Value {
+    let most = i32::from(cluster.evictions_held.is_none());
     json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": meta(cluster, &service_account_name(cluster), None),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(cluster, None)}},
+        "spec": {"maxUnavailable": most, "selector": {"matchLabels": selector(cluster, None)}},
     })
 }
 

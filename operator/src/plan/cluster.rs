@@ -35,14 +35,23 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The broker that serves and that this plan ends, or is about to, if there is one.
+    /// The broker that runs and that this plan ends, or is about to, if there is one that `is_open`.
     #[must_use]
-    pub fn takes_down(&self, observed: &Observed) -> Option<i32> {
-        let serves = |id: &i32| observed.brokers.get(id).is_some_and(ObservedBroker::serves);
+    pub fn takes_down(&self, observed: &Observed, is_open: impl Fn(i32) -> bool) -> Option<i32> {
+        let runs = |id: &i32| {
+            is_open(*id) && observed.brokers.get(id).is_some_and(ObservedBroker::may_answer)
+        };
+        let is_ended = |id: &i32, restarts: bool| {
+            let seen = observed.brokers.get(id);
+            restarts || seen.is_some_and(ObservedBroker::ends_with_its_definition)
+        };
         self.steps.iter().find_map(|step| match step {
-            Step::ApplyBroker { broker, restarts: true, .. }
-            | Step::RestartBroker { broker, .. }
-            | Step::RemoveBroker { broker, .. } => Some(*broker).filter(serves),
+            Step::ApplyBroker { broker, restarts, .. } => {
+                Some(*broker).filter(|id| is_ended(id, *restarts)).filter(runs)
+            }
+            Step::RestartBroker { broker, .. } | Step::RemoveBroker { broker, .. } => {
+                Some(*broker).filter(runs)
+            }
             _ => None,
         })
     }
@@ -75,7 +84,7 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     let unused: Vec<String> = observed.stray_claims.iter().cloned().collect();
     plan.waits.extend((!unused.is_empty()).then_some(Wait::UnusedClaims { claims: unused }));
     plan.waits.extend(observed.foreign.iter().cloned().map(|pod| Wait::Foreign { pod }));
-    plan_access(observed, &mut plan);
+    plan_access(desired, observed, &mut plan);
     let mut down = Down::of(desired, observed);
     if observed.has_claims() {
         plan_volumes(cluster, desired, observed, &mut down, &mut plan);

@@ -1,7 +1,7 @@
 //! The brokers: set up, repaired, restarted one at a time.
 
 use super::cluster::recorded_node;
-use super::safety::{Down, may_end};
+use super::safety::{Down, is_let_go, may_end};
 use super::volumes::{View, plan_removal, replaces};
 use super::{Plan, Step, Wait};
 use crate::api::{KafkaCluster, LossStatus, NodeStatus, VolumeStatus};
@@ -103,6 +103,8 @@ fn plan_definition(
             return Err(Wait::VolumePending { broker: id, volume: volume.name.clone() });
         }
         down.take(id, seen)?;
+    } else if ends || seen.ends_with_its_definition() {
+        is_let_go(id, seen)?;
     }
     if !seen.definition.is_as_desired() {
         write_before_use(cluster, broker, seen, observed, plan)?;

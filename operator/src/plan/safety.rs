@@ -1,6 +1,7 @@
 //! Whether a broker may be ended on purpose.
 //!
-//! At most one is down. One that does not serve anyway may be put right at once: that is how a bad
+//! At most one is down. One that runs and does not serve may lead or vote all the same, so it is
+//! asked as one that serves is, and put right at once where it does not answer: that is how a bad
 //! image or configuration heals. But one that has the last copy of records is never ended.
 
 use super::cluster::recorded_node;
@@ -77,19 +78,38 @@ impl Down {
     /// # Errors
     /// Why it has to wait.
     pub(super) fn take(&mut self, broker: i32, seen: &ObservedBroker) -> Result<(), Wait> {
-        match (self.0.filter(|other| *other != broker), seen.held_back.clone()) {
-            (Some(other), _) => Err(Wait::OtherBrokerDown { broker, other }),
-            (None, Some(why)) => Err(Wait::RestartNotSafe { broker, why }),
-            (None, None) => {
-                self.0 = Some(broker);
-                Ok(())
-            }
+        if let Some(other) = self.0.filter(|other| *other != broker) {
+            return Err(Wait::OtherBrokerDown { broker, other });
         }
+        is_let_go(broker, seen)?;
+        self.0 = Some(broker);
+        Ok(())
+    }
+}
+
+/// Whether its cluster does without a broker that runs, as far as it was asked.
+///
+/// # Errors
+/// Why it has to wait.
+pub(super) fn is_let_go(broker: i32, seen: &ObservedBroker) -> Result<(), Wait> {
+    match seen.held_back.clone() {
+        Some(why) => Err(Wait::RestartNotSafe { broker, why }),
+        None => Ok(()),
     }
 }
 
 impl ObservedBroker {
-    pub(super) fn serves(&self) -> bool {
+    pub(crate) fn serves(&self) -> bool {
         self.run == Run::Ready
+    }
+
+    /// Whether it runs, as far as is known, and may say whether its cluster does without it.
+    pub(super) fn may_answer(&self) -> bool {
+        matches!(self.run, Run::Ready | Run::Starting(_) | Run::Failing { .. })
+    }
+
+    /// Whether what runs ends when its definition is applied.
+    pub(super) fn ends_with_its_definition(&self) -> bool {
+        self.run != Run::Absent && self.to_end.is_none()
     }
 }

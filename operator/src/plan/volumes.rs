@@ -1,7 +1,7 @@
 //! Volumes: their claims, their growth, and what about them cannot be as the spec says.
 
 use super::cluster::recorded_node;
-use super::safety::{Down, may_end};
+use super::safety::{Down, is_let_go, may_end};
 use super::{Note, Plan, Step, Wait};
 use crate::api::{DeletionPolicy, KafkaCluster, NodeStatus, VolumeStatus, bytes_of, shown};
 use crate::desired::{Blueprint, BrokerVolume};
@@ -137,8 +137,10 @@ pub(super) fn plan_removal(view: &View<'_>, why: String, down: &mut Down, plan: 
         true => Err(Wait::BrokerRestarting { broker }),
         false => may_end(view.cluster, broker, view.observed, plan),
     };
-    let may_end = may_end
-        .and_then(|()| if view.seen.serves() { down.take(broker, view.seen) } else { Ok(()) });
+    let may_end = may_end.and_then(|()| match view.seen.serves() {
+        true => down.take(broker, view.seen),
+        false => is_let_go(broker, view.seen),
+    });
     match may_end {
         Ok(()) => plan.steps.push(Step::RemoveBroker { broker, why }),
         Err(wait) if plan.waits.contains(&wait) => {}

@@ -54,6 +54,11 @@ pub enum Wait {
         /// Why, as the cluster says it.
         why: String,
     },
+    /// No node with a broker is drained while the cluster would not do without it.
+    EvictionsHeld {
+        /// Why, as the cluster says it.
+        why: String,
+    },
     /// A broker was started and does not serve yet.
     BrokerStarting {
         /// Which.
@@ -330,6 +335,9 @@ impl Wait {
             }
             Self::Foreign { .. } => row(10, "Unknown pod", "UnknownPod", false, true),
             Self::NotWatched { .. } => row(10, "Not watched", "NotWatched", false, true),
+            Self::EvictionsHeld { .. } => {
+                row(12, "Holding node drains", "EvictionsHeld", false, false)
+            }
             Self::VolumeGrowing { .. } => {
                 row(11, "Growing a volume", "VolumeGrowing", false, false)
             }
@@ -348,6 +356,7 @@ impl Wait {
             Self::Address { .. }
                 | Self::OtherBrokerDown { .. }
                 | Self::RestartNotSafe { .. }
+                | Self::EvictionsHeld { .. }
                 | Self::BrokerRestarting { .. }
                 | Self::NotRestarted { .. }
                 | Self::VolumePending { .. }
@@ -407,6 +416,7 @@ impl Wait {
             Self::ClaimEnding { claim, .. } => format!("volume claim {claim}"),
             Self::Stray { set } => set.to_string(),
             Self::UnusedClaims { .. } => Part::Storage.to_string(),
+            Self::EvictionsHeld { .. } => Part::Budget.to_string(),
             Self::Foreign { pod } => format!("pod {pod}"),
             Self::NotWatched { what, .. } => what.clone(),
         }
@@ -472,6 +482,9 @@ impl std::fmt::Display for Wait {
                 "broker {broker} is not restarted with its new definition yet: {why}; the restart \
                  follows when it is safe"
             ),
+            Self::EvictionsHeld { why } => {
+                write!(f, "no broker may be evicted by a drain of its node yet: {why}")
+            }
             Self::BrokerRestarting { broker } => {
                 write!(f, "broker {broker} restarts with its new definition")
             }

@@ -31,7 +31,7 @@ use super::pods::{
 };
 use super::unwatched::Unwatched;
 use super::{Live, Platform};
-use crate::admin::{AskIdentity, Identity};
+use crate::admin::{AskIdentity, Identity, MayEnd};
 use crate::api::{
     ADMIN_PORT, CLUSTER_FINALIZER, DeletionPolicy, KafkaCluster, Listener, ListenerType, bytes_of,
     is_paused,
@@ -80,6 +80,8 @@ const RESTORE_PAUSE: Duration = Duration::from_secs(3600);
 const OTHER_IMAGE_PATIENCE: Duration = Duration::from_secs(120);
 /// So many of them are remembered.
 const UNMADE_MAX: usize = 4096;
+/// Why a broker cannot be asked.
+const NO_ADDRESS: &str = "its pod has no address to ask at";
 
 /// What the API server has of one cluster.
 #[derive(Clone, Debug, Default)]
@@ -807,16 +809,20 @@ impl Platform for Kubernetes {
         })
     }
 
-    fn held_back<'a>(
-        &'a self,
-        live: &'a KubernetesLive,
-        broker: i32,
-    ) -> BoxFuture<'a, Option<String>> {
+    fn reserve<'a>(&'a self, live: &'a KubernetesLive, broker: i32) -> BoxFuture<'a, MayEnd> {
         Box::pin(async move {
-            let address = live.pod(broker).and_then(|pod| pod.status.as_ref()?.pod_ip.as_deref());
-            match address.zip(port_of(ADMIN_PORT)) {
-                Some((host, port)) => self.brokers.held_back(host, port, broker).await,
-                None => Some("its pod has no address to ask at whether it may".to_owned()),
+            match live.admin_of(broker) {
+                Some((host, port)) => self.brokers.reserve(host, port, broker).await,
+                None => MayEnd::Unknown(NO_ADDRESS.to_owned()),
+            }
+        })
+    }
+
+    fn may_end<'a>(&'a self, live: &'a KubernetesLive, broker: i32) -> BoxFuture<'a, MayEnd> {
+        Box::pin(async move {
+            match live.admin_of(broker) {
+                Some((host, port)) => self.brokers.may_end(host, port, broker).await,
+                None => MayEnd::Unknown(NO_ADDRESS.to_owned()),
             }
         })
     }
@@ -1256,6 +1262,12 @@ impl KubernetesLive {
             }
         });
         Some(addresses.collect::<Vec<_>>().join(",")).filter(|servers| !servers.is_empty())
+    }
+
+    /// Where a broker is asked.
+    fn admin_of(&self, broker: i32) -> Option<(&str, u16)> {
+        let address = self.pod(broker)?.status.as_ref()?.pod_ip.as_deref();
+        address.zip(port_of(ADMIN_PORT))
     }
 
     fn pod(&self, broker: i32) -> Option<&Pod> {

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::ports::{self, ClusterPorts};
 use super::{Live, Platform};
-use crate::admin::held_back;
+use crate::admin::{MayEnd, reserve};
 use crate::api::KafkaCluster;
 use crate::desired::{
     Address, Blueprint, Broker, BrokerFacts, Facts, Host, POOL, VolumePlace, broker_ids,
@@ -34,6 +34,8 @@ use crate::plan::Step;
 use crate::status::Fault;
 
 const HOST: &str = "127.0.0.1";
+/// Whose its restart leases are: one of each cluster at a time.
+const HOLDER: &str = "letterbox-up";
 /// How long a broker may take to end before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest pause before a crashed broker is started again.
@@ -419,9 +421,13 @@ impl Platform for Local {
         })
     }
 
-    fn held_back<'a>(&'a self, live: &'a LocalLive, broker: i32) -> BoxFuture<'a, Option<String>> {
+    fn reserve<'a>(&'a self, live: &'a LocalLive, broker: i32) -> BoxFuture<'a, MayEnd> {
         let admin = live.ports.brokers.get(&broker).map_or(0, |ports| ports.admin);
-        Box::pin(held_back(&self.env, (HOST, admin), broker))
+        Box::pin(reserve(&self.env, (HOST, admin), HOLDER, broker))
+    }
+
+    fn may_end<'a>(&'a self, _: &'a LocalLive, _: i32) -> BoxFuture<'a, MayEnd> {
+        Box::pin(std::future::ready(MayEnd::Yes))
     }
 
     fn act<'a>(

@@ -15,6 +15,7 @@ pub(crate) mod unwatched;
 
 use letterbox_env::BoxFuture;
 
+use crate::admin::MayEnd;
 use crate::api::KafkaCluster;
 use crate::desired::{Blueprint, Facts};
 use crate::observe::Observed;
@@ -29,9 +30,13 @@ pub trait Platform: Send + Sync {
     /// Reads everything that belongs to `cluster`, as it is now, not from a cache.
     fn read<'a>(&'a self, cluster: &'a KafkaCluster) -> BoxFuture<'a, Result<Self::Live, Fault>>;
 
-    /// Why the cluster says that it does not do without `broker` now; `None` where it does. Asked of
-    /// one of several that serves, right before it is ended.
-    fn held_back<'a>(&'a self, live: &'a Self::Live, broker: i32) -> BoxFuture<'a, Option<String>>;
+    /// Reserves the end of `broker` at its cluster, for which others count it as away from then on.
+    /// Asked of one of several that answers, right before it is ended.
+    fn reserve<'a>(&'a self, live: &'a Self::Live, broker: i32) -> BoxFuture<'a, MayEnd>;
+
+    /// Whether the cluster does without `broker` now. Reserves nothing. Yes where nobody else ends
+    /// brokers.
+    fn may_end<'a>(&'a self, live: &'a Self::Live, broker: i32) -> BoxFuture<'a, MayEnd>;
 
     /// Carries out `step`. Safe to repeat; cancelling it leaves nothing that a repetition does not
     /// put right.

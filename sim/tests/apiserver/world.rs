@@ -42,6 +42,8 @@ struct Inside {
     scheduled: BTreeMap<String, (Value, Claims)>,
     /// The pods, by their uids, whose brokers have taken their volumes.
     started: std::collections::BTreeSet<String>,
+    /// The restart lease of each cluster, by its name: a pod's name, and its uid at that time.
+    leases: BTreeMap<String, (String, String)>,
     /// Whether nobody reaches the brokers' admin ports.
     is_mute: bool,
     /// The id of the cluster that brokers have, where it is not what their claims say now.
@@ -131,18 +133,50 @@ impl World {
         text(pod, "/status/conditions/0/status") == Some("True") && age > STARTS_IN + SYNCS_IN
     }
 
-    /// What the broker with this address answers to `GET /lifecycle/restart-verdict`: its cluster
-    /// does without it while all others are in sync.
-    fn verdict(&self, ip: &str) -> Option<String> {
+    /// Why the cluster of the broker with this address does not do without it, if it does not: all
+    /// others have to be in sync, and nobody may have the restart lease of one.
+    fn held_back(&self, ip: &str, takes_lease: bool) -> Option<Vec<String>> {
         let pods = self.server.all(PODS);
         let asked = pods.iter().find(|(_, pod)| text(pod, "/status/podIP") == Some(ip))?;
         let cluster = &asked.1["metadata"]["labels"]["letterbox.dev/cluster"];
         let mut others = pods.iter().filter(|(key, pod)| {
             *key != asked.0 && pod["metadata"]["labels"]["letterbox.dev/cluster"] == *cluster
         });
+        let uid = |pod: &Value| text(pod, "/metadata/uid").unwrap_or_default().to_owned();
+        let name = cluster.as_str().unwrap_or_default();
+        let lease = self.with(|inside| inside.leases.get(name).cloned());
+        // It is over once another pod is in sync in place of the one that it was granted for.
+        let lease = lease.filter(|(key, of)| {
+            let now = pods.iter().find(|(it, _)| it.name == *key);
+            *key != asked.0.name
+                && !now.is_some_and(|(_, pod)| uid(pod) != *of && self.is_in_sync(pod))
+        });
         let behind = others.find(|(_, pod)| !self.is_in_sync(pod));
+        let behind = behind.map(|(key, _)| format!("{} is behind", key.name));
         let because: Vec<String> =
-            behind.map(|(key, _)| format!("{} is behind", key.name)).into_iter().collect();
+            behind.into_iter().chain(lease.map(|(key, _)| format!("{key} is leased"))).collect();
+        if takes_lease && because.is_empty() {
+            let lease = (asked.0.name.clone(), uid(&asked.1));
+            self.with(|inside| inside.leases.insert(name.to_owned(), lease));
+        }
+        Some(because)
+    }
+
+    /// What the broker with this address answers to `POST /lifecycle/restart-lease`.
+    fn lease(&self, ip: &str) -> Option<String> {
+        let because = self.held_back(ip, true)?;
+        let is_granted = because.is_empty();
+        let body = json!({
+            "granted": is_granted, "reasons": [], "because": because,
+            "secondsLeft": is_granted.then_some(300), "leadsLeft": 0, "verdict": null,
+        });
+        let status = if is_granted { "200 OK" } else { "409 Conflict" };
+        Some(format!("HTTP/1.1 {status}\r\n\r\n{body}"))
+    }
+
+    /// What the broker with this address answers to `GET /lifecycle/restart-verdict`.
+    fn verdict(&self, ip: &str) -> Option<String> {
+        let because = self.held_back(ip, false)?;
         let none = json!({"count": 0, "partitions": []});
         let body = json!({
             "safe": because.is_empty(), "because": because, "singleReplica": none,
@@ -424,7 +458,7 @@ fn told(pod: &Value, key: &str) -> Vec<String> {
     lists.flat_map(|list| list.split(',')).map(ToOwned::to_owned).collect()
 }
 
-/// The network of this world: brokers answer `GET /identity` and restart verdicts, and clients if there is a
+/// The network of this world: brokers answer `GET /identity`, restart verdicts and leases, and clients if there is a
 /// [`Kafka`]; an operator is reached by [`World::ask_operator`], and nothing else is there.
 pub(crate) struct WorldNet {
     world: World,
@@ -464,6 +498,7 @@ impl Net for WorldNet {
                 let other = match &request {
                     it if it.starts_with(b"GET /readyz") => world.not_ready(),
                     it if it.starts_with(b"GET /lifecycle/") => world.verdict(&host),
+                    it if it.starts_with(b"POST /lifecycle/") => world.lease(&host),
                     _ => None,
                 };
                 let answer = other.unwrap_or_else(|| format!("HTTP/1.1 200 OK\r\n\r\n{body}"));

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use kube::ResourceExt as _;
 use letterbox_env::BoxFuture;
-use letterbox_operator::admin::Identity;
+use letterbox_operator::admin::{Identity, MayEnd};
 use letterbox_operator::api::{KafkaCluster, Listener, ListenerType, bytes_of};
 use letterbox_operator::desired::objects::ObjectKey;
 use letterbox_operator::desired::{
@@ -69,6 +69,12 @@ pub(crate) struct ModelState {
     pub(crate) held_back: BTreeMap<i32, String>,
     /// Of which brokers that was asked.
     pub(crate) asked: Vec<i32>,
+    /// Which brokers the cluster would not do without, and why, where nothing is to be ended.
+    pub(crate) not_safe: BTreeMap<i32, String>,
+    /// Whether the disruption budget allows none.
+    pub(crate) holds_evictions: bool,
+    /// Brokers that run and answer and are not ready.
+    pub(crate) not_ready: BTreeSet<i32>,
     /// Images that cannot be run.
     pub(crate) bad_images: Vec<String>,
     /// The brokers whose node does not answer.
@@ -363,6 +369,8 @@ impl ModelState {
             Run::Unreachable("its node does not answer".to_owned())
         } else if self.bad_images.contains(image) {
             Run::Failing { reason: "ImagePullBackOff".to_owned(), message: String::new() }
+        } else if self.not_ready.contains(&id) {
+            Run::Starting("a device holds up its writes".to_owned())
         } else if broker.starts_in > 0 || !volumes.iter().all(has) {
             Run::Starting("it starts".to_owned())
         } else if !self.finds_all(id, expected) {
@@ -454,12 +462,20 @@ impl Platform for Model {
         Box::pin(async { Ok(self.with(|state| state.clone())) })
     }
 
-    fn held_back<'a>(&'a self, _: &'a ModelState, broker: i32) -> BoxFuture<'a, Option<String>> {
-        let held_back = self.with(|state| {
+    fn reserve<'a>(&'a self, _: &'a ModelState, broker: i32) -> BoxFuture<'a, MayEnd> {
+        let answer = self.with(|state| {
+            if !state.serves(broker) && !state.not_ready.contains(&broker) {
+                return MayEnd::Unknown("no answer".to_owned());
+            }
             state.asked.push(broker);
-            state.held_back.get(&broker).cloned()
+            state.held_back.get(&broker).cloned().map_or(MayEnd::Yes, MayEnd::No)
         });
-        Box::pin(std::future::ready(held_back))
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn may_end<'a>(&'a self, _: &'a ModelState, broker: i32) -> BoxFuture<'a, MayEnd> {
+        let why = self.with(|state| state.not_safe.get(&broker).cloned());
+        Box::pin(std::future::ready(why.map_or(MayEnd::Yes, MayEnd::No)))
     }
 
     fn act<'a>(
@@ -482,7 +498,10 @@ impl Platform for Model {
                 }
                 match step {
                     Step::ApplyAccess { .. } => state.has_access = true,
-                    Step::ApplyBudget { .. } => state.lost_budget = false,
+                    Step::ApplyBudget { .. } => {
+                        state.lost_budget = false;
+                        state.holds_evictions = desired.evictions_held.is_some();
+                    }
                     Step::Prune(key) => state.stale.retain(|stale| stale != key),
                     Step::GrowVolume { .. } if state.fixed_volumes => {
                         return Err(Fault {
@@ -706,7 +725,17 @@ impl Live for ModelState {
         }
         Observed {
             access: Compared { missing: missing(self.has_access, "services"), differs: Vec::new() },
-            budget: Compared { missing: missing(!self.lost_budget, "budget"), differs: Vec::new() },
+            budget: Compared {
+                missing: missing(!self.lost_budget, "budget"),
+                differs: (self.holds_evictions != desired.evictions_held.is_some())
+                    .then(|| Difference {
+                        what: "spec.maxUnavailable".to_owned(),
+                        is_of_spec: true,
+                        is_fixed: false,
+                    })
+                    .into_iter()
+                    .collect(),
+            },
             stale: self.stale.clone(),
             strays: self.strays.clone(),
             stray_claims: BTreeSet::new(),
