@@ -2059,9 +2059,7 @@ fn a_topic_that_is_deleted_while_it_is_made_is_deleted() {
         make_topics(&play, 20, |_| json!({"deletionPolicy": "Delete"}));
         make_cluster(&play);
         play.start(&Faults::none(), false);
-        play.until("the cluster is ready", 60, Play::is_settled).await;
-        // All are on their way, with one request.
-        play.tick().await;
+        play.until("all are on their way, with one request", 60, |_| kafka.holds_one()).await;
         let topic = Key::new("letterbox.dev/kafkatopics", "ns", "t3");
         assert!(play.server().get(&topic).unwrap()["metadata"]["finalizers"].is_array());
         play.server().delete("person", &topic, None, None).unwrap();

@@ -111,6 +111,11 @@ impl Kafka {
         woken.into_iter().for_each(Waker::wake);
     }
 
+    /// Whether a request is held.
+    pub(crate) fn holds_one(&self) -> bool {
+        self.with(|state| !state.waiting.is_empty())
+    }
+
     /// From now on the version of `server` is noted with what an operator asks.
     pub(crate) fn follow(&self, server: &ApiServer) {
         self.with(|state| state.server = Some(server.clone()));
