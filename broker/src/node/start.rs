@@ -413,11 +413,13 @@ pub(super) async fn quorum_config(
         cluster_id: identity.map(|identity| identity.cluster_id.clone()),
         must_exist,
         timing: QuorumTiming {
-            fetch_timeout: config.duration("controller.quorum.fetch.timeout.ms"),
-            election_timeout: config.duration("controller.quorum.election.timeout.ms"),
             session: config.duration("broker.session.timeout.ms"),
             ..QuorumTiming::default()
-        },
+        }
+        .with_timeouts(
+            config.duration("controller.quorum.fetch.timeout.ms"),
+            config.duration("controller.quorum.election.timeout.ms"),
+        ),
     }
 }
 

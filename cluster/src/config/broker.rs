@@ -172,11 +172,7 @@ impl Config {
         let Listeners { controller_names, controller, clients } = given.listeners()?;
         given.check_groups()?;
         given.check_contradictions()?;
-        given.check_more("broker.session.timeout.ms", "broker.heartbeat.interval.ms")?;
-        given.check_more(
-            "controller.quorum.fetch.timeout.ms",
-            "controller.quorum.election.timeout.ms",
-        )?;
+        given.check_session()?;
         let advertised =
             Self::advertised(given.get("advertised.listeners"), &clients, &controller_names)?;
         let voters = given.voters(node_id, &controller)?;
@@ -594,16 +590,17 @@ impl<'a> Given<'a> {
         ))
     }
 
-    /// That `more` is: a broker that lives would be fenced between two heartbeats, or a voter wait
-    /// longer for votes than for a leader.
-    fn check_more(self, more: &'static str, less: &'static str) -> Result<(), Problem> {
+    /// A broker that lives would be fenced between two heartbeats.
+    fn check_session(self) -> Result<(), Problem> {
+        const SESSION: &str = "broker.session.timeout.ms";
+        const HEARTBEAT: &str = "broker.heartbeat.interval.ms";
         let ms = |name| self.or_default(name).trim().parse::<i64>().unwrap_or_default();
-        match ms(more) > ms(less) {
+        match ms(SESSION) > ms(HEARTBEAT) {
             true => Ok(()),
             false => Err(Problem::value(
-                more,
-                self.or_default(more),
-                format!("must be more than {less}={}", self.or_default(less)),
+                SESSION,
+                self.or_default(SESSION),
+                format!("must be more than {HEARTBEAT}={}", self.or_default(HEARTBEAT)),
             )),
         }
     }
@@ -816,19 +813,6 @@ mod tests {
                 "broker.session.timeout.ms=2000",
                 "broker.session.timeout.ms=2000: must be more than \
                  broker.heartbeat.interval.ms=2000",
-            ),
-            (
-                "controller.quorum.election.timeout.ms=2000",
-                "controller.quorum.fetch.timeout.ms=2000: must be more than \
-                 controller.quorum.election.timeout.ms=2000",
-            ),
-            (
-                "controller.quorum.fetch.timeout.ms=1999",
-                "controller.quorum.fetch.timeout.ms=1999: must be a whole number from 2000",
-            ),
-            (
-                "controller.quorum.election.timeout.ms=500",
-                "controller.quorum.election.timeout.ms=500: must be a whole number from 600",
             ),
             ("listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT", "asks for SSL"),
             ("group.coordinator.rebalance.protocols=consumer", "must hold classic"),

@@ -113,6 +113,16 @@ impl Default for QuorumTiming {
 }
 
 impl QuorumTiming {
+    /// With what is configured. What is less than the least that works counts as that: no patience
+    /// is less than the default, and votes are waited for half as long as a leader, at most.
+    #[must_use]
+    pub fn with_timeouts(self, fetch_timeout: Duration, election_timeout: Duration) -> Self {
+        // More than two heartbeats.
+        let election_timeout = election_timeout.max(Duration::from_millis(600));
+        let least = Self::default().fetch_timeout.max(election_timeout.saturating_mul(2));
+        Self { fetch_timeout: fetch_timeout.max(least), election_timeout, ..self }
+    }
+
     /// For so long after it has heard of a leader, a voter votes for nobody. It asks for votes
     /// itself after that and half of it more, at the latest, which leaves a quarter of the fetch
     /// timeout for the vote.

@@ -36,6 +36,23 @@ impl ConfigRules for AnyConfig {
     }
 }
 
+#[test]
+fn timeouts_that_would_not_work_count_as_the_least_that_does() {
+    let ms = Duration::from_millis;
+    let set = |fetch, election| {
+        let timing = QuorumTiming::default().with_timeouts(ms(fetch), ms(election));
+        assert!(timing.lease <= timing.patience(), "{timing:?}");
+        assert!(timing.heartbeat < timing.votes_within(), "{timing:?}");
+        assert!(timing.votes_within() < timing.patience(), "{timing:?}");
+        (timing.fetch_timeout, timing.election_timeout)
+    };
+    assert_eq!(set(2_000, 1_000), (ms(2_000), ms(1_000)), "Kafka's defaults");
+    assert_eq!(set(15_000, 3_000), (ms(15_000), ms(3_000)));
+    assert_eq!(set(0, 0), (ms(2_000), ms(600)));
+    assert_eq!(set(2_000, 5_000), (ms(10_000), ms(5_000)));
+    set(i32::MAX as u64, i32::MAX as u64);
+}
+
 fn sole(dir: &Path) -> QuorumConfig {
     QuorumConfig {
         node_id: 1,
