@@ -95,8 +95,13 @@ async fn why_none_may_be_evicted<P: Platform>(
     if desired.brokers.len() < 2 {
         return None;
     }
-    let serve = |id: &&i32| observed.brokers.get(id).is_some_and(ObservedBroker::serves);
-    let ask = desired.brokers.keys().filter(serve).map(|id| async move {
+    let serves = |id: &i32| observed.brokers.get(id).is_some_and(ObservedBroker::serves);
+    // Kubernetes itself lets none that is ready go beside one that is not. That one has to be free:
+    // its node may be why it is not ready.
+    if !desired.brokers.keys().all(serves) {
+        return None;
+    }
+    let ask = desired.brokers.keys().map(|id| async move {
         match platform.may_end(live, *id).await {
             MayEnd::Yes => None,
             MayEnd::No(why) => Some(format!("broker {id}: {why}")),

@@ -105,8 +105,10 @@ pub(crate) struct Fetcher {
     /// The last that got records. Those behind it come first the next time: an answer is bounded,
     /// and who has a backlog would fill each of them.
     served: Option<Key>,
-    /// How many partitions a request names at most: all, where the leader keeps no session.
+    /// How many partitions a request names at most, where the leader keeps a session.
     named_max: usize,
+    /// The last answer was without a session: what is not named then is not answered.
+    has_no_session: bool,
     is_asking: bool,
     /// Some are looking at the last answer.
     is_telling: bool,
@@ -123,6 +125,7 @@ impl Fetcher {
             changed: BTreeSet::new(),
             served: None,
             named_max: NAMED_MAX,
+            has_no_session: false,
             is_asking: false,
             is_telling: false,
             wait_until_ms: None,
@@ -148,7 +151,7 @@ impl Fetcher {
                 self.served = served.or(self.served);
                 let next = self.session.map_or(1, |(_, epoch)| next_epoch(epoch));
                 self.session = (session != 0).then_some((session, next));
-                self.named_max = if session == 0 { usize::MAX } else { self.named_max };
+                self.has_no_session = session == 0;
                 for key in about {
                     self.changed.insert(key);
                     // What it wants may be another place by now, or nothing.
@@ -200,7 +203,8 @@ impl Fetcher {
             self.changed = self.wanting.keys().copied().gather();
         }
         let (mut asks, mut forgets) = (Vec::new(), Vec::new());
-        while asks.len() + forgets.len() < self.named_max
+        let most = if self.has_no_session { usize::MAX } else { self.named_max };
+        while asks.len() + forgets.len() < most
             && let Some(key) = self.take_changed()
         {
             if let Some(position) = self.wanting.get(&key) {

@@ -226,6 +226,8 @@ pub(crate) struct Partition {
     is_replicated: AtomicBool,
     /// It was said that the log does not take what its leader has, or what it lacks cannot be noted.
     is_refusal_said: AtomicBool,
+    /// Until then it is not tried again to note what it lacks: whatever ticks its role asks for it.
+    notes_again_ms: AtomicU64,
     shared: Arc<Shared>,
 }
 
@@ -276,6 +278,7 @@ impl Partition {
             led_epoch: NOT_LED.into(),
             is_replicated: false.into(),
             is_refusal_said: false.into(),
+            notes_again_ms: 0.into(),
             shared,
         }
     }
@@ -537,6 +540,9 @@ impl Partition {
                 log.set_aside_and_start_at(*at).and_then(|()| log.lacks_nothing_more())
             }
             Change::LacksNothingMore { epoch } => {
+                if self.shared.now_ms() < self.notes_again_ms.load(Ordering::Relaxed) {
+                    return;
+                }
                 // Under the lock: who has begun to follow copies what is missing, and would not if
                 // nothing were missing any more.
                 let while_it_leads = |settle: &dyn Fn()| {
@@ -592,7 +598,8 @@ impl Partition {
                  acknowledged in it before; retrying"
             );
         }
-        let until_ms = self.shared.now_ms().saturating_add(self.shared.times.backoff_ms);
+        let until_ms = self.shared.now_ms().saturating_add(self.shared.times.backoff_ms.max(1));
+        self.notes_again_ms.store(until_ms, Ordering::Relaxed);
         self.shared.outbox.wait_until(self.key(), until_ms);
     }
 

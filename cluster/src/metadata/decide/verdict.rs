@@ -220,11 +220,15 @@ impl<'a> Judge<'a> {
     fn judge(&self, voters: &Voters) -> Verdict {
         let goes = |id: &&BrokerId| self.brokers.contains(id) || self.leased.contains(id);
         let left = voters.in_step.iter().filter(|id| !goes(id)).count();
+        let needed = voters.all.len() / 2 + 1;
+        // A majority has just confirmed who leads. So where fewer are in step some are late only for
+        // a moment, and nobody knows who is not needed.
+        let follow = if voters.in_step.len() < needed { &voters.all } else { &voters.in_step };
         let voters = VotersLeft {
             count: voters.all.len(),
-            needed: voters.all.len() / 2 + 1,
+            needed,
             left,
-            restart: !voters.in_step.is_disjoint(self.brokers),
+            restart: !follow.is_disjoint(self.brokers),
         };
         let fenced = self.present.brokers.iter().filter(|(_, broker)| broker.fenced);
         let away = fenced.map(|(id, _)| *id).filter(|id| !self.brokers.contains(id)).collect();

@@ -302,8 +302,8 @@ struct Asked {
     found: Result<Weak<Partition>, FetchedPartition>,
     /// The high watermark that the follower knows; the log start is in `what`.
     known: Offset,
-    /// Of its end, where records are wanted, and of its high watermark.
-    tickets: Option<(Option<Ticket>, Ticket)>,
+    /// Of its end, and of its high watermark.
+    tickets: Option<(Ticket, Ticket)>,
 }
 
 impl Asked {
@@ -326,13 +326,16 @@ impl Asked {
         // Of a high watermark past its own end it learns with the records.
         let news = if known < at { known.saturating_add(1) } else { past_end };
         let who = || Waiter::Session(marks.clone(), key);
-        let end = self.wants_records().then(|| partition.ends.register(past_end, who()));
-        self.tickets = Some((end, partition.waiters.register(news, who())));
+        // Of a new log start, and who is in sync, it hears without wanting records.
+        let end = if self.wants_records() { past_end } else { Offset::MAX };
+        let tickets =
+            (partition.ends.register(end, who()), partition.waiters.register(news, who()));
+        self.tickets = Some(tickets);
     }
 
     fn give_up(&mut self) {
         if let (Some(partition), Some((end, news))) = (self.partition(), self.tickets.take()) {
-            end.into_iter().for_each(|end| partition.ends.forget(end));
+            partition.ends.forget(end);
             partition.waiters.forget(news);
         }
     }
