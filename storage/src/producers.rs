@@ -737,7 +737,7 @@ mod tests {
         copied.count_in(memory.clone());
         in_sync.count_in(memory.clone());
         for id in 0..400 {
-            copied.note_old(&of(400 - id, 0), Some((id * 100).into()));
+            copied.note_old(&of(400 - id, 0), Some(id * 100));
         }
         (0..30).for_each(|id| in_sync.note(&of(id, 0)));
         expire_all(&memory, &mut [&mut copied, &mut in_sync], 40_000);
