@@ -730,13 +730,14 @@ mod tests {
                 assert!(first.acts().await);
                 let refused = async {
                     assert!(!second.acts().await);
-                    let mut held = server.lock().unwrap();
-                    held.acted = true;
-                    if !is_there {
-                        held.write(None);
+                    {
+                        let mut held = server.lock().unwrap();
+                        held.acted = true;
+                        if !is_there {
+                            held.write(None);
+                        }
+                        held.says = Some(Says { reads: true, ..FAULT });
                     }
-                    held.says = Some(Says { reads: true, ..FAULT });
-                    drop(held);
                     for _ in 0..A_WHILE.as_secs() {
                         assert!(!second.acts().await, "it may be the other's");
                         tokio::time::sleep(Duration::from_secs(1)).await;
