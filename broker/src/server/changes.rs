@@ -55,7 +55,7 @@ impl Services {
         within: Duration,
     ) -> Result<Arc<MetadataImage>, ApiError> {
         let begun = Instant::now();
-        let known = self.controller.quorum_status().await;
+        let known = self.controller.quorum_status_within(within).await;
         let known = known.map_err(|error| super::handlers::of_controller(&error))?;
         let left = within.saturating_sub(begun.elapsed());
         match self.shown.reaches(known.applied_index, left).await {

@@ -204,14 +204,38 @@ impl Controller {
     /// How the quorum is, as its leader knows.
     ///
     /// # Errors
-    /// [`ControllerError`] when there is no leader that can be reached.
+    /// [`ControllerError`] when there is no leader that can be reached. A question begins nothing, so
+    /// a leader that does not answer is none.
     pub async fn quorum_status(&self) -> Result<QuorumStatus, ControllerError> {
         let status = self.quorum.status();
         match status.leader {
             Some(leader) if leader != status.node_id => {
-                forward::status(&*self.quorum, leader).await
+                let told = forward::status(&*self.quorum, leader).await;
+                told.map_err(|error| match error.is_unknown() {
+                    true => QuorumError::NotLeader { leader: None }.into(),
+                    false => error,
+                })
             }
             _ => leading(status),
+        }
+    }
+
+    /// As [`Self::quorum_status`], asking the next leader while there is none that answers, for
+    /// `within`.
+    ///
+    /// # Errors
+    /// As of [`Self::quorum_status`].
+    pub async fn quorum_status_within(
+        &self,
+        within: Duration,
+    ) -> Result<QuorumStatus, ControllerError> {
+        let deadline = Instant::now() + within.min(DECIDE_WITHIN_MAX);
+        loop {
+            let told = self.quorum_status().await;
+            if self.is_final(&told, deadline) {
+                return told;
+            }
+            self.pause().await?;
         }
     }
 

@@ -379,3 +379,17 @@ fn partitions_move_under_load_and_nothing_acknowledged_is_lost_doubled_or_moved(
         cluster.wait_for_isr(2);
     }
 }
+
+/// A question changes nothing: where the active controller does not answer it, the next one is asked.
+#[test]
+fn what_moves_is_listed_while_the_active_controller_stands_still() {
+    let cluster = Cluster::start();
+    let leader = cluster.quorum_leader();
+    let mut asked = cluster.nodes[&other(&[leader])].connect();
+    cluster.signal(leader, Signal::STOP);
+    let request = m::ListPartitionReassignmentsRequest::default().with_timeout_ms(30_000);
+    let answer = ask(&mut asked, 0, request.with_topics(None));
+    cluster.signal(leader, Signal::CONT);
+    let Response::ListPartitionReassignments(answer) = answer else { unreachable!() };
+    assert_eq!((answer.error_code, answer.error_message), (0, None));
+}
