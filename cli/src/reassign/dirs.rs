@@ -1,6 +1,7 @@
 //! In which log directories of their brokers replicas lie.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use letterbox_client::{Client, LogDirectory, TopicPartition};
 use letterbox_env::Gather;
@@ -12,14 +13,18 @@ pub(super) type Named = BTreeMap<(i32, TopicPartition), String>;
 #[derive(Default)]
 pub(super) struct Dirs(BTreeMap<i32, Vec<LogDirectory>>);
 
+/// How long a broker may take to say what lies where. One that hangs holds up no move.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
 impl Dirs {
-    /// Asks these brokers.
+    /// Asks these brokers, all at once.
     pub(super) async fn of(client: &Client, brokers: impl Iterator<Item = i32>) -> Self {
-        let (ids, mut dirs): (BTreeSet<i32>, _) = (brokers.gather(), BTreeMap::new());
-        for id in ids {
-            dirs.insert(id, client.describe_log_dirs(id).await.unwrap_or_default());
-        }
-        Self(dirs)
+        let ids: BTreeSet<i32> = brokers.gather();
+        let asked = ids.into_iter().map(async |id| {
+            let told = tokio::time::timeout(TOLD_WITHIN, client.describe_log_dirs(id)).await;
+            (id, told.ok().and_then(Result::ok).unwrap_or_default())
+        });
+        Self(futures::future::join_all(asked).await.into_iter().gather())
     }
 
     fn found(&self, id: i32, partition: &TopicPartition, is_future: bool) -> Option<&str> {
