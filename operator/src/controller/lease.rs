@@ -186,8 +186,7 @@ impl Attempts {
 
     /// Takes up why the Lease that was held is not any more.
     pub(crate) fn lost(&mut self, lost: &Lost) {
-        // Whoever took it may hold it on when it is deleted. One that was deleted was ours.
-        self.seen = (*lost == Lost::Taken).then(Seen::deleted);
+        // One that was deleted was ours.
         self.may_make = *lost == Lost::Gone;
     }
 

@@ -480,9 +480,18 @@ mod tests {
         says: Option<Says>,
         /// Whether objects have a status.
         acted: bool,
+        /// How many requests it answers yet, if it is to fall silent.
+        answers_left: Option<u32>,
     }
 
     impl Server {
+        /// Whether it answers one more request.
+        fn answers(&mut self) -> bool {
+            let left = self.answers_left.map(|left| left.checked_sub(1));
+            self.answers_left = left.map(Option::unwrap_or_default);
+            left != Some(None)
+        }
+
         fn held_by(holder: Option<&str>) -> Arc<Mutex<Self>> {
             let holder = holder.map(ToOwned::to_owned);
             Arc::new(Mutex::new(Self { holder, version: 1, ..Self::default() }))
@@ -558,6 +567,9 @@ mod tests {
                     let body = body.collect_bytes().await.unwrap();
                     let body = serde_json::from_slice(&body).unwrap_or_default();
                     let (method, uri) = (parts.method, parts.uri);
+                    if !server.lock().unwrap().answers() {
+                        return std::future::pending().await;
+                    }
                     let (code, body) = server.lock().unwrap().answer(&method, &uri, &body);
                     let body = Body::from(body.to_string().into_bytes());
                     Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
@@ -830,6 +842,32 @@ mod tests {
             assert_eq!(owners.of(&topic("a")).await, Owner::Other("them/two".to_owned()));
         };
         operator.leads(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_loses_the_lease_stops_before_it_knows_more_and_makes_no_other_one_at_once() {
+        let server = Server::held_by(Some("us/one"));
+        server.lock().unwrap().acted = true;
+        let operator = Operator::of(&server);
+        let (owners, moment) = (&operator.owners, Duration::from_millis(10));
+        let test = async {
+            operator.acts_after().await;
+            let since = owners.ours_since("ns").unwrap();
+            server.lock().unwrap().write(Some("them/two"));
+            // The renewal is refused, the Lease is read, and the API server falls silent.
+            server.lock().unwrap().answers_left = Some(2);
+            while server.lock().unwrap().answers_left != Some(0) {
+                tokio::time::sleep(moment).await;
+            }
+            let ended = tokio::time::timeout(moment, owners.ends("ns", since)).await;
+            assert!(ended.is_ok(), "the other one acts already");
+            // It was not read again before it was deleted, and the other one may not know that.
+            server.lock().unwrap().write(None);
+            server.lock().unwrap().answers_left = None;
+            operator.acts_after().await
+        };
+        let after = operator.leads(test).await;
+        assert!(after > PACE.honoured - OTHERS, "{after:?}");
     }
 
     #[tokio::test(start_paused = true)]
