@@ -1,8 +1,8 @@
 //! Restart leases: who gets one, what its brokers lead meanwhile, and when it is over.
 
-use super::verdict::{fence, ids, judge, make, world};
+use super::verdict::{fence, ids, judge, make, put_in_sync, world};
 use super::*;
-use crate::metadata::record::{FeatureRecord, PartitionRecord};
+use crate::metadata::record::FeatureRecord;
 use crate::metadata::{MetadataRecord, RestartLease};
 
 const MIN_2: &[(&str, &str)] = &[(MIN_INSYNC, "2")];
@@ -39,18 +39,6 @@ fn holders(world: &World) -> Vec<&str> {
 
 fn leader(world: &World) -> Option<i32> {
     world.image.partition("t", 0).unwrap().leader.map(|id| id.0)
-}
-
-/// These are in sync, and the first one leads.
-fn put_in_sync(world: &mut World, isr: &[i32]) {
-    let topic = world.image.topic("t").unwrap();
-    let state = PartitionState {
-        isr: ids(isr).into(),
-        leader: isr.first().copied().map(BrokerId),
-        ..topic.partition(0).unwrap().clone()
-    };
-    let record = MetadataRecord::Partition(PartitionRecord::of(topic.id, 0, &state));
-    world.image = apply(&world.image, world.image.applied_index + 1, &[record]).unwrap();
 }
 
 #[test]

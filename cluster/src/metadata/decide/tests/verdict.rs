@@ -32,6 +32,11 @@ pub(super) fn make(world: &mut World, replicas: &[i32], isr: &[i32], configs: &[
         default_replication_factor: 1,
     };
     world.run(&operation).remove(0).1.unwrap();
+    put_in_sync(world, isr);
+}
+
+/// These are in sync, and the first one leads.
+pub(super) fn put_in_sync(world: &mut World, isr: &[i32]) {
     let topic = world.image.topic("t").unwrap();
     let state = PartitionState {
         isr: ids(isr).into(),
