@@ -33,6 +33,8 @@ class History:
 
     def write(self, process, op, phase, kind, **fields):
         with self.lock:
+            if self.file.closed:
+                return
             event = {"process": process, "op": op, "phase": phase, "time_ns": time.monotonic_ns() - self.started, "kind": kind}
             event.update((name, value) for name, value in fields.items() if value is not None)
             self.file.write(json.dumps(event, separators=(",", ":")) + "\n")
@@ -108,12 +110,17 @@ def free_port():
 class Load:
     """The clients; each runs in a thread until `over` is set."""
 
-    def __init__(self, history, bootstrap):
-        self.history = history
+    def __init__(self, history, bootstrap, partitions=PARTITIONS, pause=0.02):
+        self.history, self.partitions = history, partitions
+        # How long a producer waits between two bursts.
+        self.pause = pause
         self.over = threading.Event()
         self.acknowledged = 0
+        # For each partition, when the newest record was sent that is acknowledged.
+        self.newest = [0.0] * partitions
         self.outstanding = 0
         self.troubles = []
+        self.producing = {"enable.idempotence": True, "linger.ms": 2, "message.timeout.ms": PATIENCE * 1000, "retry.backoff.ms": 20, "retry.backoff.max.ms": 250}
         self.common = {
             "bootstrap.servers": bootstrap,
             "reconnect.backoff.ms": 20,
@@ -128,17 +135,19 @@ class Load:
         print("TROUBLE:", words, flush=True)
 
     def produce(self, number):
-        options = {"enable.idempotence": True, "linger.ms": 2, "message.timeout.ms": PATIENCE * 1000, "retry.backoff.ms": 20, "retry.backoff.max.ms": 250}
-        producer = Producer({**self.common, **options})
+        producer = Producer({**self.common, **self.producing})
         process, rng, op = f"producer-{number}", random.Random(number), 0
         outstanding = 0
 
         def settled(op, record):
+            sent = time.monotonic()
+
             def callback(error, message):
                 nonlocal outstanding
                 outstanding -= 1
                 if error is None:
                     self.acknowledged += 1
+                    self.newest[record["partition"]] = max(self.newest[record["partition"]], sent)
                     # A repeated request may be answered without an offset.
                     record["offset"] = message.offset() if message.offset() >= 0 else None
                     fields = {name: value for name, value in record.items() if value is not None}
@@ -152,13 +161,13 @@ class Load:
         while not self.over.is_set():
             for _ in range(rng.randint(1, 20)):
                 op += 1
-                partition = rng.randrange(PARTITIONS)
+                partition = rng.randrange(self.partitions)
                 record = {"topic": TOPIC, "partition": partition, "value": (number << 40) | op}
                 self.history.write(process, op, "invoke", "send", idempotent=True, records=[record])
                 outstanding += 1
                 padding = rng.randrange(6000) if rng.random() < 0.1 else 0
                 producer.produce(TOPIC, payload(record["value"], partition, padding), partition=partition, on_delivery=settled(op, record))
-            producer.poll(0.02)
+            producer.poll(self.pause)
             while outstanding > OUTSTANDING_MAX and not self.over.is_set():
                 producer.poll(0.1)
         left = producer.flush(PATIENCE)
@@ -170,7 +179,7 @@ class Load:
         options = {"group.id": f"unused-{number}", "enable.auto.commit": False, "auto.offset.reset": "error", "fetch.wait.max.ms": 100}
         consumer = Consumer({**self.common, **options})
         process = f"reader-{number}"
-        at = [{"topic": TOPIC, "partition": partition, "offset": 0} for partition in range(PARTITIONS)]
+        at = [{"topic": TOPIC, "partition": partition, "offset": 0} for partition in range(self.partitions)]
         consumer.assign([TopicPartition(TOPIC, place["partition"], 0) for place in at])
         self.history.write(process, 0, "ok", "assign", partitions=at)
         op = 0
@@ -243,7 +252,7 @@ class Load:
         """Reads everything that is there, from the log start offset to the high watermark."""
         consumer = Consumer({**self.common, "group.id": "scanner", "enable.auto.commit": False, "auto.offset.reset": "error", "enable.partition.eof": False})
         op = 0
-        for partition in range(PARTITIONS):
+        for partition in range(self.partitions):
             start, end = consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=PATIENCE)
             consumer.assign([TopicPartition(TOPIC, partition, start)])
             position, deadline = start, time.monotonic() + PATIENCE
