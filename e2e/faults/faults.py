@@ -1,6 +1,7 @@
 """Runs clusters of three brokers, breaks one thing after the other, and judges what the clients and the disks say."""
 
 import argparse
+import glob
 import json
 import os
 import random
@@ -22,7 +23,7 @@ import logs
 import others
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from kills import TOPIC, History, Load, read
+from kills import TOPIC, History, Load, content, read
 from network import CLIENTS, Network, address
 
 NODES = (1, 2, 3)
@@ -58,7 +59,7 @@ class Broker:
                 f"listeners=PLAINTEXT://{own}:9092,CONTROLLER://{own}:9093\nadvertised.listeners=PLAINTEXT://{own}:9092\n"
                 f"inter.broker.listener.name=PLAINTEXT\nlog.dirs={self.data}\nadmin.listener={own}:9644\n"
                 "unstable.several.nodes.enable=true\ndefault.replication.factor=3\nmin.insync.replicas=2\n"
-                "offsets.topic.num.partitions=6\noffsets.topic.replication.factor=3\n"
+                f"offsets.topic.num.partitions={PARTITIONS}\noffsets.topic.replication.factor=3\n"
                 "group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n" + settings
             )
 
@@ -376,11 +377,15 @@ class Cluster:
             self.say("ending the load")
             clients.end()
             self.say("reading all")
-            ends = self.scan()
+            self.ends = self.scan()
             codes = {node: broker.end() for node, broker in self.brokers.items()}
             if any(codes.values()):
                 clients.trouble(f"brokers ended with {codes}")
-            self.compare_replicas(ends)
+            different = list(self.differences(self.ends))
+            for words in different:
+                clients.trouble(words)
+            if not different:
+                self.write_scans(self.ends)
         finally:
             clients.over.set()
             for broker in self.brokers.values():
@@ -409,37 +414,41 @@ class Cluster:
         self.wait("topics are made", there)
 
     def scan(self):
-        """Reads everything through the leaders; returns the end of each partition."""
+        """Reads everything through the leaders; returns the end of each partition that clients write to."""
         self.clients.scan("leader")
         consumer = Consumer({**self.clients.common, "group.id": "ends"})
         ends = {(topic, partition): consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=PATIENCE)[1]
                 for topic, count in TOPICS.items() for partition in range(count)}
         consumer.close()
-        return ends
+        return {**ends, **{("__consumer_offsets", partition): None for partition in range(PARTITIONS)}}
 
-    def compare_replicas(self, ends):
-        """The logs of all replicas are the same bytes below the high watermark; what they hold goes into the history."""
-        names = {(topic, partition): f"{topic}-{partition}" for topic, partition in ends}
-        for partition in range(6):
-            ends["__consumer_offsets", partition] = None
+    def replicas(self, topic, partition, end):
+        """The batches of each broker's log below `end`; without one, below where the shortest log ends."""
+        found = {node: list(logs.batches(os.path.join(broker.data, f"{topic}-{partition}"))) for node, broker in self.brokers.items()}
+        upto = min(batches[-1][1] if batches else 0 for batches in found.values()) if end is None else end
+        return {node: [batch for batch in batches if batch[0] < upto] for node, batches in found.items()}
+
+    def differences(self, ends):
+        """Where the logs of a partition are not the same bytes below the high watermark."""
         for (topic, partition), end in ends.items():
-            replicas = {}
-            for node, broker in self.brokers.items():
-                try:
-                    replicas[node] = list(logs.batches(os.path.join(broker.data, f"{topic}-{partition}")))
-                except logs.Damaged as error:
-                    self.clients.trouble(f"broker {node}: {error}")
-                    return
-            upto = min(batches[-1][1] if batches else 0 for batches in replicas.values()) if end is None else end
-            below = {node: [batch for batch in batches if batch[0] < upto] for node, batches in replicas.items()}
+            try:
+                replicas = self.replicas(topic, partition, end)
+            except logs.Damaged as error:
+                yield str(error)
+                continue
+            first = replicas[NODES[0]]
             for node in NODES[1:]:
-                if below[node] != below[NODES[0]]:
-                    differ = next((a[0] for a, b in zip(below[node], below[NODES[0]]) if a != b), "the end")
-                    self.clients.trouble(f"{topic}-{partition} below {upto}: broker {node} differs from {NODES[0]} at {differ}")
+                if replicas[node] != first:
+                    at = next((a[0] for a, b in zip(replicas[node], first) if a != b), "its end")
+                    yield f"{topic}-{partition}: broker {node} differs from {NODES[0]} at {at}"
+
+    def write_scans(self, ends):
+        """What each replica holds goes into the history, as if a consumer had read it there."""
+        for (topic, partition), end in ends.items():
             if end is None:
                 continue
-            for node, batches in below.items():
-                found = [{"topic": topic, "partition": partition, "offset": offset, **self.content(topic, value)}
+            for node, batches in self.replicas(topic, partition, end).items():
+                found = [{"topic": topic, "partition": partition, "offset": offset, **self.content(topic, partition, value)}
                          for base, _, batch in batches for offset, value in logs.records(base, batch)]
                 start = batches[0][0] if batches else 0
                 self.history.write("scanner", self.next_scan(), "ok", "scan", broker=str(node), topic=topic, partition=partition, start=start, end=end, records=found)
@@ -448,11 +457,10 @@ class Cluster:
         self.scans = getattr(self, "scans", 1_000_000) + 1
         return self.scans
 
-    def content(self, topic, value):
-        text = value.decode("utf-8", "replace")
+    def content(self, topic, partition, value):
         if topic != others.JAVA:
-            return {"payload": text}
-        number, count = text.split(".")
+            return content(topic, partition, value)
+        number, count = value.decode().split(".")
         return {"value": (int(number) << 40) | int(count)}
 
 
@@ -463,9 +471,10 @@ def judge(program, history, faults):
     return done.returncode, done.stdout
 
 
-def plant(check, history, faults, work):
-    """Whether the judge finds a record that is taken out of one replica, and one that is there twice."""
-    with open(history, encoding="utf-8") as file:
+def plant(check, cluster, faults):
+    """What is not found: a record that is taken out of one replica, one that is there twice, two in each other's place, a changed byte of a log."""
+    work = cluster.work
+    with open(os.path.join(work, "history.jsonl"), encoding="utf-8") as file:
         lines = file.readlines()
     at = max(i for i, line in enumerate(lines) if '"kind":"scan"' in line and '"broker":"2"' in line)
     whole = json.loads(lines[at])
@@ -483,6 +492,14 @@ def plant(check, history, faults, work):
         if code != 1 or f"\n{anomaly}: " not in words:
             missed.append(f"{name}: {code} {words}")
         os.remove(planted)
+    oldest = sorted(glob.glob(os.path.join(cluster.brokers[3].data, f"{TOPIC}-0", "*.log")))[0]
+    with open(oldest, "r+b") as file:
+        file.seek(logs.HEADER.size)
+        byte = file.read(1)
+        file.seek(logs.HEADER.size)
+        file.write(bytes([byte[0] ^ 1]))
+    if not list(cluster.differences(cluster.ends)):
+        missed.append("a byte of a log is another one")
     return missed
 
 
@@ -507,8 +524,8 @@ def main():
         for words, count in cluster.clients.notes.items():
             notes[words] += count
         if not failed and done == 0:
-            missed = plant(arguments.check, history, faults, work)
-            print("".join(f"NOT FOUND although planted: {each}\n" for each in missed) or "planted losses, doubles and moves are found\n", end="")
+            missed = plant(arguments.check, cluster, faults)
+            print("".join(f"NOT FOUND although planted: {each}\n" for each in missed) or "planted losses, doubles, moves and damages are found\n", end="")
             failed = bool(missed)
         if failed:
             print(f"FAILED at fault {done + cluster.faults}: {cluster.clients.troubles or 'see the anomalies'}; logs in {work}", flush=True)
