@@ -41,6 +41,7 @@ KINDS = {
     "end one": 3, "end the controller": 3,
     "cut one off": 3, "cut one off from brokers": 3, "cut what one sends": 3, "cut what one hears": 3, "cut two apart": 3,
     "lose packets": 3, "slow link": 2,
+    "two at once": 6, "end one after the other": 1,
 }
 
 
@@ -262,16 +263,20 @@ class Cluster:
 
     # ---- what is broken
 
-    def apply(self, kind):
-        """Breaks something; returns its target, what heals it, and for how long it is left."""
+    def apply(self, kind, spared=None):
+        """Breaks something, of a broker that is not spared; returns its target, what heals it, and for how long it is left."""
         rng = self.rng
-        one = rng.choice(NODES)
+        if kind == "two at once":
+            return self.apply_two()
+        if kind == "end one after the other":
+            return self.roll()
+        one = rng.choice([node for node in NODES if node != spared])
         if "leader" in kind:
             one = rng.choice(self.leaders() or NODES)
         elif "controller" in kind:
             one = self.controller()
         broker = self.brokers[one]
-        others = [node for node in NODES if node != one]
+        rest = [node for node in NODES if node != one]
         verb = kind.split()[0]
         if verb == "kill":
             victims = {"kill two": rng.sample(NODES, 2), "kill all": list(NODES)}.get(kind, [one])
@@ -292,33 +297,64 @@ class Cluster:
             broker.signal(signal.SIGSTOP)
             return [one], lambda: broker.signal(signal.SIGCONT), rng.uniform(2, 10)
         if verb == "end":
-            code = broker.end()
-            if code != 0:
-                self.clients.trouble(f"fault {self.faults}: broker {one} ended with {code} when it was asked to")
+            self.end(one)
             return [one], broker.start, rng.choice([0, 0.5, 3])
         hold = rng.choice([rng.uniform(0.5, 3), rng.uniform(0.5, 3), rng.uniform(3, 12)])
         if kind == "cut one off":
-            self.network.cut(one, [*others, CLIENTS])
+            self.network.cut(one, [*rest, CLIENTS])
         elif kind == "cut one off from brokers":
-            self.network.cut(one, others)
+            self.network.cut(one, rest)
         elif kind == "cut what one sends":
-            self.network.cut(one, rng.choice([others, [*others, CLIENTS]]), ["output"])
+            self.network.cut(one, rng.choice([rest, [*rest, CLIENTS]]), ["output"])
         elif kind == "cut what one hears":
-            self.network.cut(one, rng.choice([others, [*others, CLIENTS]]), ["input"])
+            self.network.cut(one, rng.choice([rest, [*rest, CLIENTS]]), ["input"])
         elif kind == "cut two apart":
-            self.network.cut(one, others[:1])
-            return [one, others[0]], lambda: self.network.heal(one), hold
+            self.network.cut(one, rest[:1])
+            return [one, rest[0]], lambda: self.network.heal(one), hold
         elif kind == "lose packets":
             self.network.lose(one, rng.choice([3, 10, 25]))
         else:
             self.network.delay(one, rng.choice([100, 400]))
         return [one], lambda: self.network.heal(one), hold
 
+    def apply_two(self):
+        """A link is broken, and a process of another broker before it is healed."""
+        links = [kind for kind in KINDS if kind.split()[0] in ("cut", "lose", "slow")]
+        link, process = self.rng.choice(links), self.rng.choice(["kill one", "kill two", "kill all", "stop one", "end one"])
+        first, heal_first, hold = self.apply(link)
+        time.sleep(self.rng.uniform(0, hold))
+        second, heal_second, more = self.apply(process, spared=first[0])
+        heals = [heal_first, heal_second]
+        self.rng.shuffle(heals)
+
+        def heal():
+            heals[0]()
+            time.sleep(self.rng.choice([0, 0.3, 3]))
+            heals[1]()
+
+        return f"{link}: {first}, {process}: {second}", heal, more
+
+    def roll(self):
+        """Ends and starts every broker, each when all replicas are in sync."""
+        for node in self.rng.sample(NODES, 3):
+            self.wait("every replica in sync before the next broker ends", self.in_sync)
+            self.end(node)
+            self.brokers[node].start()
+        return list(NODES), lambda: None, 0
+
+    def end(self, node):
+        code = self.brokers[node].end()
+        if code != 0:
+            self.clients.trouble(f"fault {self.faults}: broker {node} ended with {code} when it was asked to")
+
     def fault(self, kind, times):
         self.faults += 1
         before = [each.progress for each in self.clients.others]
+        self.clients.longest_wait = 0.0
         begun = time.monotonic()
         target, heal, hold = self.apply(kind)
+        if kind == "end one after the other":
+            begun = time.monotonic()
         self.history.write("nemesis", self.faults, "ok", "fault", what=kind, target=str(target))
         self.say(f"fault {self.faults}: {kind}: {target}, for {hold:.1f} s")
         until = begun + hold
@@ -337,8 +373,8 @@ class Cluster:
             if self.wait(f"{client.name} goes on after {kind} of {target}", lambda: client.progress > progress) is None:
                 return False
         healed = time.monotonic() - healing
-        times[kind].append((passed, max(0.0, passed - (healing - begun))))
-        self.say(f"fault {self.faults}: all acknowledge after {passed:.2f} s, {healed:.2f} s after it was healed")
+        times[kind].append((passed, max(0.0, passed - (healing - begun)), self.clients.longest_wait))
+        self.say(f"fault {self.faults}: all acknowledge after {passed:.2f} s, {healed:.2f} s after it was healed; a record waited for {self.clients.longest_wait:.2f} s")
         # Mostly the next fault meets a whole cluster, sometimes one that still recovers.
         if self.rng.random() < 0.7:
             took = self.wait(f"every replica in sync after {kind} of {target}", self.in_sync)
@@ -532,7 +568,8 @@ def main():
         elif done + faults < arguments.faults:
             subprocess.run(["rm", "-rf", work], check=True)
         done += faults
-    print(f"{'seconds until all partitions acknowledge again':48}     from the fault on  after it was healed (0: before)\n{'':48} times  median  longest   median  longest")
+    print("seconds until all partitions acknowledge again, from the fault on and after it was healed (0: before), and the longest wait of a record\n"
+          f"{'':48} times  median  longest   median  longest   median  longest")
     for kind, took in sorted(times.items()):
         figures = "   ".join(f"{statistics.median(each):6.2f}   {max(each):6.2f}" for each in zip(*took))
         print(f"  {kind:46} {len(took):5}  {figures}")
