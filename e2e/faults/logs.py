@@ -31,6 +31,19 @@ def batches(directory):
             at = end
 
 
+def numbering(batches):
+    """What is wrong with how idempotent producers' batches are numbered: each goes on where the last one of its producer and epoch ended, from 0."""
+    following = {}
+    for base, _, batch in batches:
+        *_, producer, epoch, sequence, count = HEADER.unpack_from(batch)
+        if producer < 0:
+            continue
+        expected = following.get((producer, epoch), 0)
+        if sequence != expected or any(newer > epoch for other, newer in following if other == producer):
+            yield f"the batch at {base} of producer {producer}, epoch {epoch}, begins with sequence {sequence} where {expected} follows"
+        following[producer, epoch] = sequence + count
+
+
 def varint(data, at):
     shift = number = 0
     while True:

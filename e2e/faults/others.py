@@ -21,7 +21,8 @@ class Client:
         self.load, self.name = load, name
         self.log = open(os.path.join(work, f"{name}.log"), "ab")
         self.said = open(os.path.join(work, f"{name}.jsonl"), "w", encoding="utf-8")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **(environment or {})})
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **(environment or {})},
+                                        start_new_session=True)
         self.thread = threading.Thread(target=self.listen)
         self.thread.start()
 
