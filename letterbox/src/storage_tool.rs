@@ -38,8 +38,8 @@ const COMMANDS: &[Command] = &[
             (
                 "initial-controllers",
                 Takes::Value("INITIAL_CONTROLLERS"),
-                "The quorum, as id@hostname:port:directory; this version runs a quorum of one, \
-                 which must be this node.",
+                "The quorum, as a list of id@hostname:port:directory: this node, and the others of \
+                 controller.quorum.bootstrap.servers.",
             ),
             (
                 "no-initial-controllers",
@@ -182,7 +182,7 @@ fn format(
     }
     let metadata_id = parsed
         .value("initial-controllers")
-        .map(|list| directory_of(list, config.node_id.0))
+        .map(|list| directory_of(list, config))
         .transpose()
         .map_err(Failure::Stderr)?;
     let all: Vec<PathBuf> = directories.iter().cloned().collect();
@@ -245,26 +245,46 @@ fn quorum(parsed: &Parsed, config: &Config) -> Result<Option<&'static str>, Fail
             "Because controller.quorum.voters is not set on this controller, you must specify one \
              of the following: --standalone, --initial-controllers, or --no-initial-controllers."
         }
+        (false, Some("standalone")) if !config.quorum_servers.is_empty() => {
+            "--standalone: controller.quorum.bootstrap.servers names other nodes, with which this \
+             one creates a cluster, or which it joins. Specify --no-initial-controllers or \
+             --initial-controllers, or name this node alone there."
+        }
         _ => return Ok(quorum),
     };
     Err(Failure::Stderr(line.to_owned()))
 }
 
-/// The directory id of node `node_id` in a list of one `id@hostname:port:directory`.
-fn directory_of(list: &str, node_id: i32) -> Result<Uuid, String> {
+/// The directory id of this node in a list of `id@hostname:port:directory`. Several nodes find one
+/// another at the addresses of the configuration, so the list has the same.
+fn directory_of(list: &str, config: &Config) -> Result<Uuid, String> {
     let wrong = |why: String| format!("--initial-controllers {list}: {why}");
-    if list.contains(',') {
-        return Err(wrong("this version runs a quorum of one; name this node alone".to_owned()));
+    let (mut addresses, mut own) = (BTreeSet::new(), None);
+    for controller in list.split(',').map(str::trim) {
+        let parts = controller.split_once('@').and_then(|(id, rest)| {
+            let (address, directory) = rest.rsplit_once(':')?;
+            let (host, port) = split_address(address)?;
+            Some((id.parse::<i32>().ok()?, (host.to_owned(), port), directory))
+        });
+        let (id, address, directory) = parts
+            .ok_or_else(|| wrong("it must be written id@hostname:port:directory".to_owned()))?;
+        if id == config.node_id.0 {
+            own = Some(directory);
+        }
+        addresses.insert(address);
     }
-    let parts = list.trim().split_once('@').and_then(|(id, rest)| {
-        let (address, directory) = rest.rsplit_once(':')?;
-        split_address(address)?;
-        Some((id.parse::<i32>().ok()?, directory))
-    });
-    let (id, directory) =
-        parts.ok_or_else(|| wrong("it must be written id@hostname:port:directory".to_owned()))?;
-    if id != node_id {
-        return Err(wrong(format!("it does not name this node, which has node.id={node_id}")));
+    let Some(directory) = own else {
+        let id = config.node_id;
+        return Err(wrong(format!("it does not name this node, which has node.id={id}")));
+    };
+    let is_alone = config.quorum_servers.is_empty() && addresses.len() == 1;
+    let servers: BTreeSet<_> = config.quorum_servers.iter().cloned().collect();
+    if !is_alone && servers != addresses {
+        return Err(wrong(
+            "its addresses must be those of controller.quorum.bootstrap.servers, where the nodes \
+             look for one another"
+                .to_owned(),
+        ));
     }
     let directory_id = decode_uuid(directory).filter(|id| id.as_u128() > 1);
     directory_id.ok_or_else(|| {
@@ -323,6 +343,8 @@ mod tests {
 
     const VOTERS: &str = "controller.quorum.voters=3@localhost:9093";
     const DYNAMIC: &str = "controller.quorum.bootstrap.servers=localhost:9093";
+    const THREE: &str = "controller.quorum.bootstrap.servers=a:9093,b:9093,c:9093\n\
+        unstable.several.nodes.enable=true";
     const ID: &str = "4L6g3nShT-eMCtK--X86sw";
 
     #[test]
@@ -412,9 +434,17 @@ mod tests {
                 " -I 3@h:9093:JEXY6aqzQY-32P5TStzaFg,4@h:9094:MvDxzVmcRsaTz33bUuRU6A",
                 DYNAMIC,
                 "--initial-controllers \
-                 3@h:9093:JEXY6aqzQY-32P5TStzaFg,4@h:9094:MvDxzVmcRsaTz33bUuRU6A: this version \
-                 runs a quorum of one",
+                 3@h:9093:JEXY6aqzQY-32P5TStzaFg,4@h:9094:MvDxzVmcRsaTz33bUuRU6A: its addresses \
+                 must be those of controller.quorum.bootstrap.servers",
             ),
+            (
+                " -I 3@h:9093:JEXY6aqzQY-32P5TStzaFg,4@h:9094:MvDxzVmcRsaTz33bUuRU6A",
+                THREE,
+                "--initial-controllers \
+                 3@h:9093:JEXY6aqzQY-32P5TStzaFg,4@h:9094:MvDxzVmcRsaTz33bUuRU6A: its addresses \
+                 must be those",
+            ),
+            (" -s", THREE, "--standalone: controller.quorum.bootstrap.servers names other nodes"),
             (
                 " -S SCRAM-SHA-256=[name=a,password=b]",
                 VOTERS,
@@ -440,6 +470,15 @@ mod tests {
         assert_eq!(encode_uuid(identity.directory_id), "JEXY6aqzQY-32P5TStzaFg");
         let other = Node::new();
         assert_eq!(other.run(&line(" --standalone"), DYNAMIC), Ok((0, done.to_owned())));
+        // As Kafka's documentation has it for three.
+        let all = "1@a:9093:JEXY6aqzQY-32P5TStzaFg,2@b:9093:MvDxzVmcRsaTz33bUuRU6A,\
+            3@c:9093:07R5amHmR32VDA6jHkGbTA";
+        let among = Node::new();
+        assert_eq!(among.run(&line(&format!(" -I {all}")), THREE), Ok((0, done.to_owned())));
+        let identity = read_directory(&Env::real(), &among.0.path().join("d1")).unwrap().unwrap();
+        assert_eq!(encode_uuid(identity.directory_id), "07R5amHmR32VDA6jHkGbTA");
+        let done = "Formatting metadata directory d1.\nFormatting data directory d2.\n";
+        assert_eq!(Node::new().run(&line(" -N"), THREE), Ok((0, done.to_owned())));
     }
 
     #[test]

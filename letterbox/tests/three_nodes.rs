@@ -7,6 +7,8 @@
     reason = "a test stands outside of the seam"
 )]
 
+#[path = "three_nodes/addresses.rs"]
+mod addresses;
 mod common;
 #[path = "three_nodes/lifecycle.rs"]
 mod lifecycle;

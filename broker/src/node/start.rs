@@ -316,7 +316,7 @@ fn tell_warnings(config: &Config) {
     }
     if config.advertises_localhost() {
         warn!(
-            "advertised.listeners is not set, so clients are told to connect to localhost, which \
+            "advertised.listeners names no host, so clients are told to connect to localhost, which \
             works only on this machine"
         );
     }

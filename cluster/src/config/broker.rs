@@ -173,9 +173,12 @@ impl Config {
         given.check_groups()?;
         given.check_contradictions()?;
         given.check_session()?;
-        let advertised =
-            Self::advertised(given.get("advertised.listeners"), &clients, &controller_names)?;
         let voters = given.voters(node_id, &controller)?;
+        // Other nodes connect to what clients are told.
+        let own = voters.get(&node_id.0).filter(|_| voters.len() > 1).map(|(host, _)| host.clone());
+        let own = own.unwrap_or_else(|| "localhost".to_owned());
+        let advertised =
+            Self::advertised(given.get("advertised.listeners"), &clients, &controller_names, &own)?;
         let quorum_servers = match voters.is_empty() {
             true => given.bootstrap_servers()?,
             false => Vec::new(),
@@ -216,6 +219,7 @@ impl Config {
         given: Option<&str>,
         listeners: &[Endpoint],
         controllers: &[String],
+        own_host: &str,
     ) -> Result<Vec<Endpoint>, Problem> {
         const KEY: &str = "advertised.listeners";
         let given_text = given.unwrap_or_default();
@@ -246,7 +250,6 @@ impl Config {
                 ));
             }
         }
-        let unnamed = || "localhost".to_owned();
         let of = |listener: &Endpoint| {
             let found = advertised
                 .iter()
@@ -254,7 +257,7 @@ impl Config {
                 .unwrap_or(listener)
                 .clone();
             let wildcard = matches!(found.host.as_str(), "" | "0.0.0.0" | "::");
-            Endpoint { host: if wildcard { unnamed() } else { found.host }, ..found }
+            Endpoint { host: if wildcard { own_host.to_owned() } else { found.host }, ..found }
         };
         Ok(listeners.iter().map(of).collect())
     }
@@ -388,8 +391,10 @@ impl Config {
         let told = |(listener, advertised): (&Endpoint, &Endpoint)| {
             advertised.host == "localhost" && listener.host != "localhost"
         };
-        !self.set.contains_key("advertised.listeners")
-            && self.listeners.iter().zip(&self.advertised).any(told)
+        let is_meant = Given(&self.set)
+            .get("advertised.listeners")
+            .is_some_and(|all| all.contains("localhost"));
+        !is_meant && self.listeners.iter().zip(&self.advertised).any(told)
     }
 
     /// Names the environment variables behind the warnings.
@@ -788,6 +793,27 @@ mod tests {
         }
         let among = text("controller.quorum.voters=4@a:1,2@b:1,3@c:1");
         assert_eq!((among.voters.len(), among.quorum_servers.len()), (3, 0));
+    }
+
+    /// As bitnami's and Kafka's files that advertise no host: localhost is the other broker to each
+    /// of them.
+    #[test]
+    fn where_no_host_is_told_a_broker_is_reached_where_its_voter_is() {
+        let several = "controller.quorum.voters=1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093\n\
+             unstable.several.nodes.enable=true\n";
+        let alone = "controller.quorum.voters=1@kafka-1:9093\n";
+        let told = |voters: &str, advertised: &str| {
+            let text = format!("{QUICK_START}{voters}advertised.listeners={advertised}\n");
+            let config = Config::parse(&text).unwrap();
+            (config.advertised[0].to_string(), config.advertises_localhost())
+        };
+        let at = |host: &str| format!("PLAINTEXT://{host}:9092");
+        for advertised in ["", "PLAINTEXT://:9092"] {
+            assert_eq!(told(several, advertised), (at("kafka-1"), false), "{advertised}");
+            assert_eq!(told(alone, advertised), (at("localhost"), true), "{advertised}");
+        }
+        assert_eq!(told(several, "PLAINTEXT://here:9092"), (at("here"), false));
+        assert_eq!(told(alone, "PLAINTEXT://localhost:9092"), (at("localhost"), false));
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub const KEYS: &[Key] = &[
     unset(
         "advertised.listeners",
         Kind::List,
-        "Addresses that clients are told to connect to. Not set: the listeners themselves, with localhost in place of 0.0.0.0.",
+        "Addresses that clients are told to connect to. Not set: the listeners themselves. In place of no host, and of 0.0.0.0 there, the host that this node has in controller.quorum.voters among several voters, and localhost otherwise.",
     ),
     idle_unset("alter.config.policy.class.name", Kind::Class, Effect::Guard(POLICY)),
     idle("alter.log.dirs.replication.quota.window.num", Kind::Int(1, I32), "11", Effect::None(QUOTAS)),
@@ -128,7 +128,7 @@ pub const KEYS: &[Key] = &[
     unset("controller.listener.names", Kind::List, "The listener of the metadata quorum."),
     idle("controller.quorum.append.linger.ms", Kind::Int(0, I32), "25", Effect::None(OWN_QUORUM)),
     key("controller.quorum.auto.join.enable", Kind::Bool, "false", "Whether a node that is no voter becomes one by itself once it has all entries (KIP-1186). One that comes with an empty disk where a voter of its id was reached has that one removed first. Without it, kafka-metadata-quorum add-controller and remove-controller do both. Takes part with unstable.several.nodes.enable."),
-    key("controller.quorum.bootstrap.servers", Kind::List, "", "Where voters are found, as host:port. This node's own controller listener alone is a quorum of this node. Others are joined (with unstable.several.nodes.enable): the node observes until it is made a voter. Not read beside controller.quorum.voters."),
+    key("controller.quorum.bootstrap.servers", Kind::List, "", "Where voters are found, as host:port. This node's own controller listener alone is a quorum of this node. Others are joined (with unstable.several.nodes.enable): the node observes until it is made a voter. Three or five new nodes that find one another there, each of them at one of the addresses, found a cluster and are its voters. Not read beside controller.quorum.voters."),
     idle("controller.quorum.election.backoff.max.ms", Kind::Int(0, I32), "1000", Effect::None(OWN_QUORUM)),
     key("controller.quorum.election.timeout.ms", Kind::Int(0, I32), "1000", "A voter that asks for votes waits for them for half of this time, and asks again, where nobody leads then, after a half to one and a half of it. Less than 600 counts as 600, which is more than two heartbeats."),
     idle("controller.quorum.fetch.max.bytes", Kind::Int(1, I32), "1048576", Effect::None(OWN_QUORUM)),

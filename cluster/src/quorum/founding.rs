@@ -18,6 +18,10 @@
 //! votes, before the membership is in its own log: a voter that is new has promised nothing. Each
 //! makes its log durable before it tells of it: whatever is killed in the middle says the same
 //! again.
+//!
+//! A node that has only the addresses of voters (`controller.quorum.bootstrap.servers`) asks there
+//! for their ids. Where all of them answer, are new, and one of them is the node itself, these are
+//! the voters, and it goes on as one that has a list of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -161,6 +165,26 @@ fn unconvinced(
     Ok(waiting)
 }
 
+/// The voters that are all new at the addresses `servers`, of which `own` is one; nobody unless each
+/// of them is known. `answers` are in the order of `servers`.
+fn voters_at(
+    own: &Hello,
+    servers: &[(String, u16)],
+    answers: &[Option<Hello>],
+) -> BTreeMap<u64, Voter> {
+    let is_new = |hello: &&Hello| hello.members.is_empty();
+    let answered = servers.iter().zip(answers);
+    let voters: BTreeMap<u64, Voter> = answered
+        .filter_map(|(at, hello)| Some((hello.as_ref().filter(is_new)?.from, Voter::at(at))))
+        .gather();
+    let is_own = |hello: &Hello| hello.incarnation == own.incarnation && hello.from == own.from;
+    let has_own = answers.iter().flatten().any(is_own);
+    match has_own && voters.len() == servers.len() && matches!(voters.len(), 3 | 5) {
+        true => voters,
+        false => BTreeMap::new(),
+    }
+}
+
 /// Whether both speak a common version and have the same list of voters. Addresses may differ: a
 /// host may have several names.
 fn compare(own: &Hello, hello: &Hello) -> Result<(), FoundingError> {
@@ -230,7 +254,8 @@ pub(super) async fn agree(
 ) -> Result<Cluster, FoundingError> {
     let mut round = 0u64;
     loop {
-        let others = identity.voters.iter().filter(|(id, _)| **id != identity.node_id);
+        let voters = identity.founders();
+        let others = voters.iter().filter(|(id, _)| **id != identity.node_id);
         let asked = others.map(|(id, at)| async move {
             (*id, ask_who(env, &identity.hello(*id), Some(*id), at).await)
         });
@@ -246,8 +271,10 @@ pub(super) async fn agree(
         let asked = servers.iter().map(Voter::at).map(|at| async move {
             ask_who(env, &identity.hello(identity.node_id), None, &at).await.ok()
         });
-        let asked = futures::future::join_all(asked).await.into_iter().flatten();
+        let asked = futures::future::join_all(asked).await;
+        identity.find_founders(voters_at(&identity.hello(identity.node_id), servers, &asked));
         let is_other = |hello: &Hello| hello.from != identity.node_id && !hello.members.is_empty();
+        let asked = asked.into_iter().flatten();
         answers.extend(asked.filter(is_other).map(|hello| (hello.from, hello)));
         match decide(&identity.hello(identity.node_id), &answers)? {
             Step::Join { cluster_id: id, known, begins } => {
@@ -264,7 +291,7 @@ pub(super) async fn agree(
                 return Ok(Cluster { id, known, begins: true, founds: true });
             }
             Step::Wait { missing } if round % SAY_EVERY == SAY_EVERY / 8 => {
-                say_who_is_missing(identity, &missing, &unreachable);
+                say_who_is_missing(&voters, &missing, &unreachable);
             }
             Step::Correct(error) if round % SAY_EVERY == SAY_EVERY / 8 => {
                 tracing::error!("cannot create the cluster yet: {error}");
@@ -277,19 +304,19 @@ pub(super) async fn agree(
 }
 
 fn say_who_is_missing(
-    identity: &Identity,
+    voters: &BTreeMap<u64, Voter>,
     missing: &BTreeSet<u64>,
     unreachable: &BTreeMap<u64, String>,
 ) {
-    if identity.voters.is_empty() {
+    if voters.is_empty() {
         tracing::warn!(
             "no voter of a cluster answers at controller.quorum.bootstrap.servers yet; waiting for \
-             one"
+             one or, to create a cluster, for three or five new nodes there, of which this is one"
         );
         return;
     }
     if missing.is_empty() {
-        let first = identity.voters.keys().next();
+        let first = voters.keys().next();
         tracing::warn!(
             ?first,
             "all voters are reachable; waiting for the first one to create the cluster"
@@ -298,7 +325,7 @@ fn say_who_is_missing(
     }
     let missing: Vec<String> = missing
         .iter()
-        .filter_map(|id| Some((id, identity.voters.get(id)?)))
+        .filter_map(|id| Some((id, voters.get(id)?)))
         .map(|(id, at)| {
             let why = unreachable.get(id).map_or("it has not found this voter yet", String::as_str);
             format!("{id}@{} ({why})", join_address(&at.host, at.port))
@@ -306,14 +333,14 @@ fn say_who_is_missing(
         .collect();
     tracing::warn!(
         missing = missing.join(", "),
-        "this voter's metadata log is new: waiting for all voters (controller.quorum.voters), to \
-         create the cluster with them, or for one that knows this voter"
+        "this voter's metadata log is new: waiting for all voters (controller.quorum.voters or \
+         controller.quorum.bootstrap.servers), to create the cluster with them, or for one that knows this voter"
     );
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::identity::Speaks;
+    use super::super::identity::{Speaks, address};
     use super::super::types::{Reached, log_id};
     use super::*;
 
@@ -413,6 +440,38 @@ mod tests {
             let said = corrects(new(1), &answers(second, third));
             assert!(said.contains("another process as voter 1 at host-1:9093"), "{said}");
         }
+    }
+
+    #[test]
+    fn those_that_are_all_new_where_voters_are_found_are_the_voters() {
+        let servers = ALL.map(at);
+        let unlisted = |id| Hello { voters: BTreeMap::new(), ..new(id) };
+        let found = |own: u64, answers: [Option<Hello>; 3]| {
+            let found = voters_at(&unlisted(own), &servers, &answers);
+            found.into_iter().map(|(id, at)| (id, address(&at))).collect::<Vec<_>>()
+        };
+        let all = || ALL.map(|id| Some(unlisted(id)));
+        assert_eq!(found(2, all()), ALL.map(|id| (id, at(id))));
+        let other = |n: usize, hello: Option<Hello>| {
+            let mut answers = all();
+            answers[n] = hello;
+            answers
+        };
+        // One that has a list has the same, or both are told.
+        assert_eq!(found(2, other(0, Some(new(1)))).len(), 3);
+        for (said, own, answers) in [
+            ("one does not answer", 1, other(2, None)),
+            ("one has a cluster", 1, other(2, Some(founded(3, [1, 2, 3])))),
+            ("one of them is reached at two addresses", 1, other(2, Some(unlisted(2)))),
+            ("none of them is this node", 4, all()),
+            ("another process has this node's id", 1, {
+                other(0, Some(Hello { incarnation: log(9), ..unlisted(1) }))
+            }),
+        ] {
+            assert_eq!(found(own, answers), [], "{said}");
+        }
+        let two = voters_at(&unlisted(1), &servers[..2], &all()[..2]);
+        assert!(two.is_empty(), "two are no number of voters");
     }
 
     #[test]

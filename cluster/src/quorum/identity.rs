@@ -94,7 +94,9 @@ pub(super) struct Hello {
     /// `directory.id` of the directory with its log, once it has one.
     #[serde(default)]
     pub(super) directory_id: Option<Uuid>,
-    /// `controller.quorum.voters` in its configuration: where each voter is reached.
+    /// The voters that it founds a cluster with, and where each is reached:
+    /// `controller.quorum.voters` in its configuration, or who is new at
+    /// `controller.quorum.bootstrap.servers`.
     #[serde(default)]
     pub(super) voters: BTreeMap<u64, (String, u16)>,
     /// The voters in its log, who is addressed, and itself; nobody while the log is new.
@@ -174,8 +176,10 @@ pub(super) struct Identity {
     start: Uuid,
     /// As configured: where these are reached, whatever the membership says.
     pub(super) voters: BTreeMap<u64, Voter>,
-    /// See [`Hello::reached_at`] and [`Hello::joins`].
-    pub(super) reached_at: Option<(String, u16)>,
+    /// Without a list of voters: those that were all new where voters are found, with this one.
+    found: Mutex<BTreeMap<u64, Voter>>,
+    /// See [`Self::reached_at`] and [`Hello::joins`].
+    reached_at: Option<(String, u16)>,
     pub(super) joins: bool,
     /// Who has answered the leader within this time is there.
     pub(super) lease: Duration,
@@ -268,6 +272,10 @@ impl Met {
     }
 }
 
+pub(super) fn address(voter: &Voter) -> (String, u16) {
+    (voter.host.clone(), voter.port)
+}
+
 impl Identity {
     pub(super) fn new(
         env: &Env,
@@ -282,6 +290,7 @@ impl Identity {
             incarnation,
             start: env.random_uuid(),
             voters,
+            found: Mutex::default(),
             reached_at,
             joins,
             lease,
@@ -304,8 +313,28 @@ impl Identity {
         }
     }
 
+    /// The voters that a cluster is founded with: as configured, or found.
+    pub(super) fn founders(&self) -> BTreeMap<u64, Voter> {
+        match self.voters.is_empty() {
+            true => lock(&self.found).clone(),
+            false => self.voters.clone(),
+        }
+    }
+
+    /// Keeps who was found; nobody is no news, because an answer may be missing for a moment.
+    pub(super) fn find_founders(&self, found: BTreeMap<u64, Voter>) {
+        if !found.is_empty() {
+            *lock(&self.found) = found;
+        }
+    }
+
+    /// Where this node is reached, as it says.
+    pub(super) fn reached_at(&self) -> Option<(String, u16)> {
+        let found = lock(&self.found).get(&self.node_id).map(address);
+        found.filter(|_| self.voters.is_empty()).or_else(|| self.reached_at.clone())
+    }
+
     pub(super) fn hello(&self, to: u64) -> Hello {
-        let address = |voter: &Voter| (voter.host.clone(), voter.port);
         let Known { at, mut members, configs } = self.own();
         let is_told = |id: &u64| [to, self.node_id].contains(id);
         members.retain(|id, _| is_told(id) || configs.iter().any(|voters| voters.contains(id)));
@@ -317,11 +346,11 @@ impl Identity {
             incarnation: self.incarnation,
             start: self.start,
             directory_id: self.directory_id.get().copied(),
-            voters: self.voters.iter().map(|(id, voter)| (*id, address(voter))).gather(),
+            voters: self.founders().iter().map(|(id, voter)| (*id, address(voter))).gather(),
             members,
             at,
             configs,
-            reached_at: self.reached_at.clone(),
+            reached_at: self.reached_at(),
             joins: self.joins,
             reached: self.log.reached(),
             sees: lock(&self.sees).clone(),

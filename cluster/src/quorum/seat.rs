@@ -91,7 +91,11 @@ impl Seat {
         if known.is_empty() && store.end() > 0 {
             return Err(unusable(format!("its log has no membership. {RESTORE}")));
         }
-        let own = config.voters.get(&config.node_id).or(config.reached_at.as_ref()).cloned();
+        // Where others found the cluster with it, before what it only says of itself.
+        let member = known.members.get(&node_id).map(|own| (own.host.clone(), own.port));
+        let member = member.filter(|at| config.servers.contains(at));
+        let own = config.voters.get(&config.node_id).or(member.as_ref());
+        let own = own.or(config.reached_at.as_ref()).cloned();
         let reached_at = own.filter(|_| config.listener.is_some());
         let says = (reached_at, config.joins, config.timing.lease);
         let (who, configured) = ((node_id, incarnation), voters(&config));

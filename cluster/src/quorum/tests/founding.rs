@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use letterbox_env::Env;
+use letterbox_protocol::model::BrokerId;
 use tokio::time::timeout;
 
 use super::eventually;
@@ -46,6 +47,42 @@ async fn new_voters_take_one_id_once_all_of_them_are_there() {
     assert!(all.iter().all(|(quorum, _)| quorum.refused_connections() == 0));
     for (quorum, _) in &all {
         quorum.shutdown().await;
+    }
+}
+
+/// As with `controller.quorum.bootstrap.servers`: nobody has an id of another one, and what each
+/// takes for its own address is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_know_addresses_alone_found_a_cluster_once_all_of_them_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports().await;
+    let at = |port: &u16| ("127.0.0.1".to_owned(), *port);
+    let new = |id| QuorumConfig {
+        voters: BTreeMap::new(),
+        servers: ports.values().map(at).collect(),
+        reached_at: Some(("nowhere.invalid".to_owned(), 9093)),
+        ..new(dir.path(), id, &ports)
+    };
+    let two = async { tokio::join!(open(new(1)), open(new(2))) };
+    assert!(timeout(SOON, two).await.is_err());
+    let mut of_cluster = None;
+    for _ in 0..2 {
+        let all = async { tokio::join!(open(new(1)), open(new(2)), open(new(3))) };
+        let (first, second, third) = timeout(PATIENCE, all).await.expect("they agree");
+        let all = [first.unwrap(), second.unwrap(), third.unwrap()];
+        let cluster = of_cluster.get_or_insert(all[0].1.clone());
+        assert!(all.iter().all(|(_, id)| id == cluster));
+        eventually("a voter leads", || all.iter().all(|(one, _)| one.status().leader.is_some()))
+            .await;
+        for (quorum, _) in &all {
+            let voters = quorum.status().voters;
+            let expected = ports.iter().map(|(id, port)| (BrokerId(*id), at(port)));
+            assert_eq!(voters, expected.collect(), "and stay where they are reached");
+            assert_eq!(quorum.refused_connections(), 0);
+        }
+        for (quorum, _) in &all {
+            quorum.shutdown().await;
+        }
     }
 }
 

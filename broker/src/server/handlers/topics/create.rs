@@ -231,7 +231,8 @@ pub(crate) async fn ensure(
 fn offsets_topic(services: &Services) -> NewTopic {
     // A broker alone has one, whatever Kafka's default says; where some are down the topic has to
     // wait for them, or it would have too few for ever.
-    let brokers = services.config.voters.len().max(1);
+    let voters = services.config.voters.len().max(services.quorum.status().voters.len());
+    let brokers = voters.max(1);
     let wanted =
         usize::try_from(services.config.number("offsets.topic.replication.factor")).unwrap_or(1);
     let partitions =
