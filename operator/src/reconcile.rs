@@ -61,7 +61,7 @@ pub async fn reconcile_cluster<P: Platform>(
     if let Some(admin) = admin {
         observed.cluster_id = admin.cluster_id().await.ok().flatten();
     }
-    let plan = plan_safely(platform, cluster, &desired, &live, &mut observed).await;
+    let (plan, reserved) = plan_safely(platform, cluster, &desired, &live, &mut observed).await;
     let mut lanes: BTreeMap<Part, Vec<(usize, &Step)>> = BTreeMap::new();
     for (at, step) in plan.steps.iter().enumerate() {
         let part = match step.part() {
@@ -79,6 +79,12 @@ pub async fn reconcile_cluster<P: Platform>(
             Ok(()) => done.push(step.clone()),
             Err(fault) => faults.push((step.clone(), fault)),
         }
+    }
+    // The next pass takes it anew if it still is to end that broker. Until then it would hold up
+    // whoever else ends brokers.
+    let is_unused = |broker: &i32| !done.iter().any(|step| step.ends(*broker, &observed));
+    if let Some(broker) = reserved.filter(is_unused) {
+        platform.give_back(&live, broker).await;
     }
     let status = cluster_status(cluster, &desired, &observed, &plan, &faults, now);
     Ok(ClusterPass { desired, observed, plan, done, faults, status })
@@ -104,7 +110,7 @@ async fn why_none_may_be_evicted<P: Platform>(
     let ask = desired.brokers.keys().map(|id| async move {
         match platform.may_end(live, *id).await {
             MayEnd::Yes => None,
-            MayEnd::No(why) => Some(format!("broker {id}: {why}")),
+            MayEnd::No(why) | MayEnd::NotYet(why) => Some(format!("broker {id}: {why}")),
             MayEnd::Unknown(why) => Some(format!("broker {id} cannot tell: {why}")),
         }
     });
@@ -113,25 +119,31 @@ async fn why_none_may_be_evicted<P: Platform>(
 
 /// Plans `cluster` so that it does without the broker that is taken down, if any, as it says itself
 /// now. One that it does not do without is held back, and another one may be in its place. One that
-/// does not serve, and does not say, is not held back.
+/// does not serve, and does not say, is not held back. Answers with the broker, too, whose end is
+/// reserved by that.
 async fn plan_safely<P: Platform>(
     platform: &P,
     cluster: &KafkaCluster,
     desired: &Blueprint,
     live: &P::Live,
     observed: &mut Observed,
-) -> Plan {
-    let mut asked = BTreeSet::new();
+) -> (Plan, Option<i32>) {
+    let (mut asked, mut reserved) = (BTreeSet::new(), None);
     loop {
         let plan = plan_cluster(cluster, desired, observed);
         let is_open = |id| !asked.contains(&id) && desired.brokers.len() > 1;
-        let Some(broker) = plan.takes_down(observed, is_open) else { return plan };
+        let Some(broker) = plan.takes_down(observed, is_open) else {
+            return (plan, reserved);
+        };
         asked.insert(broker);
         let answer = platform.reserve(live, broker).await;
+        if matches!(answer, MayEnd::Yes | MayEnd::NotYet(_)) {
+            reserved = Some(broker);
+        }
         if let Some(seen) = observed.brokers.get_mut(&broker) {
             seen.held_back = match answer {
                 MayEnd::Yes => None,
-                MayEnd::No(why) => Some(why),
+                MayEnd::No(why) | MayEnd::NotYet(why) => Some(why),
                 MayEnd::Unknown(_) if !seen.serves() => None,
                 MayEnd::Unknown(why) => Some(format!("it cannot tell whether it may: {why}")),
             };

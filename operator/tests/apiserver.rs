@@ -394,6 +394,10 @@ impl AskIdentity for Says {
         Box::pin(std::future::ready(MayEnd::Yes))
     }
 
+    fn give_back<'a>(&'a self, _: &'a str, _: u16) -> letterbox_env::BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn may_end<'a>(&'a self, _: &'a str, _: u16, _: i32) -> letterbox_env::BoxFuture<'a, MayEnd> {
         Box::pin(std::future::ready(MayEnd::Yes))
     }

@@ -1572,6 +1572,27 @@ fn a_message_that_changes_all_the_time_is_written_every_few_seconds() {
     });
 }
 
+#[test]
+fn a_restart_that_the_api_server_refuses_reserves_nothing_for_long() {
+    play(async |mut play: Play| {
+        let faults = Faults::none();
+        play.start(&faults, true);
+        make_ready(&mut play).await;
+        let is_leased = |play: &Play| play.world.leased("demo").is_some();
+        faults.set_broken(&[Broken { resource: "/pods", is_write: true, how: How::Refused }]);
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+        let is_told = |play: &Play| {
+            let told = play.condition("Degraded")["message"].clone();
+            told.as_str().is_some_and(|told| told.contains("delete pod"))
+        };
+        play.until("it is told that no pod may be deleted", 60, is_told).await;
+        play.until("nothing is reserved", 2, |play| !is_leased(play)).await;
+        faults.set_broken(&[]);
+        play.until("a broker is ended", 60, is_leased).await;
+        play.until("the new configuration is taken up", 120, Play::is_settled).await;
+    });
+}
+
 /// Something valid for the API server, that no parser of ours reads.
 fn unreadable(how: u32) -> Value {
     let mut deep = json!(1);

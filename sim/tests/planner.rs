@@ -528,6 +528,38 @@ fn a_broker_ends_only_once_its_cluster_says_that_it_does_without_it() {
 }
 
 #[test]
+fn a_pass_that_ends_no_broker_gives_back_what_it_reserved() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"replicas": 3}));
+    settle(&model, &mut cluster);
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    let took = || model.with(|state| (std::mem::take(&mut state.asked), state.reserved.take()));
+    // What it leads is still handed over.
+    model.with(|state| state.not_yet = Some("7 partitions are still handed over".into()));
+    let waits = pass(&model, &mut cluster);
+    assert_eq!((waits.plan.steps, took()), (vec![], (vec![0, 1, 2], None)));
+    // It goes on as it is until the next pass.
+    model.with(|state| state.not_yet = None);
+    let defined = pass(&model, &mut cluster);
+    assert!(
+        matches!(defined.done.as_slice(), [.., Step::ApplyBroker { broker: 0, .. }]),
+        "{defined:?}"
+    );
+    assert_eq!(took(), (vec![0], None));
+    // Its end is refused.
+    model.with(|state| state.steps_left = Some(0));
+    let refused = pass(&model, &mut cluster);
+    assert_eq!((refused.faults.len(), took()), (1, (vec![0], None)));
+    model.with(|state| state.steps_left = None);
+    let ended = pass(&model, &mut cluster);
+    assert!(
+        matches!(ended.done.as_slice(), [.., Step::RestartBroker { broker: 0, .. }]),
+        "{ended:?}"
+    );
+    assert_eq!(took(), (vec![0], Some(0)), "others count it as away");
+}
+
+#[test]
 fn a_broker_that_does_not_serve_is_put_right_without_a_question() {
     let model = Model::default();
     let mut cluster = cluster(json!({"replicas": 3}));

@@ -68,6 +68,9 @@ pub trait AskIdentity: Send + Sync {
     /// Takes the restart lease over `broker` at the broker at `host`.
     fn reserve<'a>(&'a self, host: &'a str, port: u16, broker: i32) -> BoxFuture<'a, MayEnd>;
 
+    /// Gives that lease back.
+    fn give_back<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, ()>;
+
     /// Whether the cluster of the broker at `host` does without `broker` now.
     fn may_end<'a>(&'a self, host: &'a str, port: u16, broker: i32) -> BoxFuture<'a, MayEnd>;
 
@@ -88,6 +91,10 @@ impl AskIdentity for HttpIdentity {
 
     fn reserve<'a>(&'a self, host: &'a str, port: u16, broker: i32) -> BoxFuture<'a, MayEnd> {
         Box::pin(super::reserve(&self.0, (host, port), HOLDER, broker))
+    }
+
+    fn give_back<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, ()> {
+        Box::pin(super::give_back(&self.0, (host, port), HOLDER))
     }
 
     fn may_end<'a>(&'a self, host: &'a str, port: u16, broker: i32) -> BoxFuture<'a, MayEnd> {

@@ -185,6 +185,8 @@ const LEASE_SECONDS: u64 = 300;
 pub enum MayEnd {
     /// It may.
     Yes,
+    /// Its end is reserved, and what has to be done before it.
+    NotYet(String),
     /// Why it may not.
     No(String),
     /// Why nobody can tell.
@@ -206,13 +208,23 @@ fn of_lease(lease: Result<RestartLease, NoAnswer>) -> Option<MayEnd> {
     Some(match lease {
         Ok(lease) if lease.granted && lease.leads_left == 0 => MayEnd::Yes,
         Ok(RestartLease { granted: true, leads_left, .. }) => {
-            MayEnd::No(format!("{leads_left} partitions are still handed over to others"))
+            MayEnd::NotYet(format!("{leads_left} partitions are still handed over to others"))
         }
         Ok(lease) if lease.reasons.iter().any(|reason| reason == "notSupported") => return None,
         Ok(lease) => MayEnd::No(lease.because.join("; ")),
         Err(NoAnswer::OtherVersion) => return None,
         Err(NoAnswer::Because(why)) => MayEnd::Unknown(why),
     })
+}
+
+/// Gives the lease of `holder` back, if the broker at this address can be asked; otherwise it lasts
+/// until its time is over.
+pub(crate) async fn give_back(env: &Env, at: (&str, u16), holder: &str) {
+    let call = format!("restart-lease?holder={holder}");
+    // Where leases are not known there is none.
+    if let Err(NoAnswer::Because(why)) = ask::<LeaseReleased>(env, at, "DELETE", &call).await {
+        tracing::warn!(holder, why, "the restart lease was not given back; it expires");
+    }
 }
 
 /// Asks the broker at this address whether `broker` could be ended now.
@@ -231,7 +243,8 @@ fn of_verdict(verdict: Result<(RestartVerdict, String), String>) -> MayEnd {
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum NoAnswer {
-    #[error("the answer is not understood; is it a broker of this version?")]
+    /// There is no such call.
+    #[error("the call is not known; is it a broker of this version?")]
     OtherVersion,
     #[error("{0}")]
     Because(String),
@@ -248,7 +261,11 @@ fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<(T, String), NoAnswer> {
     struct Refused {
         error: String,
     }
-    let not_understood = || NoAnswer::OtherVersion;
+    // It may have been cut off.
+    let not_understood = || {
+        let why = "the answer is not understood; is it a broker of this version?";
+        NoAnswer::Because(why.to_owned())
+    };
     let text = std::str::from_utf8(answer).map_err(|_| not_understood())?;
     if answer.len() >= ANSWER_MAX {
         let why = format!("the answer is longer than {ANSWER_MAX} bytes; name fewer brokers");
@@ -258,8 +275,11 @@ fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<(T, String), NoAnswer> {
     let status = head.lines().next().and_then(|line| line.split(' ').nth(1));
     // A lease that is refused is an answer, too.
     if !matches!(status, Some("200" | "409")) {
-        let refused: Refused = serde_json::from_str(body).map_err(|_| not_understood())?;
-        return Err(NoAnswer::Because(refused.error));
+        return Err(match serde_json::from_str::<Refused>(body) {
+            Ok(refused) => NoAnswer::Because(refused.error),
+            Err(_) if matches!(status, Some("404" | "405")) => NoAnswer::OtherVersion,
+            Err(_) => not_understood(),
+        });
     }
     let found = serde_json::from_str(body).map_err(|_| not_understood())?;
     Ok((found, body.to_owned()))
@@ -282,9 +302,12 @@ mod tests {
         assert_eq!(verdict.single_replica.partitions, [single]);
         let refused = "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"error\":\"it starts\"}";
         assert_eq!(said(refused), Err(NoAnswer::Because("it starts".to_owned())));
-        // A broker of an earlier version has no such path; of another one, no such fields.
-        for other in ["HTTP/1.1 404 Not Found\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n{}", "", "\u{1}"] {
-            assert_eq!(said(other), Err(NoAnswer::OtherVersion));
+        // A broker of an earlier version has no such path.
+        assert_eq!(said("HTTP/1.1 404 Not Found\r\n\r\n"), Err(NoAnswer::OtherVersion));
+        // One of another version has no such fields; and what was cut off tells of no version.
+        let cut_off = "HTTP/1.1 200 OK\r\n\r\n{\"safe\":tr";
+        for other in ["HTTP/1.1 200 OK\r\n\r\n{}", cut_off, "HTTP/1.1 503 No\r\n", "", "\u{1}"] {
+            assert!(matches!(said(other), Err(NoAnswer::Because(_))), "{other}");
         }
     }
 
@@ -302,7 +325,7 @@ mod tests {
         };
         assert_eq!(lease("200", true, "", 0), Some(MayEnd::Yes));
         let left = "7 partitions are still handed over to others".to_owned();
-        assert_eq!(lease("200", true, "", 7), Some(MayEnd::No(left)));
+        assert_eq!(lease("200", true, "", 7), Some(MayEnd::NotYet(left)));
         let refused = Some(MayEnd::No("a; b".to_owned()));
         assert_eq!(lease("409", false, "holderHasLease", 0), refused);
         assert_eq!(lease("409", false, "notSupported", 0), None);
@@ -312,6 +335,7 @@ mod tests {
         // Not by a verdict, which reserves nothing.
         let starts = "HTTP/1.1 503 x\r\n\r\n{\"error\":\"it starts\"}";
         assert_eq!(said(starts), Some(MayEnd::Unknown("it starts".to_owned())));
+        assert!(matches!(said(""), Some(MayEnd::Unknown(_))), "it may have been granted");
         let refused = RestartVerdict { because: vec!["c".to_owned()], ..Default::default() };
         let said =
             |safe| of_verdict(Ok((RestartVerdict { safe, ..refused.clone() }, String::new())));

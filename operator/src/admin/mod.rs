@@ -18,7 +18,7 @@ pub use lifecycle::{
     BrokerCaughtUp, CaughtUp, LeaseReleased, MayEnd, Partition, Partitions, RestartLease,
     RestartVerdict, caught_up, release_restart_lease, restart_lease, restart_verdict,
 };
-pub(crate) use lifecycle::{may_end, reserve};
+pub(crate) use lifecycle::{give_back, may_end, reserve};
 
 /// The admin calls that topics need.
 pub trait KafkaAdmin: Send + Sync {

@@ -3,7 +3,7 @@
 use super::wait::{CLUSTER, broker_of, listed, volume_of};
 use crate::api::shown;
 use crate::desired::objects::ObjectKey;
-use crate::observe::Part;
+use crate::observe::{Observed, ObservedBroker, Part};
 
 /// One change to the world, safe to repeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,6 +226,21 @@ impl Step {
             | Self::RemakeClaim { .. }
             | Self::DropClaim { .. }
             | Self::AcceptLoss { .. } => false,
+        }
+    }
+
+    /// Whether it ends `broker`, as that was seen.
+    #[must_use]
+    pub fn ends(&self, broker: i32, observed: &Observed) -> bool {
+        match self {
+            Self::RestartBroker { broker: id, .. } | Self::RemoveBroker { broker: id, .. } => {
+                *id == broker
+            }
+            Self::ApplyBroker { broker: id, .. } if *id == broker => {
+                let seen = observed.brokers.get(id);
+                seen.is_some_and(ObservedBroker::ends_with_its_definition)
+            }
+            _ => false,
         }
     }
 

@@ -818,6 +818,14 @@ impl Platform for Kubernetes {
         })
     }
 
+    fn give_back<'a>(&'a self, live: &'a KubernetesLive, broker: i32) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some((host, port)) = live.admin_of(broker) {
+                self.brokers.give_back(host, port).await;
+            }
+        })
+    }
+
     fn may_end<'a>(&'a self, live: &'a KubernetesLive, broker: i32) -> BoxFuture<'a, MayEnd> {
         Box::pin(async move {
             match live.admin_of(broker) {

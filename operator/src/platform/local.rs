@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::ports::{self, ClusterPorts};
 use super::{Live, Platform};
-use crate::admin::{MayEnd, reserve};
+use crate::admin::{MayEnd, give_back, reserve};
 use crate::api::KafkaCluster;
 use crate::desired::{
     Address, Blueprint, Broker, BrokerFacts, Facts, Host, POOL, VolumePlace, broker_ids,
@@ -422,8 +422,11 @@ impl Platform for Local {
     }
 
     fn reserve<'a>(&'a self, live: &'a LocalLive, broker: i32) -> BoxFuture<'a, MayEnd> {
-        let admin = live.ports.brokers.get(&broker).map_or(0, |ports| ports.admin);
-        Box::pin(reserve(&self.env, (HOST, admin), HOLDER, broker))
+        Box::pin(reserve(&self.env, (HOST, live.admin_of(broker)), HOLDER, broker))
+    }
+
+    fn give_back<'a>(&'a self, live: &'a LocalLive, broker: i32) -> BoxFuture<'a, ()> {
+        Box::pin(give_back(&self.env, (HOST, live.admin_of(broker)), HOLDER))
     }
 
     fn may_end<'a>(&'a self, _: &'a LocalLive, _: i32) -> BoxFuture<'a, MayEnd> {
@@ -460,6 +463,12 @@ impl Platform for Local {
             }
             started
         })
+    }
+}
+
+impl LocalLive {
+    fn admin_of(&self, broker: i32) -> u16 {
+        self.ports.brokers.get(&broker).map_or(0, |ports| ports.admin)
     }
 }
 

@@ -34,6 +34,9 @@ pub trait Platform: Send + Sync {
     /// Asked of one of several that answers, right before it is ended.
     fn reserve<'a>(&'a self, live: &'a Self::Live, broker: i32) -> BoxFuture<'a, MayEnd>;
 
+    /// Gives back what was reserved for `broker`, as far as that can be done now.
+    fn give_back<'a>(&'a self, live: &'a Self::Live, broker: i32) -> BoxFuture<'a, ()>;
+
     /// Whether the cluster does without `broker` now. Reserves nothing. Yes where nobody else ends
     /// brokers.
     fn may_end<'a>(&'a self, live: &'a Self::Live, broker: i32) -> BoxFuture<'a, MayEnd>;

@@ -174,6 +174,21 @@ impl World {
         Some(format!("HTTP/1.1 {status}\r\n\r\n{body}"))
     }
 
+    /// The pod whose end is reserved.
+    pub(crate) fn leased(&self, cluster: &str) -> Option<String> {
+        self.with(|inside| inside.leases.get(cluster).map(|(pod, _)| pod.clone()))
+    }
+
+    /// What the broker with this address answers to `DELETE /lifecycle/restart-lease`.
+    fn release(&self, ip: &str) -> Option<String> {
+        let pods = self.server.all(PODS);
+        let asked = pods.iter().find(|(_, pod)| text(pod, "/status/podIP") == Some(ip))?;
+        let cluster = text(&asked.1["metadata"]["labels"], "/letterbox.dev~1cluster")?;
+        let was_there = self.with(|inside| inside.leases.remove(cluster).is_some());
+        let body = json!({"holder": "letterbox-operator", "released": was_there});
+        Some(format!("HTTP/1.1 200 OK\r\n\r\n{body}"))
+    }
+
     /// What the broker with this address answers to `GET /lifecycle/restart-verdict`.
     fn verdict(&self, ip: &str) -> Option<String> {
         let because = self.held_back(ip, false)?;
@@ -499,6 +514,7 @@ impl Net for WorldNet {
                     it if it.starts_with(b"GET /readyz") => world.not_ready(),
                     it if it.starts_with(b"GET /lifecycle/") => world.verdict(&host),
                     it if it.starts_with(b"POST /lifecycle/") => world.lease(&host),
+                    it if it.starts_with(b"DELETE /lifecycle/") => world.release(&host),
                     _ => None,
                 };
                 let answer = other.unwrap_or_else(|| format!("HTTP/1.1 200 OK\r\n\r\n{body}"));

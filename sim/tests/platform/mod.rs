@@ -69,6 +69,10 @@ pub(crate) struct ModelState {
     pub(crate) held_back: BTreeMap<i32, String>,
     /// Of which brokers that was asked.
     pub(crate) asked: Vec<i32>,
+    /// The broker whose end is reserved.
+    pub(crate) reserved: Option<i32>,
+    /// What has to be done before any broker that is reserved may end.
+    pub(crate) not_yet: Option<String>,
     /// Which brokers the cluster would not do without, and why, where nothing is to be ended.
     pub(crate) not_safe: BTreeMap<i32, String>,
     /// Whether the disruption budget allows none.
@@ -468,9 +472,18 @@ impl Platform for Model {
                 return MayEnd::Unknown("no answer".to_owned());
             }
             state.asked.push(broker);
-            state.held_back.get(&broker).cloned().map_or(MayEnd::Yes, MayEnd::No)
+            if let Some(why) = state.held_back.get(&broker) {
+                return MayEnd::No(why.clone());
+            }
+            state.reserved = Some(broker);
+            state.not_yet.clone().map_or(MayEnd::Yes, MayEnd::NotYet)
         });
         Box::pin(std::future::ready(answer))
+    }
+
+    fn give_back<'a>(&'a self, _: &'a ModelState, broker: i32) -> BoxFuture<'a, ()> {
+        self.with(|state| state.reserved = state.reserved.filter(|it| *it != broker));
+        Box::pin(std::future::ready(()))
     }
 
     fn may_end<'a>(&'a self, _: &'a ModelState, broker: i32) -> BoxFuture<'a, MayEnd> {
