@@ -23,6 +23,8 @@ pub struct Observed {
     pub access: Compared,
     /// The disruption budget.
     pub budget: Compared,
+    /// Whether the disruption budget, as it is, lets no broker be evicted.
+    pub holds_evictions: bool,
     /// Things of this cluster that nothing asks for any more and that hold no data: a service of a
     /// removed listener.
     pub stale: Vec<ObjectKey>,

@@ -61,11 +61,20 @@ pub async fn reconcile_cluster<P: Platform>(
     if let Some(admin) = admin {
         observed.cluster_id = admin.cluster_id().await.ok().flatten();
     }
-    let (plan, reserved) = plan_safely(platform, cluster, &desired, &live, &mut observed).await;
+    let (mut plan, reserved) = plan_safely(platform, cluster, &desired, &live, &mut observed).await;
+    let ends = plan.takes_down(&observed, |id| reserved == Some(id));
+    if let Some(broker) = ends.filter(|_| desired.evictions_held.is_none()) {
+        desired.evictions_held = Some(format!("broker {broker} is about to restart"));
+        let closed = live.observe(&desired);
+        (observed.budget, observed.holds_evictions) = (closed.budget, closed.holds_evictions);
+        plan = plan_cluster(cluster, &desired, &observed);
+    }
     let mut lanes: BTreeMap<Part, Vec<(usize, &Step)>> = BTreeMap::new();
     for (at, step) in plan.steps.iter().enumerate() {
         let part = match step.part() {
             Part::Definitions => Part::Brokers,
+            // Kubernetes lets no other one go once this one is away. It may be evicting now.
+            Part::Budget if ends.is_some() => Part::Brokers,
             part => part,
         };
         lanes.entry(part).or_default().push((at, step));

@@ -1593,6 +1593,31 @@ fn a_restart_that_the_api_server_refuses_reserves_nothing_for_long() {
     });
 }
 
+#[test]
+fn a_paused_cluster_whose_brokers_may_not_be_evicted_says_so() {
+    play(async |mut play: Play| {
+        make_ready(&mut play).await;
+        let budget = Key::new("policy/poddisruptionbudgets", "ns", "demo-kafka");
+        let most =
+            |play: &Play| play.server().get(&budget).unwrap()["spec"]["maxUnavailable"].clone();
+        assert_eq!(most(&play), 1);
+        play.edit(|cluster| cluster["spec"]["config"] = json!({"num.partitions": "3"}));
+        play.until("a broker is about to restart", 30, |play| most(play) == 0).await;
+        let pause = "letterbox.dev/pause-reconciliation";
+        play.edit(|cluster| cluster["metadata"]["annotations"] = json!({pause: "true"}));
+        let is_told = |play: &Play| {
+            let message = "when the object was paused";
+            let mut waits = waits_of(play, &clusters("demo")).into_iter();
+            waits.any(|wait| wait["message"].as_str().is_some_and(|it| it.contains(message)))
+        };
+        play.until("it is told", 90, is_told).await;
+        assert_eq!(most(&play), 0);
+        play.edit(|cluster| cluster["metadata"]["annotations"] = json!({pause: "false"}));
+        play.until("the restarts go on", 120, Play::is_settled).await;
+        assert_eq!(most(&play), 1);
+    });
+}
+
 /// Something valid for the API server, that no parser of ours reads.
 fn unreadable(how: u32) -> Value {
     let mut deep = json!(1);

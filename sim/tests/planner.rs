@@ -516,12 +516,14 @@ fn a_broker_ends_only_once_its_cluster_says_that_it_does_without_it() {
     model.with(|state| drop(state.held_back.remove(&1)));
     let change = pass(&model, &mut cluster);
     assert!(
-        matches!(change.plan.steps.as_slice(), [Step::ApplyBroker { broker: 1, .. }]),
+        matches!(change.plan.steps.as_slice(), [.., Step::ApplyBroker { broker: 1, .. }]),
         "{:?}",
         change.plan
     );
     model.with(|state| state.held_back.insert(1, "orders-7 has no other".into()));
-    assert_eq!((pass(&model, &mut cluster).plan.steps, asked()), (vec![], vec![0, 1, 0, 1, 2]));
+    let held = pass(&model, &mut cluster);
+    let ended = held.plan.takes_down(&held.observed, |_| true);
+    assert_eq!((ended, asked()), (None, vec![0, 1, 0, 1, 2]));
     model.with(|state| state.held_back.clear());
     settle(&model, &mut cluster);
     assert_eq!(model.with(|state| state.restarts), 3);
@@ -630,6 +632,42 @@ fn no_broker_is_evicted_while_the_cluster_would_not_do_without_one() {
     model.with(|state| drop(state.not_safe.insert(0, "it is alone".into())));
     settle(&model, &mut one);
     assert!(!model.with(|state| state.holds_evictions));
+}
+
+#[test]
+fn no_broker_is_evicted_from_before_another_one_is_ended() {
+    let model = Model::default();
+    let mut cluster = cluster(json!({"replicas": 3}));
+    settle(&model, &mut cluster);
+    cluster.spec.config.insert("num.partitions".into(), "3".into());
+    // Not even its definition changes before the budget is closed.
+    model.with(|state| state.hangs = Some(Part::Budget));
+    let (before, now) = (model.with(|state| state.brokers.clone()), now());
+    let waits = reconcile_cluster(&model, &cluster, None, &now).now_or_never();
+    assert!(waits.is_none() && model.with(|state| state.brokers == before));
+    model.with(|state| state.hangs = None);
+    let mut closed = pass(&model, &mut cluster);
+    let steps = closed.done.as_slice();
+    let expected = [Step::ApplyBudget { what: vec!["spec.maxUnavailable".into()] }];
+    assert!(steps.starts_with(&expected) && steps.len() == 2, "{steps:?}");
+    let why = "no broker may be evicted by a drain of its node yet: broker 0 is about to restart";
+    let is_told = |wait: &&WaitStatus| wait.reason == "EvictionsHeld";
+    assert_eq!(closed.status.waits.iter().find(is_told).unwrap().message, why);
+    while model.with(|state| state.restarts) == 0 {
+        assert!(model.with(|state| state.holds_evictions), "{:?}", closed.plan);
+        closed = pass(&model, &mut cluster);
+    }
+    // A pause leaves it so, and says so.
+    let annotations = BTreeMap::from([(PAUSE_ANNOTATION.to_owned(), "true".to_owned())]);
+    cluster.metadata.annotations = Some(annotations);
+    let paused = passes(&model, &mut cluster, 9);
+    assert!(model.with(|state| state.holds_evictions));
+    let told = paused.status.waits.iter().find(is_told).unwrap();
+    assert!(told.message.contains("when the object was paused"), "{told:?}");
+    cluster.metadata.annotations = None;
+    let settled = settle(&model, &mut cluster);
+    assert!(!model.with(|state| state.holds_evictions) && settled.status.waits.is_empty());
+    assert_eq!(model.with(|state| state.restarts), 3);
 }
 
 #[test]

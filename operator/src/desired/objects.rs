@@ -237,6 +237,11 @@ fn disruption_budget(cluster: &Blueprint) -> Value {
     })
 }
 
+/// Whether a disruption budget, as it is, lets no broker be evicted.
+pub(crate) fn holds_evictions(budget: &Value) -> bool {
+    budget.pointer("/spec/maxUnavailable").and_then(Value::as_i64) == Some(0)
+}
+
 fn port(name: &str, port: i32) -> Value {
     json!({"name": name, "port": port, "targetPort": name, "protocol": "TCP"})
 }

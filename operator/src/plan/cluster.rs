@@ -96,7 +96,7 @@ pub fn plan_cluster(cluster: &KafkaCluster, desired: &Blueprint, observed: &Obse
     plan_pruning(observed, &mut plan);
     tell_addresses(cluster, desired, &mut plan);
     if is_paused(&cluster.metadata) {
-        leave_out_steps(cluster, observed, &mut plan);
+        leave_out_steps(cluster, desired, observed, &mut plan);
         // What brokers use and lose is written down all the same, and nothing else.
         plan.nodes = remembered;
     }
@@ -167,9 +167,19 @@ fn others_claims(observed: &Observed) -> Vec<String> {
 
 /// Leaves everything as it is. What was read stays in the plan, and what clients miss because no
 /// step is carried out is told.
-fn leave_out_steps(cluster: &KafkaCluster, observed: &Observed, plan: &mut Plan) {
+fn leave_out_steps(
+    cluster: &KafkaCluster,
+    desired: &Blueprint,
+    observed: &Observed,
+    plan: &mut Plan,
+) {
     plan.waits.retain(|wait| !wait.is_about_steps());
     plan.steps.clear();
+    if observed.holds_evictions {
+        let why = "it was so when the object was paused, and nothing is changed meanwhile";
+        let why = desired.evictions_held.clone().unwrap_or_else(|| why.to_owned());
+        plan.waits.push(Wait::EvictionsHeld { why });
+    }
     let ready = cluster.status.as_ref().and_then(|it| find_condition(&it.conditions, READY));
     let acted_on = ready.and_then(|ready| ready.observed_generation);
     // What only a change of the spec asks for was not promised to anybody yet.

@@ -958,6 +958,9 @@ impl Live for KubernetesLive {
     fn observe(&self, desired: &Blueprint) -> Observed {
         let objects = objects::build(desired);
         let (mut access, mut budget) = (Compared::default(), Compared::default());
+        let budgets = objects.access.keys().filter(|key| part_of(key.kind) == Part::Budget);
+        let mut budgets = budgets.filter_map(|key| self.objects.get(key));
+        let holds_evictions = budgets.any(objects::holds_evictions);
         for (key, object) in &objects.access {
             self.compare(
                 key,
@@ -1001,6 +1004,7 @@ impl Live for KubernetesLive {
         Observed {
             access,
             budget,
+            holds_evictions,
             stale,
             strays,
             stray_claims: stray_claims.collect(),

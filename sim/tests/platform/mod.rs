@@ -749,6 +749,7 @@ impl Live for ModelState {
                     .into_iter()
                     .collect(),
             },
+            holds_evictions: self.holds_evictions,
             stale: self.stale.clone(),
             strays: self.strays.clone(),
             stray_claims: BTreeSet::new(),
