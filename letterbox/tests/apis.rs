@@ -50,8 +50,8 @@ fn a_fetch_of_a_whole_session_is_a_full_request_whatever_its_id() {
                 unreachable!()
             };
             assert_eq!(
-                (answer.error_code, answer.session_id),
-                (error, 0),
+                (answer.error_code, answer.session_id > 0),
+                (error, epoch == 0),
                 "v{version} session {id} epoch {epoch}"
             );
             assert_eq!(answer.responses.len(), usize::from(error == 0));
@@ -63,6 +63,28 @@ fn a_fetch_of_a_whole_session_is_a_full_request_whatever_its_id() {
             assert_eq!(bytes > 0, error == 0, "v{version} session {id} epoch {epoch}");
         }
     }
+}
+
+/// No client goes on with it on another connection, and many that come and go would leave no place.
+#[test]
+fn a_fetch_session_ends_with_the_connection_on_which_it_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let (mut first, mut other) = (broker.connect(), broker.connect());
+    assert_eq!(ask_for_topic(&mut first, "t"), 0);
+    let begin = fetch_request("t").with_max_wait_ms(0).with_session_epoch(0);
+    let Response::Fetch(answer) = ask(&mut first, 12, begin) else { unreachable!() };
+    let id = answer.session_id;
+    let mut go_on = |epoch| {
+        let request = m::FetchRequest::default().with_session_id(id).with_session_epoch(epoch);
+        let Response::Fetch(answer) = ask(&mut other, 12, request) else { unreachable!() };
+        (answer.error_code, answer.session_id)
+    };
+    assert_eq!(go_on(1), (0, id));
+    drop(first);
+    let until = Instant::now() + common::PATIENCE;
+    let mut epochs = (2..).take_while(|_| Instant::now() < until);
+    assert_eq!(epochs.find_map(|epoch| Some(go_on(epoch)).filter(|it| it.1 == 0)), Some((70, 0)));
 }
 
 #[test]

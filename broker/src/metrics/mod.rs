@@ -118,6 +118,10 @@ pub(crate) struct Metrics {
     pub unclean_elections: Counter,
     /// Connections that a panic ended.
     pub panics: Counter,
+    /// Fetch sessions of consumers.
+    pub fetch_sessions: Gauge<i64, AtomicI64>,
+    /// Partitions in them.
+    pub session_partitions: Gauge<i64, AtomicI64>,
     /// Bytes that clients make the broker hold.
     pub client_memory_used: Gauge<f64, AtomicU64>,
     /// Their bound.
@@ -222,6 +226,8 @@ impl Metrics {
             quorum_state: Family::default(),
             unclean_elections: Counter::default(),
             panics: Counter::default(),
+            fetch_sessions: Gauge::default(),
+            session_partitions: Gauge::default(),
             client_memory_used: Gauge::default(),
             client_memory_size: Gauge::default(),
             tail_cache_used: Gauge::default(),
@@ -247,6 +253,8 @@ impl Metrics {
         const BYTES: Option<Unit> = Some(Unit::Bytes);
         r.add("kafka_network_requestmetrics_requests", None, "request", "Requests by API", &self.requests);
         r.add("kafka_network_requestmetrics_errors", None, "request, error", "Answers that carry an error, by API and error", &self.errors);
+        r.add("kafka_server_fetchsessioncache_numincrementalfetchpartitionscached", None, "", "Partitions in fetch sessions of consumers", &self.session_partitions);
+        r.add("kafka_server_fetchsessioncache_numincrementalfetchsessions", None, "", "Fetch sessions of consumers; at most max.incremental.fetch.session.cache.slots", &self.fetch_sessions);
         r.add("kafka_server_socket_server_metrics_connection_count", None, "", "Open client connections", &self.connections);
         r.add("kafka_server_replicamanager_partitioncount", None, "", "Partitions kept by this broker", &self.partitions);
         r.add("kafka_server_replicamanager_leadercount", None, "", "Partitions led by this broker", &self.leaders);
@@ -268,7 +276,7 @@ impl Metrics {
         r.add("letterbox_request_memory_free", BYTES, "", "Memory left for requests and answers (queued.max.request.bytes)", &self.request_memory_free);
         r.add("letterbox_group_members_memory", BYTES, "", "Memory of groups with their members' metadata and assignments; past 134217728 new members are told to retry", &self.group_members_memory);
         r.add("letterbox_group_offsets_memory", BYTES, "", "Memory of committed offsets; past 536870912 commits that add to it are told to retry", &self.group_offsets_memory);
-        r.add("letterbox_client_memory_used", BYTES, "", "Memory that clients hold: requests, and answers that they have not read", &self.client_memory_used);
+        r.add("letterbox_client_memory_used", BYTES, "", "Memory that clients hold: requests, answers that they have not read, and fetch sessions", &self.client_memory_used);
         r.add("letterbox_client_memory_limit", BYTES, "", "Bound of letterbox_client_memory_used (queued.max.request.bytes)", &self.client_memory_size);
         r.add("letterbox_compaction_memory", BYTES, "", "Memory of the keys that compaction remembers, at most log.cleaner.dedupe.buffer.size", &self.compaction_memory);
         r.add("letterbox_decoders", None, "", "Large batches that are unpacked now, to be checked or to look up a time; at most one for each CPU", &self.decoders);

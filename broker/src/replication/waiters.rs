@@ -13,7 +13,7 @@ use super::fetcher::Key;
 pub(crate) enum Waiter {
     /// A request that looks at all that it asks for.
     Request(Arc<Notify>),
-    /// A follower's session, for that partition.
+    /// A fetch session, for that partition.
     Session(Arc<Marks>, Key),
 }
 
@@ -41,9 +41,14 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    pub(crate) fn mark(&self, key: Key) {
-        lock(&self.moved).insert(key);
+    fn mark(&self, key: Key) {
+        self.note(key);
         self.came.notify_one();
+    }
+
+    /// As one that has moved, for the next request of the session; nobody waits now.
+    pub(crate) fn note(&self, key: Key) {
+        lock(&self.moved).insert(key);
     }
 
     pub(crate) fn take(&self) -> BTreeSet<Key> {

@@ -364,6 +364,9 @@ fn refresh(services: &Services, logs: &LogManager) {
         metrics.tail_cache_used.set(logs.tail_cache_bytes() as f64);
         metrics.compaction_memory.set(logs.compaction_bytes() as f64);
     }
+    let (sessions, in_sessions) = services.consumers.counts();
+    metrics.fetch_sessions.set(count(sessions));
+    metrics.session_partitions.set(count(in_sessions));
     let groups = services.groups.memory();
     metrics.answer_files.set(count(logs.answer_files()));
     metrics.decoders.set(count(services.validation.begun() + services.lookups.begun()));

@@ -259,9 +259,10 @@ fn admit(
     let (services, stop) = (services.clone(), stop.clone());
     services.metrics.connections.inc();
     open.spawn(async move {
-        let id = connection.id;
+        let (id, caller) = (connection.id, connection.caller.clone());
         let (ended, software) = serve(services.clone(), stream, connection, stop).await;
         services.metrics.connections.dec();
+        services.consumers.connection_ended(&caller);
         drop(place);
         let reason = match &ended {
             Ended::ByClient => "client",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use letterbox_env::Env;
 
 use super::budget::{Account, Connections};
+use super::handlers::data::consumer_fetch::ConsumerSessions;
 use super::handlers::data::init_producer_id::ProducerIds;
 use super::handlers::data::replica_fetch::ReplicaSessions;
 use super::handlers::topics::create::ensure;
@@ -38,6 +39,8 @@ pub(crate) struct Services {
     pub(crate) wide: Heavy,
     pub(crate) connections: Arc<Connections>,
     pub(crate) replicas: Arc<ReplicaManager>,
+    /// What consumers fetch in sessions.
+    pub(crate) consumers: ConsumerSessions,
     /// What followers fetch here.
     pub(crate) sessions: ReplicaSessions,
     pub(crate) controller: Controller,
@@ -81,6 +84,7 @@ impl Services {
             wide: Heavy::new(workers),
             connections: Arc::new(connections),
             replicas,
+            consumers: ConsumerSessions::default(),
             sessions: ReplicaSessions::default(),
             lifecycle: Lifecycle::new(controller.clone()),
             controller,

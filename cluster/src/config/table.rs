@@ -344,7 +344,7 @@ pub const KEYS: &[Key] = &[
         "Largest record of a compressed batch, unpacked, in bytes (Kafka: no bound). A whole batch may unpack to 256 MiB, or to one such record. Letterbox's own key.",
     )
     .dynamic(),
-    idle("max.incremental.fetch.session.cache.slots", Kind::Int(0, I32), "1000", Effect::None(BY_ITSELF)),
+    key("max.incremental.fetch.session.cache.slots", Kind::Int(0, I32), "1000", "Fetch sessions of consumers (KIP-227) that are kept at most. A consumer without one names all of its partitions in each request, and is answered about all of them. They have at most an eighth of queued.max.request.bytes."),
     key("max.request.partition.size.limit", Kind::Int(1, I32), "2000", "Largest number of partitions in one response to DescribeTopicPartitions."),
     key("message.max.bytes", Kind::Int(0, I32), "1048588", "Largest batch, in bytes as stored.").dynamic(),
     unset("metadata.log.dir", Kind::Text, "Directory of the metadata log. Not set: the first of log.dirs."),

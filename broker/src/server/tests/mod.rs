@@ -14,6 +14,7 @@ macro_rules! answer {
 mod gate;
 mod handlers;
 mod held_up;
+mod sessions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,12 +1,13 @@
 //! Fetch 4–18: committed records, as stored, without copying them together.
 //!
-//! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). No fetch session
-//! (KIP-227) is kept of a consumer: every answer carries session 0, as a Kafka broker's does whose
-//! session cache is full. Followers have a way of their own (`replica_fetch`).
+//! KIPs: 74 (response size), 320 (leader epochs), 516 (topic ids from version 13). A consumer that
+//! asks for a session (KIP-227) has a way of its own (`consumer_fetch`), and so do followers
+//! (`replica_fetch`).
 //!
 //! An answer without records says that there are none, so it waits for what was acknowledged before
 //! to be readable, even when `max.wait` is 0: see [`Partition::settle`].
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use letterbox_storage::{ReadResult, Slice};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::consumer_fetch::fetch_in;
+use super::session::{What, said};
 use super::{SETTLE_MAX, Services, replica_fetch};
 use crate::metadata::Secret;
 use crate::replication::{Partition, Ticket, Wanted};
@@ -57,10 +60,10 @@ impl Left {
     }
 
     /// What of a partition is read.
-    pub(super) fn wanted(&self, what: &FetchPartition) -> Wanted {
-        let most = usize::try_from(what.partition_max_bytes).unwrap_or(0).min(self.bytes);
+    pub(super) fn wanted(&self, from: Offset, partition_max_bytes: i32) -> Wanted {
+        let most = usize::try_from(partition_max_bytes).unwrap_or(0).min(self.bytes);
         Wanted {
-            from: what.fetch_offset,
+            from,
             max_bytes: if self.has_all_files() { 0 } else { most },
             at_least_one_batch: self.is_first,
         }
@@ -140,7 +143,7 @@ pub(crate) struct FetchedPartition {
 /// One asked partition, looked up once for all rounds of a long poll.
 struct Asked {
     found: Result<Arc<Partition>, ErrorCode>,
-    what: FetchPartition,
+    what: What,
 }
 
 struct AskedTopic {
@@ -166,11 +169,14 @@ pub(crate) async fn fetch(
     if replica_fetch::is_of_replica(&request) {
         return replica_fetch::fetch(services, ctx, request, held).await;
     }
-    // Epoch 0 asks for a new session and −1 for none, both with all partitions and whatever the id;
-    // any other epoch goes on with a session.
-    if !matches!(request.session_epoch, 0 | -1) {
-        let fetched = Fetched::of(ErrorCode::FetchSessionIdNotFound);
-        return (fetched, Share::new(&services.memory));
+    // Epoch 0 asks for a new session and −1 for none, both with all partitions, and end the one that
+    // they name; any other epoch goes on with a session.
+    match services.consumers.of(&services, &ctx, &request) {
+        Ok(None) => {}
+        Ok(Some(session)) => {
+            return Box::pin(fetch_in(session, &services, ctx, request, held)).await;
+        }
+        Err(error) => return (Fetched::of(error), Share::new(&services.memory)),
     }
     let (most, min_bytes, max_wait_ms) =
         (request.max_bytes, request.min_bytes, request.max_wait_ms);
@@ -220,24 +226,30 @@ pub(crate) async fn fetch(
     };
     fetched.read_committed = read_committed;
     registered.give_up();
-    count_sent(&services, &topics, &fetched);
+    let answered = fetched.topics.iter().flat_map(|topic| &topic.partitions);
+    let asked = topics.iter().flat_map(|topic| &topic.partitions);
+    count_sent(&services, asked.map(|asked| asked.found.as_ref().ok()).zip(answered));
     (fetched, records)
 }
 
 /// For the metrics.
-fn count_sent(services: &Services, topics: &[AskedTopic], fetched: &Fetched) {
-    let answered = fetched.topics.iter().flat_map(|topic| &topic.partitions);
-    let (mut all, mut all_failed) = (0, 0);
-    for (asked, answer) in topics.iter().flat_map(|topic| &topic.partitions).zip(answered) {
-        let failed = answer.error != ErrorCode::None;
+pub(super) fn count_sent<'a, P: Borrow<Arc<Partition>>>(
+    services: &Services,
+    told: impl Iterator<Item = (Option<P>, &'a FetchedPartition)>,
+) {
+    let (mut all, mut all_failed, mut all_bytes) = (0, 0, 0);
+    for (partition, answer) in told {
+        let (failed, bytes) = (answer.error != ErrorCode::None, answer.records.bytes as u64);
         (all, all_failed) = (all + 1, all_failed + u64::from(failed));
-        if let Ok(partition) = &asked.found {
-            partition.traffic.sent(answer.records.bytes as u64, failed);
+        all_bytes += bytes;
+        if let Some(partition) = partition {
+            let partition: &Arc<Partition> = partition.borrow();
+            partition.traffic.sent(bytes, failed);
         }
     }
     services.metrics.fetched.inc_by(all);
     services.metrics.fetch_failed.inc_by(all_failed);
-    services.metrics.fetch_bytes.inc_by(fetched.bytes() as u64);
+    services.metrics.fetch_bytes.inc_by(all_bytes);
 }
 
 /// Looks up what is asked for.
@@ -265,7 +277,7 @@ fn look_up(services: &Services, ctx: &RequestContext, request: m::FetchRequest) 
                 let partition = services.replicas.partition(&hit.id, what.partition)?;
                 partition.check_epoch(what.current_leader_epoch).map(|()| partition)
             });
-            Asked { found, what }
+            Asked { found, what: What::from(&what) }
         };
         AskedTopic {
             name: topic.topic,
@@ -290,13 +302,13 @@ struct Registered<'a> {
 /// wants much of many partitions, each append would have all of them looked at: the looks are so
 /// far apart that they take a small part of the time.
 #[derive(Default)]
-struct Looks {
+pub(super) struct Looks {
     next: Option<Instant>,
 }
 
 impl Looks {
     /// Completes when one of so many partitions has moved.
-    async fn after(&mut self, moved: &Notify, partitions: usize) {
+    pub(super) async fn after(&mut self, moved: &Notify, partitions: usize) {
         moved.notified().await;
         if let Some(next) = self.next {
             tokio::time::sleep_until(next).await;
@@ -402,14 +414,7 @@ async fn gather(
                 }
                 Err(error) => Err(*error),
             };
-            let fetched = read.unwrap_or_else(|error| FetchedPartition {
-                index: asked.what.partition,
-                error,
-                high_watermark: -1,
-                log_start_offset: -1,
-                diverging: None,
-                records: ReadResult::default(),
-            });
+            let fetched = read.unwrap_or_else(|error| said(asked.what.index, error));
             failed |= fetched.error != ErrorCode::None;
             bytes += fetched.records.bytes;
             left.take(&fetched.records);
@@ -424,23 +429,24 @@ async fn gather(
 }
 
 /// Reads one partition.
-async fn one(
+pub(super) async fn one(
     services: &Services,
     partition: &Arc<Partition>,
-    what: &FetchPartition,
+    what: &What,
     left: &Left,
     memory: &mut Share,
 ) -> Result<FetchedPartition, ErrorCode> {
     // An answer keeps what it shows of the cache until it is read, so it counts. Without room for
     // it the same bytes are sent from the file.
     let may_keep = |bytes| memory.try_grow_to(memory.bytes() + bytes);
-    let shown = partition.read(&services.env, left.wanted(what), may_keep).await?;
+    let shown =
+        partition.read(&services.env, left.wanted(what.at, what.max_bytes), may_keep).await?;
     let (error, records) = match shown.records {
         Ok(records) => (ErrorCode::None, records),
         Err(error) => (error, ReadResult::default()),
     };
     Ok(FetchedPartition {
-        index: what.partition,
+        index: what.index,
         error,
         high_watermark: shown.high_watermark,
         log_start_offset: shown.log_start_offset,

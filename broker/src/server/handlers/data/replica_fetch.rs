@@ -28,19 +28,19 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_request::FetchTopic;
 use letterbox_env::Gather as _;
 use letterbox_env::panics::lock;
 use letterbox_protocol::ErrorCode;
 use letterbox_protocol::fetch::EpochEndOffset;
-use letterbox_protocol::model::{BrokerId, Offset};
+use letterbox_protocol::model::{BrokerId, Offset, TopicId};
 use letterbox_protocol::replica;
-use letterbox_storage::ReadResult;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Services;
 use super::fetch::{Fetched, FetchedPartition, FetchedTopic, Left};
+use super::session::{self, AT_ONCE, Found, NEW, NONE, Side, Wants, What, next_epoch, said};
 use crate::metadata::Secret;
 use crate::replication::fetcher::Key;
 use crate::replication::follower::Answer;
@@ -53,16 +53,10 @@ use crate::server::budget::Share;
 
 /// The first version in which a follower says which registration it is.
 const BROKER_EPOCHS_SINCE: i16 = 15;
-/// The session epoch of a request that begins one.
-const NEW: i32 = 0;
-/// That of a request without one.
-const NONE: i32 = -1;
 /// So often within `replica.lag.time.max.ms` a session shows everywhere that its follower asks.
 const LOOKS_WITHIN_LAG: u32 = 4;
 /// And at least so often.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
-/// Partitions that are looked at before other tasks have a turn.
-const AT_ONCE: usize = 64;
 
 /// Whether a follower asks, or somebody who says so.
 pub(super) fn is_of_replica(request: &m::FetchRequest) -> bool {
@@ -135,9 +129,11 @@ pub(super) async fn fetch(
     let is_new = request.session_epoch == NEW;
     let wait_ms = if is_new { 0 } else { u64::try_from(request.max_wait_ms).unwrap_or(0) };
     let deadline = Instant::now() + Duration::from_millis(wait_ms);
-    session.take_in(&services, request).await;
-    let wants = (most, min_bytes, deadline);
-    let (mut fetched, memory) = session.answer(&services, wants, held).await;
+    take_in(&mut session, &services, request).await;
+    let (wants, hurry) = (Wants { most, min_bytes, deadline }, session.side.hurry.clone());
+    let none = BTreeSet::new();
+    let (gathered, memory) = session.wait(&services, none, wants, (held, &*hurry)).await;
+    let mut fetched = session.tell(gathered);
     fetched.session = services.sessions.put_back(session);
     fetched.secret = own_secret(&services);
     (fetched, memory)
@@ -176,19 +172,19 @@ fn take_report(services: &Services, replica: Replica, topic: &FetchTopic) {
 fn ask(
     partition: &Partition,
     replica: Replica,
-    what: &FetchPartition,
+    what: &What,
     counts: Offset,
 ) -> Result<(), FetchedPartition> {
     let fetch = FollowerFetch {
         replica: replica.id,
         broker_epoch: replica.epoch,
-        leader_epoch: what.current_leader_epoch,
-        at: what.fetch_offset,
-        last_epoch: what.last_fetched_epoch,
+        leader_epoch: what.leader_epoch,
+        at: what.at,
+        last_epoch: what.last_epoch,
         counts,
-        start: what.log_start_offset,
+        start: what.start,
     };
-    let index = what.partition;
+    let index = what.index;
     match partition.follower_fetches(fetch) {
         Answer::Records { .. } => Ok(()),
         Answer::Diverging { epoch, end } => {
@@ -202,17 +198,6 @@ fn ask(
         }),
         Answer::Fenced => Err(said(index, ErrorCode::FencedLeaderEpoch)),
         Answer::NotReady => Err(said(index, ErrorCode::NotLeaderOrFollower)),
-    }
-}
-
-fn said(index: i32, error: ErrorCode) -> FetchedPartition {
-    FetchedPartition {
-        index,
-        error,
-        high_watermark: -1,
-        log_start_offset: -1,
-        diverging: None,
-        records: ReadResult::default(),
     }
 }
 
@@ -248,9 +233,9 @@ impl ReplicaSessions {
             // 0 says that there is none.
             sessions.last = sessions.last.checked_add(1).unwrap_or(1);
             let id = if epoch == NEW { sessions.last } else { 0 };
-            return Ok(Session::new(id, replica, hurry));
+            return Ok(Session::new(id, Following::new(replica, hurry)));
         }
-        let is_it = |session: &Session| session.id == id && session.replica == replica;
+        let is_it = |session: &Session| session.id == id && session.side.replica == replica;
         let session = idle.filter(is_it).ok_or(ErrorCode::FetchSessionIdNotFound)?;
         match session.epoch == epoch {
             true => Ok(session),
@@ -261,32 +246,27 @@ impl ReplicaSessions {
     /// Keeps a session for its next request; its id, 0 where none is kept.
     fn put_back(&self, mut session: Session) -> i32 {
         let id = session.id;
-        session.epoch = session.epoch.checked_add(1).unwrap_or(1);
+        session.epoch = next_epoch(session.epoch);
         if id != 0 {
             // One that began meanwhile is the newer one.
             let mut sessions = lock(&self.0);
-            let newer = sessions.idle.get(&session.replica.id).filter(|other| other.id > id);
+            let replica = session.side.replica.id;
+            let newer = sessions.idle.get(&replica).filter(|other| other.id > id);
             if newer.is_none() {
-                sessions.idle.insert(session.replica.id, session);
+                sessions.idle.insert(replica, session);
             }
         }
         id
     }
 }
 
-/// What a follower has asked for.
-struct Session {
-    id: i32,
-    /// Of the next request.
-    epoch: i32,
+type Session = session::Session<Following>;
+
+/// A follower.
+struct Following {
     replica: Replica,
-    asked: BTreeMap<Key, Asked>,
-    /// Those that may have news.
-    marks: Arc<Marks>,
-    /// Those where the follower was not in sync when they were looked at last.
+    /// Those where it was not in sync when they were looked at last.
     lagging: BTreeSet<Key>,
-    /// The last that got records. Those behind it come first the next time: an answer is bounded.
-    served: Option<Key>,
     /// When all were looked at, and who might be in sync then.
     looked: (Instant, Eligible),
     hurry: Arc<Notify>,
@@ -294,12 +274,12 @@ struct Session {
 
 /// One asked partition.
 struct Asked {
-    what: FetchPartition,
+    what: What,
     /// Up to where the follower has said that it counts.
     counts: Offset,
     /// What the leader had to say at once, unless it is to be read. A session keeps no partition
     /// that is gone, nor its files.
-    found: Result<Weak<Partition>, FetchedPartition>,
+    found: Result<Weak<Partition>, Box<FetchedPartition>>,
     /// The high watermark that the follower knows; the log start is in `what`.
     known: Offset,
     /// Of its end, and of its high watermark.
@@ -314,14 +294,14 @@ impl Asked {
 
     /// A follower without space asks for none.
     fn wants_records(&self) -> bool {
-        self.what.partition_max_bytes > 0
+        self.what.max_bytes > 0
     }
 
     /// Has `marks` told when there is news.
     fn register(&mut self, key: Key, marks: &Arc<Marks>) {
         self.give_up();
         let Some(partition) = self.partition() else { return };
-        let (at, known) = (self.what.fetch_offset, self.known);
+        let (at, known) = (self.what.at, self.known);
         let past_end = at.saturating_add(1);
         // Of a high watermark past its own end it learns with the records.
         let news = if known < at { known.saturating_add(1) } else { past_end };
@@ -344,8 +324,8 @@ impl Asked {
     fn is_news(&self, fetched: &FetchedPartition) -> bool {
         fetched.error != ErrorCode::None
             || fetched.diverging.is_some()
-            || fetched.high_watermark.min(self.what.fetch_offset) > self.known
-            || fetched.log_start_offset.min(self.known) > self.what.log_start_offset
+            || fetched.high_watermark.min(self.what.at) > self.known
+            || fetched.log_start_offset.min(self.known) > self.what.start
     }
 }
 
@@ -355,78 +335,10 @@ impl Drop for Asked {
     }
 }
 
-/// One round over the partitions that may have news.
-struct Gathered {
-    found: BTreeMap<Key, FetchedPartition>,
-    /// Those that have more than the answer holds.
-    left: BTreeSet<Key>,
-    is_enough: bool,
-}
-
-impl Session {
-    fn new(id: i32, replica: Replica, hurry: Arc<Notify>) -> Self {
-        let (asked, marks, lagging) = (BTreeMap::new(), Arc::default(), BTreeSet::new());
+impl Following {
+    fn new(replica: Replica, hurry: Arc<Notify>) -> Self {
         let looked = (Instant::now(), Eligible::default());
-        Self { id, epoch: 0, replica, asked, marks, lagging, served: None, looked, hurry }
-    }
-
-    /// What the request says of partitions.
-    async fn take_in(&mut self, services: &Services, request: m::FetchRequest) {
-        for topic in request.forgotten_topics_data {
-            for index in topic.partitions {
-                self.asked.remove(&(topic.topic_id, index));
-                self.lagging.remove(&(topic.topic_id, index));
-            }
-        }
-        let mut due = self.look(services);
-        for topic in request.topics {
-            for mut what in topic.partitions {
-                let key = (topic.topic_id, what.partition);
-                let standing = replica::standing(&std::mem::take(&mut what.unknown_tagged_fields));
-                let hosted = services.replicas.hosted(&key);
-                let missing = || said(key.1, ErrorCode::NotLeaderOrFollower);
-                let counts = standing.map_or(-1, |standing| standing.counts);
-                let known = standing.map_or(-1, |standing| standing.high_watermark);
-                let found = hosted.as_ref().map(Arc::downgrade).ok_or_else(missing);
-                self.asked.insert(key, Asked { what, counts, found, known, tickets: None });
-                self.marks.mark(key);
-                due.insert(key);
-            }
-        }
-        for (n, key) in due.into_iter().enumerate() {
-            if n % AT_ONCE == AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-            }
-            self.ask(key);
-        }
-    }
-
-    /// Those of which the leader is told again that the follower asks for them. When a broker has
-    /// come or gone, and now and then, these are all; then their log start is looked at too, of
-    /// which nobody is told when retention moves it.
-    fn look(&mut self, services: &Services) -> BTreeSet<Key> {
-        let lag_max = services.config.duration("replica.lag.time.max.ms");
-        let (looked, before) = &self.looked;
-        let eligible = services.replicas.eligible();
-        let is_same = Arc::ptr_eq(before, &eligible);
-        if is_same && looked.elapsed() < LOOK_AFTER.min(lag_max / LOOKS_WITHIN_LAG) {
-            return self.lagging.clone();
-        }
-        self.looked = (Instant::now(), eligible);
-        self.asked.keys().for_each(|key| self.marks.mark(*key));
-        self.asked.keys().copied().gather()
-    }
-
-    /// Tells the leader how far the follower is.
-    fn ask(&mut self, key: Key) {
-        let Some(asked) = self.asked.get_mut(&key) else { return };
-        let Some(partition) = asked.partition() else { return };
-        if let Err(answer) = ask(&partition, self.replica, &asked.what, asked.counts) {
-            asked.give_up();
-            asked.found = Err(answer);
-            self.marks.mark(key);
-        }
-        self.note_lag(key, &partition);
+        Self { replica, lagging: BTreeSet::new(), looked, hurry }
     }
 
     fn note_lag(&mut self, key: Key, partition: &Partition) {
@@ -435,129 +347,141 @@ impl Session {
             false => self.lagging.insert(key),
         };
     }
+}
 
-    /// What is to be told, as soon as it is worth it.
-    async fn answer(
-        &mut self,
-        services: &Services,
-        (most, min_bytes, mut deadline): (usize, usize, Instant),
-        held: &Share,
-    ) -> (Fetched, Share) {
-        let (marks, hurry) = (self.marks.clone(), self.hurry.clone());
-        let mut due = BTreeSet::new();
-        loop {
-            due.append(&mut marks.take());
-            let mut memory = Share::new(&services.memory);
-            let gathered = self.gather(services, due, (most, min_bytes), &mut memory).await;
-            if gathered.is_enough || Instant::now() >= deadline {
-                gathered.left.iter().for_each(|key| marks.mark(*key));
-                return (self.told(gathered.found), memory);
-            }
-            due = gathered.left;
-            due.extend(gathered.found.into_keys());
-            // What waits holds no records.
-            drop(memory);
-            tokio::select! {
-                biased;
-                () = marks.came.notified() => {}
-                () = tokio::time::sleep_until(deadline) => {}
-                () = hurry.notified() => deadline = Instant::now(),
-                () = held.until_pressed() => deadline = Instant::now(),
-            }
+/// What the request says of partitions.
+async fn take_in(session: &mut Session, services: &Services, request: m::FetchRequest) {
+    for topic in request.forgotten_topics_data {
+        for index in topic.partitions {
+            session.asked.remove(&(topic.topic_id, index));
+            session.side.lagging.remove(&(topic.topic_id, index));
         }
     }
-
-    async fn gather(
-        &mut self,
-        services: &Services,
-        due: BTreeSet<Key>,
-        (most, min_bytes): (usize, usize),
-        memory: &mut Share,
-    ) -> Gathered {
-        let (mut left, mut bytes, mut has_news) = (Left::new(most), 0, false);
-        let (mut found, mut more) = (BTreeMap::new(), BTreeSet::new());
-        let (behind, first): (Vec<Key>, Vec<Key>) =
-            due.into_iter().partition(|key| Some(*key) <= self.served);
-        for (n, key) in first.into_iter().chain(behind).enumerate() {
-            if n % AT_ONCE == AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-            }
-            let Some(asked) = self.asked.get_mut(&key) else { continue };
-            // And looked at afterwards, so that no move is missed in between.
-            asked.register(key, &self.marks);
-            let partition = asked.partition();
-            let (fetched, has_more) = match (&asked.found, &partition) {
-                (Ok(_), Some(partition)) => {
-                    let read = read(services, partition, &asked.what, &left, memory).await;
-                    let is_there = read.error == ErrorCode::None && read.records.bytes == 0;
-                    let is_more = partition.end_offset() > asked.what.fetch_offset;
-                    (read, is_there && is_more && asked.wants_records())
-                }
-                (Ok(_), None) => (said(key.1, ErrorCode::NotLeaderOrFollower), false),
-                (Err(answer), _) => (answer.clone(), false),
+    let mut due = look_at_all(session, services);
+    for topic in request.topics {
+        for what in topic.partitions {
+            let key = (topic.topic_id, what.partition);
+            let standing = replica::standing(&what.unknown_tagged_fields);
+            let hosted = services.replicas.hosted(&key);
+            let missing = || Box::new(said(key.1, ErrorCode::NotLeaderOrFollower));
+            let asked = Asked {
+                what: What::from(&what),
+                counts: standing.map_or(-1, |standing| standing.counts),
+                found: hosted.as_ref().map(Arc::downgrade).ok_or_else(missing),
+                known: standing.map_or(-1, |standing| standing.high_watermark),
+                tickets: None,
             };
-            let is_news = asked.is_news(&fetched);
-            has_news |= is_news;
-            bytes += fetched.records.bytes;
-            left.take(&fetched.records);
-            if has_more {
-                more.insert(key);
-            }
-            if is_news || fetched.records.bytes > 0 {
-                found.insert(key, fetched);
-            }
-            if let Some(partition) = partition {
-                self.note_lag(key, &partition);
-            }
+            session.asked.insert(key, asked);
+            session.marks.note(key);
+            due.insert(key);
         }
-        let is_enough = has_news || bytes >= min_bytes || left.has_all_files();
-        Gathered { found, left: more, is_enough }
+    }
+    for (n, key) in due.into_iter().enumerate() {
+        if n % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
+        say_how_far(session, key);
+    }
+}
+
+/// Those of which the leader is told again that the follower asks for them. When a broker has come
+/// or gone, and now and then, these are all; then their log start is looked at too, of which nobody
+/// is told when retention moves it.
+fn look_at_all(session: &mut Session, services: &Services) -> BTreeSet<Key> {
+    let lag_max = services.config.duration("replica.lag.time.max.ms");
+    let (looked, before) = &session.side.looked;
+    let eligible = services.replicas.eligible();
+    let is_same = Arc::ptr_eq(before, &eligible);
+    if is_same && looked.elapsed() < LOOK_AFTER.min(lag_max / LOOKS_WITHIN_LAG) {
+        return session.side.lagging.clone();
+    }
+    session.side.looked = (Instant::now(), eligible);
+    session.asked.keys().for_each(|key| session.marks.note(*key));
+    session.asked.keys().copied().gather()
+}
+
+/// Tells the leader how far the follower is.
+fn say_how_far(session: &mut Session, key: Key) {
+    let Some(asked) = session.asked.get_mut(&key) else { return };
+    let Some(partition) = asked.partition() else { return };
+    if let Err(answer) = ask(&partition, session.side.replica, &asked.what, asked.counts) {
+        asked.give_up();
+        asked.found = Err(Box::new(answer));
+        session.marks.note(key);
+    }
+    session.side.note_lag(key, &partition);
+}
+
+impl Side for Following {
+    type Asked = Asked;
+
+    async fn look(
+        &mut self,
+        services: &Services,
+        (key, asked): (Key, &mut Asked),
+        marks: &Arc<Marks>,
+        left: &Left,
+        memory: &mut Share,
+    ) -> Found {
+        asked.register(key, marks);
+        let partition = asked.partition();
+        let (fetched, has_more) = match (&asked.found, &partition) {
+            (Ok(_), Some(partition)) => {
+                let read = read(services, partition, &asked.what, left, memory).await;
+                let is_there = read.error == ErrorCode::None && read.records.bytes == 0;
+                let is_more = partition.end_offset() > asked.what.at;
+                (read, is_there && is_more && asked.wants_records())
+            }
+            (Ok(_), None) => (said(key.1, ErrorCode::NotLeaderOrFollower), false),
+            (Err(answer), _) => ((**answer).clone(), false),
+        };
+        if let Some(partition) = partition {
+            self.note_lag(key, &partition);
+        }
+        let is_news = asked.is_news(&fetched);
+        Found { fetched, is_news, is_urgent: is_news, has_more }
     }
 
-    /// The follower hears of this now.
-    fn told(&mut self, found: BTreeMap<Key, FetchedPartition>) -> Fetched {
-        let mut topics: Vec<FetchedTopic> = Vec::new();
-        for (key, fetched) in found {
-            let is_over = fetched.error != ErrorCode::None
-                || fetched.diverging.is_some()
-                || fetched.records.bytes > 0;
-            if fetched.records.bytes > 0 {
-                self.served = Some(key);
-            }
-            if is_over {
-                self.asked.remove(&key);
-                self.lagging.remove(&key);
-            } else if let Some(asked) = self.asked.get_mut(&key) {
-                asked.known = asked.known.max(fetched.high_watermark.min(asked.what.fetch_offset));
-                let start = fetched.log_start_offset.min(asked.known);
-                asked.what.log_start_offset = asked.what.log_start_offset.max(start);
-                asked.register(key, &self.marks);
-                // It may have moved in between.
-                self.marks.mark(key);
-            }
-            match topics.last_mut().filter(|topic| topic.id == key.0) {
-                Some(topic) => topic.partitions.push(fetched),
-                None => {
-                    let (name, partitions) = (m::TopicName::default(), vec![fetched]);
-                    topics.push(FetchedTopic { name, id: key.0, partitions });
-                }
-            }
+    /// Followers speak of ids.
+    fn name(&self, _: &TopicId) -> m::TopicName {
+        m::TopicName::default()
+    }
+
+    fn told(
+        &mut self,
+        key: Key,
+        asked: &mut Asked,
+        fetched: &FetchedPartition,
+        marks: &Arc<Marks>,
+    ) -> bool {
+        let is_over = fetched.error != ErrorCode::None
+            || fetched.diverging.is_some()
+            || fetched.records.bytes > 0;
+        if is_over {
+            self.lagging.remove(&key);
+        } else {
+            asked.known = asked.known.max(fetched.high_watermark.min(asked.what.at));
+            let start = fetched.log_start_offset.min(asked.known);
+            asked.what.start = asked.what.start.max(start);
+            asked.register(key, marks);
+            // It may have moved in between.
+            marks.note(key);
         }
-        Fetched { topics, ..Fetched::of(ErrorCode::None) }
+        !is_over
     }
 }
 
 async fn read(
     services: &Services,
     partition: &Arc<Partition>,
-    what: &FetchPartition,
+    what: &What,
     left: &Left,
     memory: &mut Share,
 ) -> FetchedPartition {
     let may_keep = |bytes| memory.try_grow_to(memory.bytes() + bytes);
-    let (epoch, index) = (what.current_leader_epoch, what.partition);
-    let mut wanted = left.wanted(what);
-    wanted.at_least_one_batch &= what.partition_max_bytes > 0;
+    let (epoch, index) = (what.leader_epoch, what.index);
+    let mut wanted = left.wanted(what.at, what.max_bytes);
+    wanted.at_least_one_batch &= what.max_bytes > 0;
     let shown = match partition.read_for_follower(&services.env, epoch, wanted, may_keep).await {
         Ok(shown) => shown,
         Err(error) => return said(index, error),
