@@ -27,7 +27,7 @@ pub(crate) type Key = (TopicId, i32);
 
 /// Partitions that one request names. With more, at three elements for each, their leader would
 /// handle it where it handles what takes long, behind such requests of its clients.
-const NAMED_MAX: usize = 160;
+pub(crate) const NAMED_MAX: usize = 160;
 
 /// From where a partition wants records: see [`super::follower::FollowerEffect::Fetch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +102,10 @@ pub(crate) struct Fetcher {
     asked: BTreeMap<Key, Position>,
     /// What the next request names or forgets: the leader may remember something else of it.
     changed: BTreeSet<Key>,
-    /// The last that got records. Those behind it come first the next time: an answer is bounded,
-    /// and who has a backlog would fill each of them.
+    /// The last that was named, where more is to be named: those behind it come first.
+    named: Option<Key>,
+    /// The last that got records. Those behind it come first where the leader keeps no session: its
+    /// answer is bounded, and who has a backlog would fill each of them.
     served: Option<Key>,
     /// How many partitions a request names at most, where the leader keeps a session.
     named_max: usize,
@@ -123,6 +125,7 @@ impl Fetcher {
             session: None,
             asked: BTreeMap::new(),
             changed: BTreeSet::new(),
+            named: None,
             served: None,
             named_max: NAMED_MAX,
             has_no_session: false,
@@ -204,9 +207,11 @@ impl Fetcher {
         }
         let (mut asks, mut forgets) = (Vec::new(), Vec::new());
         let most = if self.has_no_session { usize::MAX } else { self.named_max };
+        let mut last = if self.has_no_session { self.served } else { self.named };
         while asks.len() + forgets.len() < most
-            && let Some(key) = self.take_changed()
+            && let Some(key) = self.take_changed(last)
         {
+            last = Some(key);
             if let Some(position) = self.wanting.get(&key) {
                 asks.push((key, *position));
                 self.asked.insert(key, *position);
@@ -216,12 +221,13 @@ impl Fetcher {
         }
         self.is_asking = true;
         let is_more = !self.changed.is_empty();
+        self.named = last.filter(|_| is_more);
         Some(FetcherEffect::Send(FetchSession { id, epoch, asks, forgets, is_more }))
     }
 
-    /// The first one behind what was served last, and those up to that at the end.
-    fn take_changed(&mut self) -> Option<Key> {
-        let behind = self.served.map(|served| (Bound::Excluded(served), Bound::Unbounded));
+    /// The first one behind the last, and those up to that at the end.
+    fn take_changed(&mut self, last: Option<Key>) -> Option<Key> {
+        let behind = last.map(|last| (Bound::Excluded(last), Bound::Unbounded));
         let next = behind.and_then(|behind| self.changed.range(behind).next());
         let key = *next.or_else(|| self.changed.first())?;
         self.changed.remove(&key);
@@ -371,6 +377,46 @@ mod tests {
               send in session 7, epoch 2: 1 from 20 not 0
             > answered session=7 about=
               send in session 7, epoch 3:
+            ",
+        );
+    }
+
+    /// Those that are not named wait for as long as that lasts.
+    #[test]
+    fn each_is_named_in_turn_whoever_gets_records_meanwhile() {
+        tell(
+            "
+            > wants of=0 at=10
+              send in session 0, epoch 0: 0 from 10
+            > wants of=1 at=10
+            > wants of=2 at=10
+            > wants of=3 at=10
+            > wants of=4 at=10
+            > answered session=7 about=
+              send in session 7, epoch 1: 1 from 10 2 from 10 3 from 10 and more
+            > answered session=7 about=0,1,2,3 served=3
+              tell 0 from 10
+              tell 1 from 10
+              tell 2 from 10
+              tell 3 from 10
+            > wants of=0 at=20
+            > wants of=1 at=20
+            > wants of=2 at=20
+            > wants of=3 at=20
+            > told
+              send in session 7, epoch 2: 4 from 10 0 from 20 1 from 20 and more
+            # The leader knows 4, and it is served; 2 and 3 were not named yet.
+            > answered session=7 about=0,1,4 served=4
+              tell 0 from 20
+              tell 1 from 20
+              tell 4 from 10
+            > wants of=0 at=30
+            > wants of=1 at=30
+            > wants of=4 at=30
+            > told
+              send in session 7, epoch 3: 2 from 20 3 from 20 4 from 30 and more
+            > answered session=7 about=
+              send in session 7, epoch 4: 0 from 30 1 from 30
             ",
         );
     }
