@@ -200,20 +200,17 @@ impl Outbox {
         of_leader.map(|of_leader| std::mem::take(&mut of_leader.reported)).unwrap_or_default()
     }
 
-    /// What is to be reported to `leader`.
-    pub(crate) fn take_reports(&self, leader: BrokerId) -> Reports {
+    /// What is to be reported to `leader`, of at most `most` partitions.
+    pub(crate) fn take_reports(&self, leader: BrokerId, most: usize) -> Reports {
         let mut wishes = self.lock();
         let Some(of_leader) = wishes.leaders.get_mut(&leader) else { return Reports::default() };
-        let (counts, hurries) = (&mut of_leader.reports, &mut of_leader.hurries);
-        Reports { counts: std::mem::take(counts), hurries: std::mem::take(hurries) }
+        let counts = take_at_most(&mut of_leader.reports, most);
+        Reports { counts, hurries: std::mem::take(&mut of_leader.hurries) }
     }
 
     /// At most `most` of the ISRs that are wanted.
     pub(crate) fn take_isr(&self, most: usize) -> BTreeMap<Key, IsrWish> {
-        let mut wishes = self.lock();
-        let rest = wishes.isr.keys().nth(most).copied();
-        let rest = rest.map(|first| wishes.isr.split_off(&first)).unwrap_or_default();
-        std::mem::replace(&mut wishes.isr, rest)
+        take_at_most(&mut self.lock().isr, most)
     }
 
     /// The logs that are to be changed.
@@ -234,6 +231,13 @@ impl Outbox {
         }
         (due, None)
     }
+}
+
+/// The first `most` of them.
+fn take_at_most<T>(all: &mut BTreeMap<Key, T>, most: usize) -> BTreeMap<Key, T> {
+    let rest = all.keys().nth(most).copied();
+    let rest = rest.map(|first| all.split_off(&first)).unwrap_or_default();
+    std::mem::replace(all, rest)
 }
 
 impl Wishes {
@@ -268,7 +272,7 @@ mod tests {
         assert_eq!(outbox.take_fetches(one), BTreeMap::from([(KEY, Some(from(3)))]));
         outbox.fetch(KEY, other, from(3));
         assert_eq!(outbox.take_fetches(one), BTreeMap::from([(KEY, None)]));
-        assert_eq!(outbox.take_reports(one), Reports::default(), "it is another's to know");
+        assert_eq!(outbox.take_reports(one, 9), Reports::default(), "it is another's to know");
         outbox.unfollow(KEY);
         assert_eq!(outbox.take_fetches(other), BTreeMap::from([(KEY, None)]));
         assert!(outbox.take_fetches(one).is_empty());
@@ -285,7 +289,23 @@ mod tests {
         assert_eq!(outbox.take_fetches(leader), BTreeMap::from([(KEY, Some(from(5)))]));
         let report = Report { epoch: 0, counts: 7, last_epoch: 0 };
         let counts = BTreeMap::from([(KEY, report)]);
-        assert_eq!(outbox.take_reports(leader), Reports { counts, hurries: false });
+        assert_eq!(outbox.take_reports(leader, 9), Reports { counts, hurries: false });
+    }
+
+    /// A larger request would wait at the leader behind those of its clients that take long.
+    #[test]
+    fn what_many_partitions_report_is_taken_so_many_at_a_time() {
+        let (outbox, leader) = (Outbox::default(), BrokerId(1));
+        let report = Report { epoch: 0, counts: 3, last_epoch: 0 };
+        for index in 0..5 {
+            outbox.fetch((KEY.0, index), leader, from(3));
+            outbox.report((KEY.0, index), leader, report);
+        }
+        outbox.hurry(leader);
+        for (expected, hurries) in [(0..2, true), (2..4, false), (4..5, false), (5..5, false)] {
+            let counts = expected.map(|index| ((KEY.0, index), report)).collect();
+            assert_eq!(outbox.take_reports(leader, 2), Reports { counts, hurries });
+        }
     }
 
     #[test]

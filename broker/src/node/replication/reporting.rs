@@ -16,9 +16,11 @@ use tracing::debug;
 use super::Shared;
 use super::fetching::as_replica;
 use super::peer::{Peer, PeerError};
+use crate::replication::fetcher::NAMED_MAX;
 use crate::replication::outbox::{Report, Reports};
 
-/// Goes on until `stop`. Reports of all partitions that come while one is under way are the next.
+/// Goes on until `stop`. Reports that come while one is under way are the next, at most
+/// [`NAMED_MAX`] at a time.
 /// One that is lost is not repeated: the next fetch says the same.
 pub(super) async fn report(
     shared: Arc<Shared>,
@@ -48,7 +50,8 @@ pub(super) async fn report(
 }
 
 fn request(shared: &Shared, leader: BrokerId) -> Option<m::FetchRequest> {
-    let Reports { counts: reports, hurries } = shared.replicas.outbox().take_reports(leader);
+    let outbox = shared.replicas.outbox();
+    let Reports { counts: reports, hurries } = outbox.take_reports(leader, NAMED_MAX);
     let mut topics: BTreeMap<TopicId, Vec<FetchPartition>> = BTreeMap::new();
     for ((topic, index), Report { epoch, counts, last_epoch }) in reports {
         let mut said = FetchPartition::default()
