@@ -567,7 +567,8 @@ async fn second_broker(broker: &Broker) -> (i64, [u8; 16]) {
 #[tokio::test]
 async fn a_follower_without_space_is_sent_no_records_and_the_rest() {
     use crate::metadata::decide::{CreateTopics, NewTopic, TopicPlacement};
-    use letterbox_protocol::replica;
+    use letterbox_protocol::replica::{self, Standing};
+    use m::delete_records_request as dr;
     use m::fetch_request::ReplicaState;
     let (broker, any) = with_records(0).await;
     let (epoch, secret) = second_broker(&broker).await;
@@ -603,6 +604,59 @@ async fn a_follower_without_space_is_sent_no_records_and_the_rest() {
         assert_eq!((told.error_code, told.high_watermark), (NONE, 0));
         assert_eq!(has_records, expected, "of {bytes} bytes");
     }
+
+    // In a session, where nothing but a new log start may make room: it hears of that at once.
+    let asked = |session: i32, session_epoch: i32, wait_ms: i32, at: Option<i64>| {
+        let state = ReplicaState::default().with_replica_id(m::BrokerId(2));
+        let mut request = fetch(&["r"]).with_replica_state(state.with_replica_epoch(epoch));
+        request.topics[0].topic_id = id;
+        let asked = &mut request.topics[0].partitions[0];
+        (asked.current_leader_epoch, asked.last_fetched_epoch) = (0, 0);
+        (asked.partition_max_bytes, asked.log_start_offset) = (0, 0);
+        asked.fetch_offset = at.unwrap_or(0);
+        let standing = Standing { counts: asked.fetch_offset, high_watermark: 0 };
+        replica::put_standing(&mut asked.unknown_tagged_fields, standing);
+        replica::put_secret(&mut request.unknown_tagged_fields, &secret);
+        let topics = if at.is_some() { request.topics.clone() } else { Vec::new() };
+        request
+            .with_topics(topics)
+            .with_session_id(session)
+            .with_session_epoch(session_epoch)
+            .with_max_wait_ms(wait_ms)
+            .with_min_bytes(1)
+    };
+    let mut answer = answer!(broker, any, 17, asked(0, 0, 0, Some(1)), Fetch);
+    let (session, mut next) = (answer.session_id, 1);
+    // The leader's disk may not have it yet.
+    while answer.responses.is_empty() {
+        answer = answer!(broker, any, 17, asked(session, next, 60_000, None), Fetch);
+        next += 1;
+    }
+    assert_eq!(answer.responses[0].partitions[0].high_watermark, 1);
+    let parked = async {
+        let answer = answer!(broker, any, 17, asked(session, next, 60_000, None), Fetch);
+        let told = &answer.responses[0].partitions[0];
+        assert_eq!((told.error_code, told.high_watermark, told.log_start_offset), (NONE, 1, 1));
+    };
+    let partition = dr::DeleteRecordsPartition::default().with_offset(1);
+    let deleted =
+        dr::DeleteRecordsTopic::default().with_name(topic("r")).with_partitions(vec![partition]);
+    let delete = m::DeleteRecordsRequest::default().with_topics(vec![deleted]);
+    let delete = delete.with_timeout_ms(60_000);
+    let deleting = async {
+        // Records that it does not want do not end its wait.
+        answer!(broker, any, 9, produce(&["r"]).with_acks(1), Produce);
+        answer!(broker, any, 2, delete, DeleteRecords)
+    };
+    let within = std::time::Duration::from_secs(10);
+    let heard = async {
+        tokio::select! {
+            biased;
+            () = parked => {}
+            answer = deleting => panic!("nobody said that the follower has it no more: {answer:?}"),
+        }
+    };
+    tokio::time::timeout(within, heard).await.expect("it hears of the log start at once");
 }
 
 /// As Apache Kafka answers on one broker.
