@@ -276,6 +276,7 @@ class Cluster:
         elif "controller" in kind:
             one = self.controller()
         broker = self.brokers[one]
+        self.begin()
         rest = [node for node in NODES if node != one]
         verb = kind.split()[0]
         if verb == "kill":
@@ -317,6 +318,11 @@ class Cluster:
             self.network.delay(one, rng.choice([100, 400]))
         return [one], lambda: self.network.heal(one), hold
 
+    def begin(self):
+        """What is measured is measured from here."""
+        self.clients.measured_from = time.monotonic()
+        self.clients.longest_wait = 0.0
+
     def apply_two(self):
         """A link is broken, and a process of another broker before it is healed."""
         links = [kind for kind in KINDS if kind.split()[0] in ("cut", "lose", "slow")]
@@ -336,6 +342,7 @@ class Cluster:
 
     def roll(self):
         """Ends and starts every broker, each when all replicas are in sync."""
+        self.begin()
         for node in self.rng.sample(NODES, 3):
             self.wait("every replica in sync before the next broker ends", self.in_sync)
             self.end(node)
@@ -350,11 +357,8 @@ class Cluster:
     def fault(self, kind, times):
         self.faults += 1
         before = [each.progress for each in self.clients.others]
-        self.clients.longest_wait = 0.0
-        begun = time.monotonic()
         target, heal, hold = self.apply(kind)
-        if kind == "end one after the other":
-            begun = time.monotonic()
+        begun = self.clients.measured_from
         self.history.write("nemesis", self.faults, "ok", "fault", what=kind, target=str(target))
         self.say(f"fault {self.faults}: {kind}: {target}, for {hold:.1f} s")
         until = begun + hold

@@ -127,8 +127,8 @@ class Load:
         self.acknowledged = 0
         # For each partition, when the newest record was sent that is acknowledged.
         self.newest = [0.0] * partitions
-        # The longest that a record has waited for its acknowledgement; whoever measures sets it back.
-        self.longest_wait = 0.0
+        # The longest that a record waited for its acknowledgement, of those sent after a moment; whoever measures sets both.
+        self.measured_from, self.longest_wait = 0.0, 0.0
         self.outstanding = 0
         self.troubles = []
         self.producing = {"enable.idempotence": True, "linger.ms": 2, "message.timeout.ms": PATIENCE * 1000, "retry.backoff.ms": 20, "retry.backoff.max.ms": 250}
@@ -159,7 +159,8 @@ class Load:
                 if error is None:
                     self.acknowledged += 1
                     self.newest[record["partition"]] = max(self.newest[record["partition"]], sent)
-                    self.longest_wait = max(self.longest_wait, time.monotonic() - sent)
+                    if sent >= self.measured_from:
+                        self.longest_wait = max(self.longest_wait, time.monotonic() - sent)
                     # A repeated request may be answered without an offset.
                     record["offset"] = message.offset() if message.offset() >= 0 else None
                     fields = {name: value for name, value in record.items() if value is not None}
