@@ -23,9 +23,11 @@ mod pace;
 mod response;
 mod services;
 mod shown;
+mod system;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::handlers::cluster::configs::Rules;
-pub(crate) use self::services::{Services, descriptors_max};
+pub(crate) use self::services::Services;
 pub(crate) use self::shown::Shown;
+pub(crate) use self::system::descriptors_max;

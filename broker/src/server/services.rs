@@ -11,6 +11,7 @@ use super::handlers::data::replica_fetch::ReplicaSessions;
 use super::handlers::topics::create::ensure;
 use super::heavy::Heavy;
 use super::shown::Shown;
+use super::system;
 use crate::config::Config;
 use crate::controller::Controller;
 use crate::coordinator::GroupCoordinator;
@@ -23,6 +24,8 @@ use crate::security::{AllowAll, Authorizer};
 
 /// Memory for requests and answers when `queued.max.request.bytes` is not set.
 const REQUEST_MEMORY: usize = 256 * 1024 * 1024;
+/// The part of what the process may have that it is then at most.
+const REQUEST_SHARE: usize = 4;
 
 /// What every request to a broker may use. The parts belong to the node, which starts and stops
 /// them; here are handles to them, and the bounds on what clients can make the broker hold.
@@ -65,14 +68,11 @@ impl Services {
         groups: GroupCoordinator,
         shown: Arc<Shown>,
     ) -> Self {
-        let memory = match config.number("queued.max.request.bytes") {
-            ..=0 => REQUEST_MEMORY,
-            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
-        };
+        let memory = request_memory(&config, system::memory_max());
         let connections = Connections::new(
             config.size("max.connections"),
             config.size("max.connections.per.ip"),
-            descriptors_max(),
+            system::descriptors_max(),
         );
         let workers = tokio::runtime::Handle::current().metrics().num_workers();
         Self {
@@ -125,11 +125,42 @@ impl Services {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how many files may be open is the system's to say, in a simulation too"
-)]
-pub(crate) fn descriptors_max() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX)
+/// How much memory clients may hold where the process may have `most` bytes of it, if that is
+/// bounded.
+fn request_memory(config: &Config, most: Option<usize>) -> usize {
+    let memory = match config.number("queued.max.request.bytes") {
+        ..=0 => most.map_or(REQUEST_MEMORY, |most| REQUEST_MEMORY.min(most / REQUEST_SHARE)),
+        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+    };
+    let request = config.size("socket.request.max.bytes");
+    if let Some(most) = most.filter(|most| memory.saturating_add(request) > *most) {
+        tracing::warn!(
+            limit_bytes = most,
+            "clients may hold {} MiB (queued.max.request.bytes), and one request of \
+             {} MiB (socket.request.max.bytes) beside it, which is more than this process may have \
+             (the limit of its container, or ulimit -v), and it would be ended: raise the limit, or \
+             lower these",
+            memory >> 20,
+            request >> 20
+        );
+    }
+    memory
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_hold_a_quarter_of_what_a_small_container_has() {
+        let memory = |set: &str, most| {
+            let base = "node.id=1\nprocess.roles=broker,controller\nlisteners=PLAINTEXT://:9092,\
+                        CONTROLLER://:9093\ncontroller.listener.names=CONTROLLER\n";
+            request_memory(&Config::parse(&format!("{base}{set}")).unwrap(), most)
+        };
+        assert_eq!(memory("", None), 256 << 20);
+        assert_eq!(memory("", Some(8 << 30)), 256 << 20);
+        assert_eq!(memory("", Some(128 << 20)), 32 << 20);
+        assert_eq!(memory("queued.max.request.bytes=100000000", Some(128 << 20)), 100_000_000);
+    }
 }

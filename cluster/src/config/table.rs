@@ -402,7 +402,7 @@ pub const KEYS: &[Key] = &[
         "queued.max.request.bytes",
         Kind::Long(-1, I64),
         "-1",
-        "Memory that clients together may hold: requests that are read or handled, answers that they have not read. An eighth of it is kept for those up to 64 KiB. -1 means 256 MiB (Kafka: no bound).",
+        "Memory that clients together may hold: requests that are read or handled, answers that they have not read. An eighth of it is kept for those up to 64 KiB. -1 means 256 MiB, or a quarter of the memory that the process may have (its container's limit, ulimit -v) where that is less (Kafka: no bound).",
     ),
     idle("queued.max.requests", Kind::Int(1, I32), "500", Effect::None("requests are bounded by their bytes (queued.max.request.bytes)")),
     idle("quota.window.num", Kind::Int(1, I32), "11", Effect::None(QUOTAS)),
