@@ -59,7 +59,7 @@ class Broker:
                 f"controller.quorum.voters={','.join(f'{each}@{address(each)}:9093' for each in NODES)}\n"
                 f"listeners=PLAINTEXT://{own}:9092,CONTROLLER://{own}:9093\nadvertised.listeners=PLAINTEXT://{own}:9092\n"
                 f"inter.broker.listener.name=PLAINTEXT\nlog.dirs={self.data}\nadmin.listener={own}:9644\n"
-                "unstable.several.nodes.enable=true\ndefault.replication.factor=3\nmin.insync.replicas=2\n"
+                "default.replication.factor=3\nmin.insync.replicas=2\n"
                 f"offsets.topic.num.partitions={PARTITIONS}\noffsets.topic.replication.factor=3\n"
                 "group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n" + settings
             )

@@ -356,7 +356,7 @@ KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://kafka-2:9092
 KAFKA_CONTROLLER_LISTENER_NAMES=CONTROLLER
 KAFKA_CONTROLLER_QUORUM_VOTERS=1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093
 CLUSTER_ID=4L6g3nShT-eMCtK--X86sw",
-        Refuses("this version runs one node in a cluster, so write 2@localhost:9093"),
+        Starts { advertised: "PLAINTEXT://kafka-2:9092", warnings: &[] },
     ),
     (
         "bitnami/kafka: one of the three nodes of its docker-compose-cluster.yml",
@@ -371,8 +371,7 @@ KAFKA_CFG_CONTROLLER_LISTENER_NAMES=CONTROLLER
 KAFKA_CFG_INTER_BROKER_LISTENER_NAME=PLAINTEXT
 KAFKA_CFG_OFFSETS_TOPIC_REPLICATION_FACTOR=3
 KAFKA_CFG_TRANSACTION_STATE_LOG_REPLICATION_FACTOR=3
-KAFKA_CFG_TRANSACTION_STATE_LOG_MIN_ISR=2
-KAFKA_UNSTABLE_SEVERAL_NODES_ENABLE=true",
+KAFKA_CFG_TRANSACTION_STATE_LOG_MIN_ISR=2",
         Starts { advertised: "PLAINTEXT://kafka-1:9092", warnings: &[] },
     ),
     (

@@ -343,8 +343,7 @@ mod tests {
 
     const VOTERS: &str = "controller.quorum.voters=3@localhost:9093";
     const DYNAMIC: &str = "controller.quorum.bootstrap.servers=localhost:9093";
-    const THREE: &str = "controller.quorum.bootstrap.servers=a:9093,b:9093,c:9093\n\
-        unstable.several.nodes.enable=true";
+    const THREE: &str = "controller.quorum.bootstrap.servers=a:9093,b:9093,c:9093";
     const ID: &str = "4L6g3nShT-eMCtK--X86sw";
 
     #[test]

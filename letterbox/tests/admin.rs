@@ -298,7 +298,7 @@ fn each_answer_is_as_its_description_says_and_nothing_else_is_served() {
     let file = alone.path().join("server.properties");
     let text = format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters={voters}\n\
-         controller.listener.names=CONTROLLER\nunstable.several.nodes.enable=true\n\
+         controller.listener.names=CONTROLLER\n\
          listeners=PLAINTEXT://127.0.0.1:{},{own}\nlog.dirs={}\n\
          admin.listener=127.0.0.1:{waiting}\n",
         free_port(),

@@ -67,7 +67,7 @@ fn configure(dir: &Path, id: i32, ports: &Ports) -> (PathBuf, SocketAddr) {
          listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{voter}\n\
          advertised.listeners=PLAINTEXT://127.0.0.1:{clients}\n\
          inter.broker.listener.name=PLAINTEXT\nlog.dirs={}\nadmin.listener=none\n\
-         unstable.several.nodes.enable=true\nmin.insync.replicas=2\n\
+         min.insync.replicas=2\n\
          broker.session.timeout.ms=6000\nbroker.heartbeat.interval.ms=500\n",
         voters.join(","),
         dir.join(format!("data-{id}")).display()

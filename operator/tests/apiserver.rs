@@ -591,18 +591,8 @@ async fn refuses_what_cannot_work(client: &Client) {
     for (name, spec, sentence) in [
         (
             "a",
-            json!({"replicas": 3}),
-            "Several brokers are for trial in this version: add unstable.several.nodes.enable: true",
-        ),
-        (
-            "a",
-            json!({"replicas": 3, "config": {"unstable.several.nodes.enable": false}}),
-            "or set spec.replicas to 1.",
-        ),
-        (
-            "a",
-            json!({"replicas": 2, "config": {"unstable.several.nodes.enable": true}}),
-            "A cluster has one broker or, for trial, three or five; set spec.replicas to 1, 3 or 5.",
+            json!({"replicas": 2}),
+            "A cluster has one, three or five brokers; set spec.replicas to 1, 3 or 5.",
         ),
         (
             "a",

@@ -204,10 +204,7 @@ fn the_objects_of_a_broker_among_three_stay_as_they_are() {
     let cluster: KafkaCluster = serde_json::from_value(json!({
         "apiVersion": "letterbox.dev/v1alpha1", "kind": "KafkaCluster",
         "metadata": {"name": "demo", "namespace": "ns", "uid": "0000"},
-        "spec": {
-            "replicas": 3, "image": "letterbox:1",
-            "config": {"unstable.several.nodes.enable": true},
-        },
+        "spec": {"replicas": 3, "image": "letterbox:1"},
     }))
     .unwrap();
     let blueprint = Blueprint::build(&cluster, &KubernetesLive::default().facts(&cluster));

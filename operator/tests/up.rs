@@ -113,8 +113,7 @@ async fn brokers_restart_only_when_their_cluster_does_without_them() {
     let document = |partitions: u8| {
         format!(
             "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: \
-             three}}\nspec: {{replicas: 3, config: {{unstable.several.nodes.enable: true, \
-             num.partitions: {partitions}}}}}\n"
+             three}}\nspec: {{replicas: 3, config: {{num.partitions: {partitions}}}}}\n"
         )
     };
     write(&file, &document(1));

@@ -40,8 +40,7 @@ fn config(id: usize, first: &str) -> String {
         "process.roles=broker,controller\nnode.id={id}\n\
          controller.quorum.voters=1@{first}:9093,2@node-2:9093,3@node-3:9093\n\
          controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n\
-         advertised.listeners=PLAINTEXT://node-{id}:9092\nlog.dirs={DATA}\nadmin.listener=none\n\
-         unstable.several.nodes.enable=true\n"
+         advertised.listeners=PLAINTEXT://node-{id}:9092\nlog.dirs={DATA}\nadmin.listener=none\n"
     )
 }
 

@@ -620,6 +620,21 @@ fn events_of(play: &Play, reason: &str) -> Vec<String> {
     told.filter_map(|(_, event)| Some(event["note"].as_str()?.to_owned())).collect()
 }
 
+/// As earlier versions asked for it.
+#[test]
+fn a_setting_that_is_needless_is_told_and_keeps_no_cluster_from_its_brokers() {
+    play(async |mut play: Play| {
+        let config = json!({"unstable.several.nodes.enable": true});
+        make_cluster_of(&play, json!({"config": config, "storage": {"size": "1Gi"}}));
+        play.start(&Faults::none(), false);
+        play.until("it is ready", 120, Play::is_settled).await;
+        let told = events_of(&play, "SettingNeedless");
+        let expected = "unstable.several.nodes.enable in spec.config has no effect: several \
+            brokers form a cluster without it; remove it";
+        assert_eq!(told, [expected]);
+    });
+}
+
 #[test]
 fn only_the_claims_that_the_operator_made_go_with_a_cluster_and_it_is_told_which_stay() {
     let by_hand = |spec: Value, annotations: Value| {

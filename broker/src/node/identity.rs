@@ -118,7 +118,7 @@ impl Identity {
         logs: &Arc<LogManager>,
     ) -> Directories {
         let (of_task, directories, logs) = (env.clone(), self.directories.clone(), logs.clone());
-        let has_several = config.may_have_several_nodes();
+        let has_several = config.has_several_nodes();
         let begin = move |(path, known): (PathBuf, DirectoryIdentity)| {
             let dir = logs.dirs().iter().find(|dir| dir.path() == path && dir.offline().is_none());
             let has_list = dir.is_some_and(|dir| dir.has_list());

@@ -260,7 +260,7 @@ async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: 
     let Joined { lead: Lead { quorum, controller }, logs, membership } = joined;
     let (mut heartbeats, epoch) = (Stage::default(), membership.epoch());
     let replicas = ReplicaManager::new(&env, config.clone(), logs.clone());
-    let lead = config.may_have_several_nodes().then(|| membership.lead(replicas.clone()));
+    let lead = config.has_several_nodes().then(|| membership.lead(replicas.clone()));
     heartbeats.run(|stop| membership.keep(controller.clone(), quorum.clone(), lead, stop));
 
     let deltas = quorum.deltas();
@@ -307,12 +307,6 @@ async fn serve(env: Env, config: Config, found: Found, joined: Joined, started: 
 fn tell_warnings(config: &Config) {
     for warning in config.warnings() {
         warn!(key = warning.key, "{warning}");
-    }
-    if config.may_have_several_nodes() {
-        warn!(
-            "clusters of several nodes are for trial in this version: what is known to be wrong \
-             or missing is in docs/known-faults.md"
-        );
     }
     if config.advertises_localhost() {
         warn!(
@@ -405,7 +399,7 @@ pub(super) async fn quorum_config(
     QuorumConfig {
         node_id: config.node_id.0,
         dir: config.metadata_dir.join(METADATA_DIR),
-        listener: Some(controller).filter(|_| config.may_have_several_nodes()),
+        listener: Some(controller).filter(|_| config.has_several_nodes()),
         voters: config.voters.clone(),
         servers: config.quorum_servers.clone(),
         reached_at: Some(config.controller_reached_at()),

@@ -373,10 +373,10 @@ impl Config {
         self.entry(name).value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// Whether other nodes may be of this node's cluster.
+    /// Whether other nodes are to be of this node's cluster. A cluster of one stays alone.
     #[must_use]
-    pub fn may_have_several_nodes(&self) -> bool {
-        self.voters.len() != 1 || self.is_true(SEVERAL_NODES)
+    pub fn has_several_nodes(&self) -> bool {
+        self.voters.len() != 1
     }
 
     /// Where other nodes reach the controller listener.
@@ -512,54 +512,41 @@ impl<'a> Given<'a> {
 
     /// The voters that found the metadata quorum. Without `controller.quorum.voters` that is this
     /// node alone, which `controller.quorum.bootstrap.servers` names; nobody, when that names
-    /// others, which this node joins.
+    /// others, too, which this node looks for.
     fn voters(
         self,
         node_id: BrokerId,
         controller: &Endpoint,
     ) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
-        let is_on_trial = self.or_default(SEVERAL_NODES) == "true";
-        let servers = self.bootstrap_servers()?;
         if let Some(given) = self.get("controller.quorum.voters") {
-            let voters = parse_voters(given, node_id, is_on_trial)?;
-            if voters.len() > 1 && !is_on_trial {
-                let why = format!(
-                    "names {} voters; this version runs one node in a cluster, so write \
-                     {node_id}@localhost:9093. Several are not finished: {SEVERAL_NODES}=true \
-                     starts them for trial",
-                    voters.len()
-                );
-                return Err(Problem::value("controller.quorum.voters", given, why));
-            }
-            return Ok(voters);
+            return parse_voters(given, node_id);
         }
-        let own_names = |host: &str| {
-            let names = [self.controller_host(controller), "localhost".to_owned()];
-            names.iter().any(|name| name == host)
-        };
-        match servers.as_slice() {
+        match self.bootstrap_servers()?.as_slice() {
             [] => Err(Problem::Missing {
                 key: "controller.quorum.voters",
                 why: "name this node, for example controller.quorum.voters=1@localhost:9093",
             }),
-            [(host, port)] if !is_on_trial || (own_names(host) && *port == controller.port) => {
-                let host = match is_on_trial {
-                    true => self.controller_host(controller),
-                    false if controller.host.is_empty() => "localhost".to_owned(),
-                    false => controller.host.clone(),
-                };
-                Ok(BTreeMap::from([(node_id.0, (host, controller.port))]))
+            [(host, port)] if *port == controller.port && !self.is_elsewhere(host, controller) => {
+                let own = if controller.host.is_empty() { "localhost" } else { &controller.host };
+                Ok(BTreeMap::from([(node_id.0, (own.to_owned(), controller.port))]))
             }
-            _ if is_on_trial => Ok(BTreeMap::new()),
-            _ => Err(Problem::value(
-                "controller.quorum.bootstrap.servers",
-                self.or_default("controller.quorum.bootstrap.servers"),
-                format!(
-                    "names several nodes; name this node's controller listener alone here. Several \
-                     are not finished: {SEVERAL_NODES}=true lets this one join them for trial"
-                ),
-            )),
+            _ => Ok(BTreeMap::new()),
         }
+    }
+
+    /// Whether `host` is another one than where others reach the controller listener, as far as
+    /// that is said: a machine has several names.
+    fn is_elsewhere(self, host: &str, controller: &Endpoint) -> bool {
+        let given = self.get("advertised.listeners").unwrap_or_default();
+        let advertised = parse_endpoints("advertised.listeners", given).unwrap_or_default();
+        let advertised = advertised.iter().find(|endpoint| endpoint.name == controller.name);
+        let own = advertised.unwrap_or(controller).host.as_str();
+        let is_own_machine = |host: &str| {
+            let address = host.parse::<std::net::IpAddr>();
+            host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        };
+        let says_nothing = matches!(own, "" | "0.0.0.0" | "::") || is_own_machine(own);
+        !says_nothing && !is_own_machine(host) && own != host
     }
 
     /// `controller.quorum.bootstrap.servers`.
@@ -651,15 +638,9 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Lets several nodes form a cluster, for trial.
-const SEVERAL_NODES: &str = "unstable.several.nodes.enable";
-
-/// Reads `controller.quorum.voters`, which names this node unless it `may_observe`.
-fn parse_voters(
-    given: &str,
-    node_id: BrokerId,
-    may_observe: bool,
-) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
+/// Reads `controller.quorum.voters`. One of several voters need not be this node, which observes
+/// then.
+fn parse_voters(given: &str, node_id: BrokerId) -> Result<BTreeMap<i32, (String, u16)>, Problem> {
     let bad = |why: String| Problem::value("controller.quorum.voters", given, why);
     let mut voters = BTreeMap::new();
     for voter in given.split(',').map(str::trim) {
@@ -673,12 +654,8 @@ fn parse_voters(
             return Err(bad(format!("names {id} twice")));
         }
     }
-    if !voters.contains_key(&node_id.0) && !may_observe {
-        let why = match voters.len() {
-            1 => format!("does not name this node; write {node_id}@localhost:9093"),
-            _ => format!("does not name this node (node.id={node_id}); add it"),
-        };
-        return Err(bad(why));
+    if voters.len() == 1 && !voters.contains_key(&node_id.0) {
+        return Err(bad(format!("does not name this node; write {node_id}@localhost:9093")));
     }
     if !matches!(voters.len(), 1 | 3 | 5) {
         return Err(bad(format!("names {} voters; this version takes 1, 3 or 5", voters.len())));
@@ -759,16 +736,14 @@ mod tests {
     #[test]
     fn voters_are_read_with_their_addresses() {
         let voters = "controller.quorum.voters=3@[::1]:9095, 1@a:9093,2@b:9094\n";
-        let refused = Config::parse(&format!("{QUICK_START}{voters}")).unwrap_err().to_string();
-        assert!(refused.contains("unstable.several.nodes.enable=true"), "{refused}");
-        let trial = format!("{QUICK_START}{voters}unstable.several.nodes.enable=true\n");
-        let config = Config::parse(&trial).unwrap();
+        let config = Config::parse(&format!("{QUICK_START}{voters}")).unwrap();
+        assert!(config.has_several_nodes());
         let voter = |id, host: &str, port| (id, (host.to_owned(), port));
         let expected = [voter(1, "a", 9093), voter(2, "b", 9094), voter(3, "::1", 9095)];
         assert_eq!(config.voters, BTreeMap::from(expected));
         let alone = Config::parse(QUICK_START).unwrap();
         assert_eq!(alone.voters, BTreeMap::from([voter(1, "localhost", 9093)]));
-        assert!(alone.quorum_servers.is_empty() && !alone.may_have_several_nodes());
+        assert!(alone.quorum_servers.is_empty() && !alone.has_several_nodes());
     }
 
     /// A node that is no voter finds those that there are, and says where it is reached.
@@ -776,31 +751,77 @@ mod tests {
     fn a_node_that_joins_a_cluster_is_none_of_its_founders() {
         let text = |more: &str| {
             let base = QUICK_START.replace("CONTROLLER://localhost", "CONTROLLER://me");
-            Config::parse(&format!("{base}{more}\nunstable.several.nodes.enable=true\n")).unwrap()
+            Config::parse(&format!("{base}{more}\n")).unwrap()
         };
         let joins = text("controller.quorum.bootstrap.servers=a:9093,[::1]:9094");
         let servers = [("a".to_owned(), 9093), ("::1".to_owned(), 9094)];
         assert_eq!((joins.voters.len(), joins.quorum_servers.as_slice()), (0, &servers[..]));
         assert_eq!(joins.controller_reached_at(), ("me".to_owned(), 9093));
-        assert!(joins.may_have_several_nodes());
-        let other = text("controller.quorum.bootstrap.servers=a:9093");
-        assert_eq!((other.voters.len(), other.quorum_servers.len()), (0, 1));
-        // Its own address is that of a cluster of one, which may grow.
-        for own in ["localhost:9093", "me:9093"] {
-            let alone = text(&format!("controller.quorum.bootstrap.servers={own}"));
-            assert_eq!(alone.voters, BTreeMap::from([(1, ("me".to_owned(), 9093))]));
-            assert!(alone.quorum_servers.is_empty() && alone.may_have_several_nodes());
+        assert!(joins.has_several_nodes());
+        for other in ["a:9093", "me:9094", "localhost:9094"] {
+            let other = text(&format!("controller.quorum.bootstrap.servers={other}"));
+            assert_eq!((other.voters.len(), other.quorum_servers.len()), (0, 1));
         }
         let among = text("controller.quorum.voters=4@a:1,2@b:1,3@c:1");
         assert_eq!((among.voters.len(), among.quorum_servers.len()), (3, 0));
+    }
+
+    /// As Kafka's and other people's files for a node alone, whose machine has several names.
+    #[test]
+    fn one_server_is_this_node_unless_it_says_that_it_is_elsewhere() {
+        let alone = |more: &str| {
+            let config = Config::parse(&format!("{QUICK_START}{more}\n")).unwrap();
+            assert_eq!(config.quorum_servers.is_empty(), !config.has_several_nodes());
+            !config.has_several_nodes()
+        };
+        let at = |own: &str| {
+            format!(
+                "controller.quorum.bootstrap.servers=kafka-1:9093\nlisteners=PLAINTEXT://:9092,\
+                 CONTROLLER://{own}:9093\nadvertised.listeners=PLAINTEXT://kafka-2:9092"
+            )
+        };
+        for own in ["", "0.0.0.0", "localhost", "[::1]", "kafka-1"] {
+            assert!(alone(&at(own)), "{own}");
+        }
+        assert!(!alone(&at("kafka-2")));
+        for own in ["localhost:9093", "127.0.0.1:9093"] {
+            let own = format!(
+                "controller.quorum.bootstrap.servers={own}\n\
+                 advertised.listeners=PLAINTEXT://me:9092,CONTROLLER://me:9093"
+            );
+            assert!(alone(&own));
+        }
+    }
+
+    /// A file of an earlier version starts, whatever it says, also where it asks to be refused for
+    /// what nothing acts on.
+    #[test]
+    fn the_key_that_several_nodes_needed_is_a_warning() {
+        let voters = "controller.quorum.voters=1@a:1,2@b:1,3@c:1\n";
+        for value in ["true", "false"] {
+            let text = format!(
+                "process.roles=broker,controller\nnode.id=1\n{voters}config.strict=true\n\
+                 controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,\
+                 CONTROLLER://:9093\nunstable.several.nodes.enable={value}\n"
+            );
+            let config = Config::parse(&text).unwrap();
+            assert_eq!((config.voters.len(), config.has_several_nodes()), (3, true));
+            let said: Vec<String> = config.warnings().iter().map(ToString::to_string).collect();
+            assert_eq!(
+                said,
+                ["unstable.several.nodes.enable has no effect: several nodes form a cluster \
+                  without it; remove it"]
+            );
+        }
+        let alone = format!("{QUICK_START}unstable.several.nodes.enable=true\n");
+        assert!(!Config::parse(&alone).unwrap().has_several_nodes());
     }
 
     /// As bitnami's and Kafka's files that advertise no host: localhost is the other broker to each
     /// of them.
     #[test]
     fn where_no_host_is_told_a_broker_is_reached_where_its_voter_is() {
-        let several = "controller.quorum.voters=1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093\n\
-             unstable.several.nodes.enable=true\n";
+        let several = "controller.quorum.voters=1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093\n";
         let alone = "controller.quorum.voters=1@kafka-1:9093\n";
         let told = |voters: &str, advertised: &str| {
             let text = format!("{QUICK_START}{voters}advertised.listeners={advertised}\n");
@@ -826,9 +847,7 @@ mod tests {
             ("advertised.listeners=PLAINTEXT://0.0.0.0:9092", "cannot be connected to"),
             ("controller.quorum.voters=1@a:1,2@b:1", "names 2 voters; this version takes 1, 3"),
             ("controller.quorum.voters=1@a:1,2@b:1,2@c:1", "names 2 twice"),
-            ("controller.quorum.voters=4@a:1,2@b:1,3@c:1", "does not name this node (node.id=1)"),
             ("controller.quorum.voters=1@a:1,2@b,3@c:1", "\"2@b\" must be written id@host:port"),
-            ("controller.quorum.bootstrap.servers=a:1,b:1", "several.nodes.enable=true lets this"),
             ("controller.quorum.bootstrap.servers=a", "must be written host:port"),
             ("controller.quorum.voters=2@a:1", "does not name this node"),
             ("node.id=-1", "node.id=-1: must be a whole number from 0"),

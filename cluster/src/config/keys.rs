@@ -52,6 +52,8 @@ pub enum Effect {
     /// Nothing acts on it; the reason completes "has no effect: …". Any value but the default is a
     /// warning, or a refusal with `config.strict=true`.
     None(&'static str),
+    /// As `None`, of a key that an earlier version needed: always a warning, never a refusal.
+    Needless(&'static str),
     /// Going on without it would drop security or safety: any value but the default is refused.
     Guard(&'static str),
 }
@@ -62,7 +64,7 @@ impl Effect {
     pub fn reason(self) -> Option<&'static str> {
         match self {
             Self::Honoured => None,
-            Self::None(reason) | Self::Guard(reason) => Some(reason),
+            Self::None(reason) | Self::Needless(reason) | Self::Guard(reason) => Some(reason),
         }
     }
 }
@@ -94,7 +96,7 @@ impl Key {
     pub fn documentation(&self) -> String {
         match self.effect {
             Effect::Honoured => self.help.to_owned(),
-            Effect::None(reason) => format!("No effect: {reason}."),
+            Effect::None(reason) | Effect::Needless(reason) => format!("No effect: {reason}."),
             Effect::Guard(reason) => format!("Only the default is accepted: {reason}."),
         }
     }
@@ -315,6 +317,7 @@ pub(super) fn judge(name: &str, value: &str, strict: bool) -> Verdict {
     match (key.effect, fits) {
         (Effect::Honoured, Ok(())) => Verdict::Keep(None),
         (Effect::Honoured, Err(why)) => Verdict::Refuse(Problem::value(name, value, why)),
+        (Effect::Needless(reason), _) => Verdict::Keep(Some(reason.to_owned())),
         (_, Ok(())) if key.is_default(value) => Verdict::Keep(None),
         (Effect::Guard(why), _) => guard(why),
         (Effect::None(reason), Err(why)) => ignore(format!("it {why}, and {reason}")),

@@ -81,7 +81,7 @@ fn page() -> String {
     table(
         "Broker settings without effect",
         why,
-        broker_rows(|effect| matches!(effect, Effect::None(_)), reason),
+        broker_rows(|effect| matches!(effect, Effect::None(_) | Effect::Needless(_)), reason),
     );
     table(
         "Broker settings that are refused unless they have their default",

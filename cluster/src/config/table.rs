@@ -12,8 +12,8 @@ const STREAMS: &str =
     "streams groups (KIP-1071) are not offered by this version; Kafka Streams uses classic groups";
 const NEW_GROUPS: &str =
     "the consumer group protocol of KIP-848 is not offered by this version; classic groups are";
-const ONE_BROKER: &str =
-    "clusters of several brokers are for trial in this version, which does not act on it";
+const ONE_BROKER: &str = "this version does not act on it, whatever the number of brokers";
+const FOUND_ANYWAY: &str = "several nodes form a cluster without it; remove it";
 const THROTTLES: &str = "replication is not throttled by this version";
 const MOVES: &str = "partitions are not moved between log directories by this version";
 const FETCHERS: &str = "one fetch is under way to each leader, for all partitions";
@@ -127,8 +127,8 @@ pub const KEYS: &[Key] = &[
     key("controlled.shutdown.enable", Kind::Bool, "true", "Whether the broker moves the leadership of its partitions to other brokers before it stops; takes at most 15 s."),
     unset("controller.listener.names", Kind::List, "The listener of the metadata quorum."),
     idle("controller.quorum.append.linger.ms", Kind::Int(0, I32), "25", Effect::None(OWN_QUORUM)),
-    key("controller.quorum.auto.join.enable", Kind::Bool, "false", "Whether a node that is no voter becomes one by itself once it has all entries (KIP-1186). One that comes with an empty disk where a voter of its id was reached has that one removed first. Without it, kafka-metadata-quorum add-controller and remove-controller do both. Takes part with unstable.several.nodes.enable."),
-    key("controller.quorum.bootstrap.servers", Kind::List, "", "Where voters are found, as host:port. This node's own controller listener alone is a quorum of this node. Others are joined (with unstable.several.nodes.enable): the node observes until it is made a voter. Three or five new nodes that find one another there, each of them at one of the addresses, found a cluster and are its voters. Not read beside controller.quorum.voters."),
+    key("controller.quorum.auto.join.enable", Kind::Bool, "false", "Whether a node that is no voter becomes one by itself once it has all entries (KIP-1186). One that comes with an empty disk where a voter of its id was reached has that one removed first. Without it, kafka-metadata-quorum add-controller and remove-controller do both."),
+    key("controller.quorum.bootstrap.servers", Kind::List, "", "Where voters are found, as host:port. This node's own controller listener alone is a quorum of this node, and so is one host at its port, unless the controller listener is told under another name. Others are joined: the node observes until it is made a voter. Three or five new nodes that find one another there, each of them at one of the addresses, found a cluster and are its voters. Not read beside controller.quorum.voters."),
     idle("controller.quorum.election.backoff.max.ms", Kind::Int(0, I32), "1000", Effect::None(OWN_QUORUM)),
     key("controller.quorum.election.timeout.ms", Kind::Int(0, I32), "1000", "A voter that asks for votes waits for them for half of this time, and asks again, where nobody leads then, after a half to one and a half of it. Less than 600 counts as 600, which is more than two heartbeats."),
     idle("controller.quorum.fetch.max.bytes", Kind::Int(1, I32), "1048576", Effect::None(OWN_QUORUM)),
@@ -136,7 +136,7 @@ pub const KEYS: &[Key] = &[
     key("controller.quorum.fetch.timeout.ms", Kind::Int(0, I32), "2000", "A voter that has heard of no active controller for between a half and three quarters of this time, drawn anew each time, asks for votes, and for half of it votes for nobody else. More is better where CPU or disk lack for seconds, and the active controller changes for it; one that ends without handing over is followed that much later, and so is the first one after all voters were started together. Less than 2000, or than twice controller.quorum.election.timeout.ms, counts as that, because an active controller counts on its voters for a second after each of their answers: those with less patience would elect another one beside it."),
     idle("controller.quorum.request.timeout.ms", Kind::Int(0, I32), "2000", Effect::None(OWN_QUORUM)),
     idle("controller.quorum.retry.backoff.ms", Kind::Int(0, I32), "20", Effect::None(OWN_QUORUM)),
-    key("controller.quorum.voters", Kind::List, "", "The voters that found the cluster as id@host:port: 1, 3 or 5, in each of them the same. Afterwards the metadata log says who votes, and this is where the voters named here are reached: a later address of one has to be written here. Host names are looked up again at each connect. A node that is not named observes (with unstable.several.nodes.enable)."),
+    key("controller.quorum.voters", Kind::List, "", "The voters that found the cluster as id@host:port: 1, 3 or 5, in each of them the same. Afterwards the metadata log says who votes, and this is where the voters named here are reached: a later address of one has to be written here. Host names are looked up again at each connect. A node that is not named among several observes."),
     idle("controller.quota.window.num", Kind::Int(1, I32), "11", Effect::None(QUOTAS)),
     idle("controller.quota.window.size.seconds", Kind::Int(1, I32), "1", Effect::None(QUOTAS)),
     idle("controller.socket.timeout.ms", Kind::Int(I32_MIN, I32), "30000", Effect::None(ONE_BROKER)),
@@ -571,5 +571,5 @@ pub const KEYS: &[Key] = &[
     idle("transaction.two.phase.commit.enable", Kind::Bool, "false", Effect::None(TRANSACTIONS)),
     idle("transactional.id.expiration.ms", Kind::Int(1, I32), "604800000", Effect::None(TRANSACTIONS)),
     key("unclean.leader.election.enable", Kind::Bool, "false", "Whether a replica that may lack acknowledged records becomes leader when no other can; the records that it lacks are lost. Where neither the topic nor the cluster sets it, the active controller's value counts.").dynamic(),
-    key("unstable.several.nodes.enable", Kind::Bool, "false", "Lets several nodes form a cluster (controller.quorum.voters, controller.quorum.bootstrap.servers), for trial: what is known to be wrong or missing is in docs/known-faults.md. Letterbox's own key."),
+    idle_unset("unstable.several.nodes.enable", Kind::Bool, Effect::Needless(FOUND_ANYWAY)),
 ];

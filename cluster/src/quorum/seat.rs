@@ -271,8 +271,9 @@ fn check_members(
     if config.listener.is_none() && known.members.len() > 1 {
         let known = ids(known.members.keys());
         return Err(OpenError::Config(format!(
-            "the members of this cluster are {known}, and controller.quorum.voters names this node \
-             alone; set unstable.several.nodes.enable=true"
+            "the members of this cluster are {known}, and the configuration names this node alone; \
+             name the voters in controller.quorum.voters, or the others in \
+             controller.quorum.bootstrap.servers"
         )));
     }
     let unusable = |reason: &str| {
@@ -282,8 +283,8 @@ fn check_members(
     if !is_named && config.listener.is_some() {
         return unusable(
             "an earlier version made this log, which does not say which log each voter votes with; \
-             set unstable.several.nodes.enable=false where it is that of a sole voter, or found \
-             the cluster anew with empty directories",
+             name this node alone in controller.quorum.voters where it is that of a sole voter, or \
+             found the cluster anew with empty directories",
         );
     }
     // Among several, it may be that of an earlier voter with this id: the log of a node that took

@@ -13,7 +13,7 @@ fn configure(dir: &Path, id: i32, ports: &Ports) -> (PathBuf, SocketAddr) {
          listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://:{voter}\n\
          advertised.listeners=PLAINTEXT://localhost:{clients}\n\
          inter.broker.listener.name=PLAINTEXT\nlog.dirs={}\nadmin.listener=none\n\
-         unstable.several.nodes.enable=true\nmin.insync.replicas=2\n",
+         min.insync.replicas=2\n",
         servers.join(","),
         dir.join(format!("data-{id}")).display()
     );

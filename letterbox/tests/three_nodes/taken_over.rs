@@ -18,7 +18,7 @@ fn observer(dir: &Path, of: &str, ports: &Ports, admin: u16) -> Broker {
         "process.roles=broker,controller\nnode.id=4\n\
          controller.quorum.bootstrap.servers={}\ncontroller.listener.names=CONTROLLER\n\
          listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{voter}\n\
-         log.dirs={}\nadmin.listener=127.0.0.1:{admin}\nunstable.several.nodes.enable=true\n\
+         log.dirs={}\nadmin.listener=127.0.0.1:{admin}\n\
          broker.session.timeout.ms=6000\nbroker.heartbeat.interval.ms=500\n",
         servers.join(","),
         dir.join(format!("data-{of}")).display()

@@ -42,13 +42,9 @@ use super::{OWNED_KEYS, WaitStatus};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(validation = Rule::new("!has(self.image) || !has(self.version)").message(IMAGE_AND_VERSION_MESSAGE))]
-#[x_kube(validation = Rule::new("self.replicas <= 1 || (has(self.config) && \
-    has(self.config.unstable__dot__several__dot__nodes__dot__enable) && \
-    self.config.unstable__dot__several__dot__nodes__dot__enable)").message(TRIAL_MESSAGE))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaClusterSpec {
-    /// How many brokers the cluster has: 1, or, for trial, 3 or 5 (`unstable.several.nodes.enable:
-    /// true` in `config`). It cannot be changed later. Default: 1.
+    /// How many brokers the cluster has: 1, 3 or 5. It cannot be changed later. Default: 1.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1))]
     #[x_kube(validation = Rule::new("self in [1, 3, 5]").message(REPLICAS_MESSAGE))]
@@ -564,13 +560,22 @@ pub(crate) const NAME_MESSAGE: &str = "A cluster's name has at most 32 character
     letter, ends with a letter or digit, and has only lower-case letters, digits and '-' in it, \
     because services are named after it.";
 pub(crate) const REPLICAS_MESSAGE: &str =
-    "A cluster has one broker or, for trial, three or five; set spec.replicas to 1, 3 or 5.";
+    "A cluster has one, three or five brokers; set spec.replicas to 1, 3 or 5.";
 pub(crate) const REPLICAS_FIXED_MESSAGE: &str = "This version does not change how many brokers a \
     cluster has; set spec.replicas back, or make another KafkaCluster.";
-/// The setting of brokers that lets several form a cluster.
-pub(crate) const SEVERAL_NODES: &str = "unstable.several.nodes.enable";
-pub(crate) const TRIAL_MESSAGE: &str = "Several brokers are for trial in this version: add \
-    unstable.several.nodes.enable: true to spec.config, or set spec.replicas to 1.";
+/// The setting that several brokers needed in earlier versions.
+const SEVERAL_NODES: &str = "unstable.several.nodes.enable";
+
+/// What to remove from `spec.config` because it does nothing any more.
+pub(crate) fn needless_setting(spec: &KafkaClusterSpec) -> Option<String> {
+    spec.config.contains_key(SEVERAL_NODES).then(|| {
+        format!(
+            "{SEVERAL_NODES} in spec.config has no effect: several brokers form a cluster without \
+             it; remove it"
+        )
+    })
+}
+
 pub(crate) const IMAGE_AND_VERSION_MESSAGE: &str =
     "spec.image is a whole image reference; set it or spec.version, not both.";
 pub(crate) const PORTS_MESSAGE: &str =
@@ -617,9 +622,9 @@ fn broker_config_schema(generator: &mut schemars::SchemaGenerator) -> schemars::
     let any = || serde_json::json!({"x-kubernetes-int-or-string": true, "description": refused});
     let mut properties: serde_json::Map<String, serde_json::Value> =
         OWNED_KEYS.iter().map(|key| ((*key).to_owned(), any())).collect();
-    let description = "For trial: several brokers form a cluster.";
-    let trial = serde_json::json!({"type": "boolean", "description": description});
-    properties.insert(SEVERAL_NODES.to_owned(), trial);
+    let description = "Needless: several brokers form a cluster without it. Remove it.";
+    let needless = serde_json::json!({"type": "boolean", "description": description});
+    properties.insert(SEVERAL_NODES.to_owned(), needless);
     schema.insert("maxProperties".to_owned(), 200.into());
     schema.insert("properties".to_owned(), properties.into());
     schema.insert("x-kubernetes-validations".to_owned(), OWNED_KEYS.iter().map(rule).collect());

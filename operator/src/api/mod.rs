@@ -18,6 +18,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
+pub(crate) use cluster::needless_setting;
 pub use cluster::{
     ADMIN_PORT, BrokerAddress, ClusterStorage, DATA_VOLUME, DeletionPolicy, KafkaCluster,
     KafkaClusterSpec, KafkaClusterStatus, Listener, ListenerBootstrap, ListenerStatus,

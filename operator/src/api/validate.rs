@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::cluster::{
     ADMIN_NAME_MESSAGE, ADMIN_PORT, ADMIN_PORT_MESSAGE, CONTROLLER_NAME_MESSAGE,
     DATA_VOLUME_MESSAGE, IMAGE_AND_VERSION_MESSAGE, INTERNAL_LISTENER_MESSAGE, KAFKA_NAME_MESSAGE,
-    NAME_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SEVERAL_NODES,
-    SIZE_MESSAGE, SIZE_MIN, TRIAL_MESSAGE, owned_keys_message,
+    NAME_MESSAGE, NODEPORT_ONLY_MESSAGE, PORTS_MESSAGE, REPLICAS_MESSAGE, SIZE_MESSAGE, SIZE_MIN,
+    owned_keys_message,
 };
 use super::topic::{DOTS_MESSAGE, INTERNAL_TOPIC_MESSAGE, LONG_NAME_MESSAGE};
 use super::{
@@ -50,39 +50,24 @@ pub fn parse_strict<T: DeserializeOwned + Serialize>(document: &Value) -> Result
 /// Everything that the schema would refuse in `cluster`.
 #[must_use]
 pub fn cluster(cluster: &KafkaCluster) -> Vec<Problem> {
-    cluster_with(cluster, wrong_replicas(cluster, &[3, 5], REPLICAS_MESSAGE))
+    cluster_with(cluster, &[1, 3, 5], REPLICAS_MESSAGE)
 }
 
 /// Everything that `letterbox up` refuses in `cluster`.
 #[must_use]
 pub fn local_cluster(cluster: &KafkaCluster) -> Vec<Problem> {
-    cluster_with(cluster, wrong_replicas(cluster, &[3], LOCAL_REPLICAS_MESSAGE))
-}
-
-/// What is wrong with the number of brokers, of which there may be one or `several`.
-fn wrong_replicas(
-    cluster: &KafkaCluster,
-    several: &[i32],
-    message: &'static str,
-) -> Option<&'static str> {
-    let value = cluster.spec.config.get(SEVERAL_NODES);
-    let is_trial = value.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
-    match cluster.spec.replicas {
-        1 => None,
-        number if !several.contains(&number) => Some(message),
-        _ => (!is_trial).then_some(TRIAL_MESSAGE),
-    }
+    cluster_with(cluster, &[1, 3], LOCAL_REPLICAS_MESSAGE)
 }
 
 const LOCAL_REPLICAS_MESSAGE: &str =
-    "letterbox up runs one broker per cluster or, for trial, three; set spec.replicas to 1 or 3.";
+    "letterbox up runs one or three brokers per cluster; set spec.replicas to 1 or 3.";
 
-/// `replicas` says what is wrong with their number.
-fn cluster_with(cluster: &KafkaCluster, replicas: Option<&str>) -> Vec<Problem> {
+/// There may be `numbers` of brokers, or `message` says what is wrong.
+fn cluster_with(cluster: &KafkaCluster, numbers: &[i32], message: &str) -> Vec<Problem> {
     let mut problems = Problems(Vec::new());
     let spec = &cluster.spec;
     problems.unless(is_cluster_name(&cluster.name_any()), "metadata.name", NAME_MESSAGE);
-    problems.if_any("spec.replicas", replicas.map(ToOwned::to_owned));
+    problems.unless(numbers.contains(&spec.replicas), "spec.replicas", message);
     problems.unless(
         spec.image.is_none() || spec.version.is_none(),
         "spec",
@@ -288,13 +273,18 @@ mod tests {
     #[test]
     fn bad_clusters_are_refused_with_a_sentence() {
         check_cluster(json!({}), &[]);
-        check_cluster(json!({"replicas": 3}), &[&format!("spec.replicas: {TRIAL_MESSAGE}")]);
-        let trial = json!({SEVERAL_NODES: true});
-        check_cluster(json!({"replicas": 5, "config": trial}), &[]);
-        check_cluster(
-            json!({"replicas": 2, "config": trial}),
-            &[&format!("spec.replicas: {REPLICAS_MESSAGE}")],
-        );
+        check_cluster(json!({"replicas": 3}), &[]);
+        check_cluster(json!({"replicas": 5}), &[]);
+        for wrong in [0, 2, 7] {
+            check_cluster(
+                json!({"replicas": wrong}),
+                &[&format!("spec.replicas: {REPLICAS_MESSAGE}")],
+            );
+        }
+        // As earlier versions asked for.
+        let needless = json!({"unstable.several.nodes.enable": true, "config.strict": true});
+        check_cluster(json!({"replicas": 3, "config": needless}), &[]);
+        check_cluster(json!({"config": needless}), &[]);
         check_cluster(
             json!({"config": {"node.id": "4", "num.partitions": "3", "log.dirs": "/x"}}),
             &["spec.config: The operator sets log.dirs, node.id itself; remove it from \

@@ -23,6 +23,7 @@ use super::{Context, PassFailed, RESYNC, WAITING, scoped, told_gone, watches};
 use crate::admin::KafkaAdmin;
 use crate::api::{
     CLUSTER_FINALIZER, DEGRADED, DeletionPolicy, KafkaCluster, READY, find_condition,
+    needless_setting,
 };
 use crate::desired::objects::CLUSTER_LABEL;
 use crate::platform::kubernetes::api_fault;
@@ -287,6 +288,12 @@ async fn tell_news(context: &Context, cluster: &KafkaCluster, pass: &ClusterPass
             "state changed"
         );
         context.events.tell(cluster, is_bad, &new.reason, "Reconcile", &new.message).await;
+    }
+    let seen = cluster.status.as_ref().and_then(|status| status.observed_generation);
+    if let Some(needless) = needless_setting(&cluster.spec)
+        && seen != cluster.metadata.generation
+    {
+        context.events.tell(cluster, false, "SettingNeedless", "Reconcile", &needless).await;
     }
 }
 

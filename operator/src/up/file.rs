@@ -150,8 +150,7 @@ mod tests {
     fn what_is_wrong_is_said_with_its_place() {
         let cluster = "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaCluster\nmetadata: \
             {name: a}\nspec: {}\n";
-        let trial = "spec: {replicas: 3, config: {unstable.several.nodes.enable: true}}";
-        let three = cluster.replace("spec: {}", trial);
+        let three = cluster.replace("spec: {}", "spec: {replicas: 3}");
         let topic = |replicas: i32| {
             format!(
                 "apiVersion: letterbox.dev/v1alpha1\nkind: KafkaTopic\nmetadata: {{name: t}}\n\
@@ -166,14 +165,9 @@ mod tests {
                 "document 2 (a): two KafkaClusters have this name",
             ),
             (
-                cluster.replace("spec: {}", "spec: {replicas: 3}"),
-                "document 1 (a): spec.replicas: Several brokers are for trial in this version: add \
-                 unstable.several.nodes.enable: true to spec.config, or set spec.replicas to 1.",
-            ),
-            (
                 cluster.replace("spec: {}", "spec: {replicas: 5}"),
-                "document 1 (a): spec.replicas: letterbox up runs one broker per cluster or, for \
-                 trial, three; set spec.replicas to 1 or 3.",
+                "document 1 (a): spec.replicas: letterbox up runs one or three brokers per \
+                 cluster; set spec.replicas to 1 or 3.",
             ),
             (
                 format!("{}---\n{three}", topic(4)),

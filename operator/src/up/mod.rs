@@ -3,7 +3,7 @@
 //!
 //! - The file is read again once a second; a change is reconciled, an invalid change is told and
 //!   waits for the next edit.
-//! - A cluster has one broker or, for trial, three. Its brokers keep their ports and their number
+//! - A cluster has one broker or three. Its brokers keep their ports and their number
 //!   ([`crate::platform::ports`]); a topic is made when it has a broker for each replica.
 //! - Data is never deleted: a cluster that leaves the file is stopped, a topic that leaves it
 //!   stays, whatever the `deletionPolicy` says. Remove the folder to remove the data.

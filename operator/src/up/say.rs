@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 use super::file::Documents;
 use crate::api::{
     ClusterStorage, DeletionPolicy, KafkaCluster, KafkaClusterStatus, KafkaTopic, ListenerType,
-    READY, find_condition, is_true,
+    READY, find_condition, is_true, needless_setting,
 };
 use crate::desired::POOL;
 use crate::platform::ports::ClusterPorts;
@@ -42,6 +42,9 @@ impl Say {
     pub(super) fn notes(&self, documents: &Documents) {
         for cluster in &documents.clusters {
             self.note("KafkaCluster", &cluster.name_any(), &ignored_of_cluster(cluster));
+            if let Some(needless) = needless_setting(&cluster.spec) {
+                self.line(&format!("KafkaCluster {}: {needless}", cluster.name_any()));
+            }
         }
         for topic in &documents.topics {
             let ignored = (topic.spec.deletion_policy == DeletionPolicy::Delete)

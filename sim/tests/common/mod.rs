@@ -66,7 +66,7 @@ pub(crate) fn node_with(
         "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={}\n\
          controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n\
          advertised.listeners=PLAINTEXT://{}:9092\n{}admin.listener=none\n\
-         unstable.several.nodes.enable=true\nbroker.session.timeout.ms=3000\n\
+         broker.session.timeout.ms=3000\n\
          broker.heartbeat.interval.ms=500\ngroup.initial.rebalance.delay.ms=0\n\
          offsets.topic.num.partitions=3\n{more}\n",
         voters.join(","),
@@ -87,7 +87,7 @@ pub(crate) fn observer(
          controller.quorum.bootstrap.servers={servers}\n\
          controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://:9092,CONTROLLER://:9093\n\
          advertised.listeners=PLAINTEXT://{host}:9092\nlog.dirs={DATA}\nadmin.listener=none\n\
-         unstable.several.nodes.enable=true\nbroker.session.timeout.ms=3000\n\
+         broker.session.timeout.ms=3000\n\
          broker.heartbeat.interval.ms=500\noffsets.topic.num.partitions=3\n\
          offsets.topic.replication.factor=1\n",
     );
