@@ -23,8 +23,8 @@ pub(crate) enum AppendError {
     /// The records are larger than the topic's `max.message.bytes`; sending fewer may succeed.
     #[error("the records are larger than the topic allows")]
     TooLarge,
-    /// The log directory failed.
-    #[error("the log directory failed")]
+    /// No space, a clock that was set, or a directory that failed.
+    #[error("the log does not take them now: no space, a clock that was set, or a directory that failed")]
     Storage,
 }
 
