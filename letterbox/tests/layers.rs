@@ -126,7 +126,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
         "rustix",
         &[
             "broker/server/response",
-            "broker/server/services",
+            "broker/server/system",
             "env",
             "letterbox/limits",
             "letterbox/logging",
