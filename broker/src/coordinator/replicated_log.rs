@@ -24,7 +24,9 @@ pub(crate) enum AppendError {
     #[error("the records are larger than the topic allows")]
     TooLarge,
     /// No space, a clock that was set, or a directory that failed.
-    #[error("the log does not take them now: no space, a clock that was set, or a directory that failed")]
+    #[error(
+        "the log does not take them now: no space, a clock that was set, or a directory that failed"
+    )]
     Storage,
 }
 
