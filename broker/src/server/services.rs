@@ -155,7 +155,8 @@ mod tests {
     fn clients_hold_a_quarter_of_what_a_small_container_has() {
         let memory = |set: &str, most| {
             let base = "node.id=1\nprocess.roles=broker,controller\nlisteners=PLAINTEXT://:9092,\
-                        CONTROLLER://:9093\ncontroller.listener.names=CONTROLLER\n";
+                        CONTROLLER://:9093\ncontroller.listener.names=CONTROLLER\n\
+                        controller.quorum.voters=1@localhost:9093\n";
             request_memory(&Config::parse(&format!("{base}{set}")).unwrap(), most)
         };
         assert_eq!(memory("", None), 256 << 20);

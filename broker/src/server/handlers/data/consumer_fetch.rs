@@ -318,8 +318,11 @@ async fn settle(session: &mut Session, services: &Services) -> BTreeSet<Key> {
             tokio::task::yield_now().await;
         }
         let Some(partition) = asked.found.upgrade() else { continue };
-        if partition.end_offset() > partition.high_watermark() {
-            let _ = partition.settle(deadline).await;
+        if partition.end_offset() > partition.high_watermark()
+            && partition.settle(deadline).await.is_err()
+        {
+            // What was acknowledged may not be shown yet: the next answer waits again.
+            session.side.settled = None;
         }
         if asked.told.is_none_or(|(known, _)| partition.high_watermark() > known) {
             moved.insert(*key);
@@ -464,16 +467,6 @@ impl ConsumerSessions {
         let ended = if id > 0 { lock(&self.0).remove(id) } else { None };
         // After the lock: it leaves all partitions that it waits for.
         drop(ended);
-    }
-
-    /// As if so much time had passed for all of them.
-    #[cfg(test)]
-    pub(crate) fn grow_older(&self, by: Duration) {
-        let mut slots = lock(&self.0);
-        slots.full_until = None;
-        for slot in slots.all.values_mut() {
-            (slot.since, slot.used) = (slot.since - by, slot.used - by);
-        }
     }
 
     /// The connection of `caller` has ended.
@@ -648,6 +641,18 @@ impl Slots {
             if id != 0 && !self.all.contains_key(&id) {
                 return id;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+impl ConsumerSessions {
+    /// As if so much time had passed for all of them.
+    pub(crate) fn grow_older(&self, by: Duration) {
+        let mut slots = lock(&self.0);
+        slots.full_until = None;
+        for slot in slots.all.values_mut() {
+            (slot.since, slot.used) = (slot.since - by, slot.used - by);
         }
     }
 }
