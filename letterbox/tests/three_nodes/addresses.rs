@@ -48,6 +48,10 @@ fn nodes_that_are_told_addresses_alone_found_a_cluster_and_come_back() {
         eventually("all replicas are in sync", || {
             led_by(&mut stream, TOPIC).is_some_and(|(_, in_sync)| in_sync == NODES.len())
         });
+        let topics = [TOPIC.to_owned()];
+        eventually("everybody tells of it", || {
+            nodes.values().all(|node| is_whole(&mut node.connect(), &topics))
+        });
         if round == 0 {
             fill(&nodes, TOPIC);
         }

@@ -57,29 +57,32 @@ async fn nodes_that_know_addresses_alone_found_a_cluster_once_all_of_them_are_th
     let dir = tempfile::tempdir().unwrap();
     let ports = free_ports().await;
     let at = |port: &u16| ("127.0.0.1".to_owned(), *port);
-    let new = |id| QuorumConfig {
+    let node = |id, cluster_id: &Option<String>| QuorumConfig {
+        cluster_id: cluster_id.clone(),
         voters: BTreeMap::new(),
         servers: ports.values().map(at).collect(),
         reached_at: Some(("nowhere.invalid".to_owned(), 9093)),
         ..new(dir.path(), id, &ports)
     };
-    let two = async { tokio::join!(open(new(1)), open(new(2))) };
-    assert!(timeout(SOON, two).await.is_err());
     let mut of_cluster = None;
+    let two = async { tokio::join!(open(node(1, &None)), open(node(2, &None))) };
+    assert!(timeout(SOON, two).await.is_err());
     for _ in 0..2 {
-        let all = async { tokio::join!(open(new(1)), open(new(2)), open(new(3))) };
+        // What a broker keeps in its directories.
+        let start = |id| open(node(id, &of_cluster));
+        let all = async { tokio::join!(start(1), start(2), start(3)) };
         let (first, second, third) = timeout(PATIENCE, all).await.expect("they agree");
         let all = [first.unwrap(), second.unwrap(), third.unwrap()];
         let cluster = of_cluster.get_or_insert(all[0].1.clone());
         assert!(all.iter().all(|(_, id)| id == cluster));
         eventually("a voter leads", || all.iter().all(|(one, _)| one.status().leader.is_some()))
             .await;
-        for (quorum, _) in &all {
-            let voters = quorum.status().voters;
-            let expected = ports.iter().map(|(id, port)| (BrokerId(*id), at(port)));
-            assert_eq!(voters, expected.collect(), "and stay where they are reached");
-            assert_eq!(quorum.refused_connections(), 0);
-        }
+        let expected: BTreeMap<_, _> =
+            ports.iter().map(|(id, port)| (BrokerId(*id), at(port))).collect();
+        // And they stay where they are reached.
+        eventually("all know where", || all.iter().all(|(one, _)| one.status().voters == expected))
+            .await;
+        assert!(all.iter().all(|(one, _)| one.refused_connections() == 0));
         for (quorum, _) in &all {
             quorum.shutdown().await;
         }
