@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use letterbox_protocol::batch::BatchBuilder;
 use letterbox_protocol::model::TopicId;
 use letterbox_protocol::{ErrorCode, Response};
 
@@ -402,6 +403,37 @@ async fn an_answer_of_a_session_that_goes_on_is_bounded_and_the_next_one_is_abou
         named.extend(answer.into_iter().map(|one| one.1));
     }
     assert_eq!((named.len(), has_records), (1_198, true));
+}
+
+/// Whose next batch is larger than what others leave of an answer gets it when it is first.
+#[tokio::test]
+async fn a_large_batch_comes_in_its_turn_whoever_gets_records_meanwhile() {
+    let broker = Broker::start().await;
+    for name in ["a", "b", "c"] {
+        broker.node.ensure_topic(name, 1, 1, BTreeMap::new()).await.unwrap();
+    }
+    let mut batch = BatchBuilder::new(1_000);
+    batch.push(1_000, None, Some(&[7; 5_000]), &[]);
+    let mut large = produce(&["b"]);
+    large.topic_data[0].partition_data[0].records = Some(batch.build().freeze());
+    let any = Arc::new(AllowAll);
+    let answer = answer!(broker, any, 9, large, Produce);
+    assert_eq!(answer.responses[0].partition_responses[0].error_code, NONE);
+    // Names have numbers in the order in which they came.
+    let mut consumer = Consumer::new(&broker, 12);
+    let (mut read, mut asks) = (0_i64, vec![("a", 0, 0), ("b", 0, 0), ("c", 0, 0)]);
+    let got = loop {
+        write(&broker, "a").await;
+        write(&broker, "c").await;
+        let answer = consumer.next(&asks, &[]).await;
+        let got: Vec<_> = answer.iter().filter(|one| one.5).map(|one| one.0.clone()).collect();
+        read += 1;
+        if got.iter().any(|name| name == "b") || read == 5 {
+            break got;
+        }
+        asks = vec![("a", 0, read), ("c", 0, read)];
+    };
+    assert!(got.contains(&"b".to_owned()), "in {read} answers: {got:?}");
 }
 
 #[tokio::test]

@@ -318,10 +318,9 @@ async fn settle(session: &mut Session, services: &Services) -> BTreeSet<Key> {
             tokio::task::yield_now().await;
         }
         let Some(partition) = asked.found.upgrade() else { continue };
-        if partition.end_offset() > partition.high_watermark()
-            && partition.settle(deadline).await.is_err()
-        {
-            // What was acknowledged may not be shown yet: the next answer waits again.
+        let has_unseen = || partition.end_offset() > partition.high_watermark();
+        if has_unseen() && (partition.settle(deadline).await.is_err() || has_unseen()) {
+            // It may be acknowledged, and seen, without another write: the next answer looks again.
             session.side.settled = None;
         }
         if asked.told.is_none_or(|(known, _)| partition.high_watermark() > known) {
@@ -517,6 +516,9 @@ impl ConsumerSessions {
             return None;
         }
         let (now, bytes_max) = (Instant::now(), services.memory.size() / PART_OF_ACCOUNT);
+        if bytes > bytes_max {
+            return None;
+        }
         let mut evicted = Vec::new();
         let mut slots = lock(&self.0);
         while slots.all.len() >= slots_max || slots.bytes.saturating_add(bytes) > bytes_max {

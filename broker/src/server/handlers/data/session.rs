@@ -124,9 +124,9 @@ pub(super) struct Session<S: Side> {
     pub(super) asked: BTreeMap<Key, S::Asked>,
     /// Those that may have news.
     pub(super) marks: Arc<Marks>,
-    /// The last that got records, or a place in an answer that was full. Those behind it come first
-    /// the next time: an answer is bounded.
-    served: Option<Key>,
+    /// Where the next round begins, because an answer is bounded: at the first that was passed over
+    /// for others, or behind the last that got records. Whoever is first gets a batch of any size.
+    next: Bound<Key>,
     pub(super) side: S,
 }
 
@@ -145,7 +145,7 @@ pub(super) struct Gathered {
     found: Vec<(Key, FetchedPartition)>,
     /// Those that have more than the answer holds.
     left: BTreeSet<Key>,
-    served: Option<Key>,
+    next: Bound<Key>,
     /// Whether it is worth an answer before the wait is over.
     pub(super) is_enough: bool,
     /// Of records.
@@ -164,7 +164,7 @@ impl Gathered {
 impl<S: Side> Session<S> {
     pub(super) fn new(id: i32, side: S) -> Self {
         let (asked, marks) = (BTreeMap::new(), Arc::default());
-        Self { id, epoch: NEW, asked, marks, served: None, side }
+        Self { id, epoch: NEW, asked, marks, next: Bound::Unbounded, side }
     }
 
     /// What is to be told of `due` and of those that move meanwhile, as soon as it is worth it, with
@@ -205,46 +205,57 @@ impl<S: Side> Session<S> {
         memory: &mut Share,
     ) -> Gathered {
         let (mut left, mut bytes, mut is_urgent) = (Left::new(most), 0, false);
-        let (mut found, mut more, mut served) = (Vec::new(), BTreeSet::new(), None);
+        let (mut found, mut more) = (Vec::new(), BTreeSet::new());
+        let (mut passed_over, mut served) = (None, None);
         // The first answer of a session names all.
         let told_max = if self.epoch == NEW { usize::MAX } else { TOLD_MAX };
-        let before = self.served;
-        let from = before.map_or(Bound::Unbounded, Bound::Excluded);
-        let first = due.range((from, Bound::Unbounded));
-        let behind = due.iter().take_while(|key| Some(**key) <= before);
-        for (n, key) in first.chain(behind).copied().enumerate() {
+        let first = due.range((self.next, Bound::Unbounded));
+        let behind = match self.next {
+            Bound::Unbounded => None,
+            Bound::Included(next) => Some(due.range(..next)),
+            Bound::Excluded(last) => Some(due.range(..=last)),
+        };
+        let in_turn = first.chain(behind.into_iter().flatten());
+        for (n, key) in in_turn.copied().enumerate() {
             if n % AT_ONCE == AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
             let Some(asked) = self.asked.get_mut(&key) else { continue };
             if found.len() >= told_max {
                 more.insert(key);
+                passed_over = passed_over.or(Some(key));
                 continue;
             }
             let looked = self.side.look(services, (key, asked), &self.marks, &left, memory).await;
             is_urgent |= looked.is_urgent;
             bytes += looked.fetched.records.bytes;
             left.take(&looked.fetched.records);
+            let has_records = looked.fetched.records.bytes > 0;
             if looked.has_more {
                 more.insert(key);
+                // One that gets nothing though it is first would keep the others from being so.
+                passed_over = passed_over.or(Some(key).filter(|_| !has_records && bytes > 0));
             }
-            let has_records = looked.fetched.records.bytes > 0;
             if looked.is_news || has_records {
                 found.push((key, looked.fetched));
             }
-            if has_records || found.len() >= told_max {
+            if has_records {
                 served = Some(key);
             }
         }
+        let behind_served = served.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = passed_over.map_or(behind_served, Bound::Included);
         let is_full = found.len() >= told_max || left.has_all_files();
         let is_enough = is_urgent || is_full || bytes >= min_bytes;
-        Gathered { found, left: more, served, is_enough, bytes }
+        Gathered { found, left: more, next, is_enough, bytes }
     }
 
     /// The other side hears of this now.
     pub(super) fn tell(&mut self, mut gathered: Gathered) -> Fetched {
         gathered.left.iter().for_each(|key| self.marks.note(*key));
-        self.served = gathered.served.or(self.served);
+        if gathered.next != Bound::Unbounded {
+            self.next = gathered.next;
+        }
         gathered.found.sort_unstable_by_key(|(key, _)| *key);
         let mut topics: Vec<FetchedTopic> = Vec::new();
         for (key, fetched) in gathered.found {
