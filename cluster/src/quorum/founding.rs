@@ -21,7 +21,7 @@
 //!
 //! A node that has only the addresses of voters (`controller.quorum.bootstrap.servers`) asks there
 //! for their ids. Where all of them answer, are new, and one of them is the node itself, these are
-//! the voters, and it goes on as one that has a list of them.
+//! the voters, and it goes on as one that has a list of them: alone where there is one address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -179,7 +179,7 @@ fn voters_at(
         .gather();
     let is_own = |hello: &Hello| hello.incarnation == own.incarnation && hello.from == own.from;
     let has_own = answers.iter().flatten().any(is_own);
-    match has_own && voters.len() == servers.len() && matches!(voters.len(), 3 | 5) {
+    match has_own && voters.len() == servers.len() && matches!(voters.len(), 1 | 3 | 5) {
         true => voters,
         false => BTreeMap::new(),
     }
@@ -470,6 +470,9 @@ mod tests {
         ] {
             assert_eq!(found(own, answers), [], "{said}");
         }
+        // One that is reached under another name or port than it knows of.
+        let alone = |own| voters_at(&unlisted(own), &servers[..1], &all()[..1]).into_keys();
+        assert!(alone(1).eq([1]) && alone(2).next().is_none());
         let two = voters_at(&unlisted(1), &servers[..2], &all()[..2]);
         assert!(two.is_empty(), "two are no number of voters");
     }
