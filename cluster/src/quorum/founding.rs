@@ -311,7 +311,8 @@ fn say_who_is_missing(
     if voters.is_empty() {
         tracing::warn!(
             "no voter of a cluster answers at controller.quorum.bootstrap.servers yet; waiting for \
-             one or, to create a cluster, for three or five new nodes there, of which this is one"
+             one or, to create a cluster, for one, three or five new nodes there, this one \
+             included"
         );
         return;
     }
